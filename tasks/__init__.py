@@ -1,1 +1,1 @@
-"""Part of seqzoo."""
+"""Tasks: data sources, losses and metrics; they know no model."""

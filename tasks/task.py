@@ -1,0 +1,149 @@
+"""What a task is: sources of examples, a loss and metrics, trivial baselines, a readable example.
+
+    task = tasks.build("listops_short", train_size=1000)
+    source = task.source("train", seed=0)          # len(source), source[i]
+    metrics = task.measure(outputs, batch)         # inside jit: name -> (total, weight)
+
+An example is a dict of NumPy arrays with `inputs`, `targets` and, where rows are padded,
+`segment_ids` (0 at padding). A batch stacks examples and adds `weight` [B], 0 for the rows that only
+fill up the last batch of an evaluation. A task is a frozen dataclass: its fields are its options.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from seqzoo.models.spec import ModelSpec
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[str, ...] = get_args(Split)
+IGNORED = -100  # the target at positions without a label
+
+Example = dict[str, np.ndarray]
+Metrics = dict[str, tuple[Array, Array]]  # value = total / weight, summed over batches first
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to the examples of one split: thread-safe, picklable, the same every time."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, index: int) -> Example:
+        """Example `index`, in [0, len). Raises IndexError outside."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task(abc.ABC):
+    """One task; a subclass adds its options as fields.
+
+    Attributes:
+        name: what the registry and run folders call it.
+        description: one line for a listing.
+        main_metric: the metric that tables show; a key of what `measure` returns.
+        cite: the paper or repository that defines the task.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    main_metric: ClassVar[str] = "accuracy"
+    cite: ClassVar[str]
+
+    @property
+    @abc.abstractmethod
+    def spec(self) -> ModelSpec:
+        """What the task needs of a model."""
+
+    def source(self, split: Split, seed: int = 0) -> Source:
+        """The examples of a split, a pure function of (options, split, seed).
+
+        `seed` changes only the train split of generated tasks. Raises ValueError for an unknown
+        split, and FileNotFoundError where data is missing (the message says what to fetch).
+        """
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r} of task {self.name}; valid: {SPLITS}")
+        return self._source(split, seed if split == "train" else 0)
+
+    def prepare(self, split: Split, seed: int = 0, *, progress: bool = True) -> Source:
+        """Like `source`, after doing once what makes it fast: generated tasks write their cache."""
+        return self.source(split, seed)
+
+    @abc.abstractmethod
+    def _source(self, split: Split, seed: int) -> Source:
+        """`source` for a split that exists; `seed` is 0 outside the train split."""
+
+    @abc.abstractmethod
+    def measure(self, outputs: Array, batch: Mapping[str, Array]) -> Metrics:
+        """Totals and weights of every metric of a batch, `loss` among them; runs inside jit."""
+
+    @abc.abstractmethod
+    def baselines(self, split: Split = "test") -> dict[str, float]:
+        """What trivial rules reach in the main metric on a split."""
+
+    @abc.abstractmethod
+    def decode(self, example: Mapping[str, np.ndarray]) -> str:
+        """An example for human eyes."""
+
+
+def example_weight(batch: Mapping[str, Array]) -> Float[Array, "B"]:
+    """`batch["weight"]`, or ones where the batch has none."""
+    if "weight" in batch:
+        return jnp.asarray(batch["weight"], jnp.float32)
+    return jnp.ones(jnp.shape(batch["targets"])[0], jnp.float32)
+
+
+def measure_classes(logits: Float[Array, "B C"], batch: Mapping[str, Array]) -> Metrics:
+    """Cross-entropy in nats and accuracy of one class a row; `batch["targets"]` is [B]."""
+    weight = example_weight(batch)
+    targets = batch["targets"]
+    right = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    total = weight.sum()
+    return {
+        "loss": (_weighted_sum(_cross_entropy(logits, targets), weight), total),
+        "accuracy": (_weighted_sum(right, weight), total),
+    }
+
+
+def measure_tokens(logits: Float[Array, "B L V"], batch: Mapping[str, Array]) -> Metrics:
+    """Cross-entropy and accuracy at the labelled positions; `batch["targets"]` is [B, L].
+
+    Targets of -100 are ignored. `loss` is a mean over labelled positions, in nats; `accuracy` is
+    that of each row over its labelled positions, then a mean over the rows that have any (MQAR's
+    convention); `token_accuracy` is a mean over labelled positions.
+    """
+    targets = batch["targets"]
+    labelled = (targets != IGNORED).astype(jnp.float32)
+    weight = example_weight(batch)
+    token_weight = labelled * weight[:, None]
+    losses = _cross_entropy(logits, jnp.maximum(targets, 0))
+    right = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32) * labelled
+    count = labelled.sum(axis=1)
+    row_weight = weight * (count > 0)
+    by_row = right.sum(axis=1) / jnp.maximum(count, 1)
+    return {
+        "loss": (_weighted_sum(losses, token_weight), token_weight.sum()),
+        "accuracy": (_weighted_sum(by_row, row_weight), row_weight.sum()),
+        "token_accuracy": (_weighted_sum(right, token_weight), token_weight.sum()),
+    }
+
+
+def _cross_entropy(
+    logits: Float[Array, "*shape C"], targets: Int[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - picked
+
+
+def _weighted_sum(values: Array, weight: Array) -> Array:
+    # A row or position of weight 0 may hold anything, and 0 * nan is nan.
+    return jnp.sum(jnp.where(weight > 0, values, 0) * weight)
