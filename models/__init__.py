@@ -1,1 +1,1 @@
-"""Part of seqzoo."""
+"""Sequence models."""

@@ -4,10 +4,10 @@
     state = mixer.init_state(batch_size)
     y, state = mixer.extend(x, state, segment_ids)      # continue by any number of tokens
 
-`segment_ids` [B, L] holds 0 at padding, which is invisible; a maximal run of one positive id, padding
-taken out, is a segment, and nothing passes between segments. Without it every token is real and
-belongs to one segment. In `extend`, padding leaves a row's state untouched, and a token whose id is
-not the one kept in the state starts afresh. `extend` over any split equals the parallel form.
+`segment_ids` [B, L] holds 0 at padding, which is invisible; a maximal run of one positive id,
+padding taken out, is a segment, and nothing passes between segments. Without it every token is real
+and belongs to one segment. In `extend`, padding leaves a row's state untouched, and a token whose id
+is not the one kept in the state starts afresh. `extend` over any split equals the parallel form.
 
 `rngs` is given in training mode and only then: it switches on dropout and batch statistics.
 

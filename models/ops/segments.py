@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int
 
 
 class Segments(NamedTuple):
-    """The layout of a batch of rows. `valid` and `run` are None when every token is real and of one run.
+    """The layout of a batch of rows; `valid` and `run` are None if all is real and of one run.
 
     Run 0 is the segment that a carried state belongs to: the first real token of a row is always in
     run 0, so whoever carries a state resets it first where that token begins another segment.
@@ -61,7 +61,7 @@ def segments(
     A row continues its carried segment if its first real token has the id `last_id`; then positions
     go on from `offset`, otherwise from 0. Without `last_id` every row is fresh.
     """
-    batch, length = segment_ids.shape
+    length = segment_ids.shape[1]
     valid = segment_ids > 0
     index = jnp.where(valid, jnp.arange(length), -1)
     latest = jax.lax.cummax(index, axis=1)  # index of the last real token up to here, or -1

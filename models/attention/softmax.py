@@ -1,0 +1,185 @@
+"""Softmax attention (Vaswani et al. 2017, arXiv:1706.03762): RoPE, grouped queries, windows.
+
+    o_t = sum_s softmax_s(q_t . k_s / sqrt(K)) v_s        s in t's segment (and s <= t if causal)
+
+Rotary positions: Su et al. 2021 (arXiv:2104.09864). Grouped queries: Ainslie et al. 2023
+(arXiv:2305.13245), `num_kv_heads` = 1 is multi-query. Cost of L tokens: O(L^2 K) per head, O(L w K)
+with a window of w. State: 2 S num_kv_heads K + 1 elements per sequence, where S is `window` or else
+`max_length`: a ring of rotated keys, one of values, and a count.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.ops.attention import attention
+from seqzoo.models.ops.segments import Segments, last_real
+from seqzoo.models.positions import rope
+
+
+class KVCache(NamedTuple):
+    """Position p of a row's segment is kept in slot p mod S."""
+
+    k: Float[Array, "B S H K"]
+    v: Float[Array, "B S H V"]
+    length: Int[Array, "B"]  # tokens of the segment so far
+
+
+class Attention(Mixer):
+    """Multi-head softmax attention; see the module docstring."""
+
+    looks_both_ways = True
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_heads: int = 4,
+        num_kv_heads: int | None = None,
+        d_head: int | None = None,
+        window: int | None = None,
+        positions: Literal["rope", "none"] = "rope",
+        rope_base: float = 10000.0,
+        use_bias: bool = False,
+        max_length: int = 2048,
+        causal: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """`max_length`: most tokens of a segment while streaming without a window.
+
+        Raises ValueError for widths that do not divide and for a window below 1.
+        """
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        d_head = _head_width(d_model, num_heads, num_kv_heads) if d_head is None else d_head
+        if num_heads % num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads must divide num_heads; got {num_kv_heads=}, {num_heads=}"
+            )
+        if positions not in ("rope", "none"):
+            raise ValueError(f"unknown positions={positions!r}; known: rope, none")
+        if positions == "rope" and d_head % 2:
+            raise ValueError(f"RoPE rotates pairs and needs an even head width; got {d_head=}")
+        if window is not None and window < 1:
+            raise ValueError(
+                f"window counts the current token and must be at least 1; got {window=}"
+            )
+        self.num_heads, self.num_kv_heads, self.d_head = num_heads, num_kv_heads, d_head
+        self.window, self.positions, self.rope_base = window, positions, rope_base
+        self.causal, self.dtype = causal, dtype
+        self.state_growth = "linear" if window is None else "window"
+        self.max_length = max_length if window is None else None
+        self.slots = max_length if window is None else window
+        options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.q_proj = nnx.Linear(d_model, num_heads * d_head, **options)
+        self.k_proj = nnx.Linear(d_model, num_kv_heads * d_head, **options)
+        self.v_proj = nnx.Linear(d_model, num_kv_heads * d_head, **options)
+        self.out_proj = nnx.Linear(num_heads * d_head, d_model, **options)
+
+    def _initial(self, batch_size: int) -> KVCache:
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        cache = jnp.zeros((batch_size, self.slots, self.num_kv_heads, self.d_head), dtype)
+        return KVCache(cache, cache, jnp.zeros(batch_size, jnp.int32))
+
+    def state_size(self) -> int:
+        """2 S num_kv_heads K + 1, S the window or max_length."""
+        return 2 * self.slots * self.num_kv_heads * self.d_head + 1
+
+    def _mix(self, x: Float[Array, "B L D"], inner: KVCache | None, ctx: Context):
+        layout = ctx.segments
+        q = _split(self.q_proj(x), self.num_heads)
+        k = _split(self.k_proj(x), self.num_kv_heads)
+        v = _split(self.v_proj(x), self.num_kv_heads)
+        if self.positions == "rope":
+            q = rope(q, layout.position, base=self.rope_base)
+            k = rope(k, layout.position, base=self.rope_base)
+        if inner is None:
+            o = self._parallel(q, k, v, layout)
+        else:
+            o, inner = self._cached(q, k, v, inner, layout)
+        return self.out_proj(o.reshape(*x.shape[:2], -1).astype(x.dtype)), inner
+
+    def _parallel(self, q, k, v, layout: Segments):
+        # Padding inside a segment does not count towards the window, so real positions are needed.
+        counted = layout.masked and self.window is not None
+        positions = layout.position if counted else None
+        return attention(
+            q,
+            k,
+            v,
+            causal=self.causal,
+            window=self.window,
+            q_positions=positions,
+            k_positions=positions,
+            segment_ids=layout if layout.masked else None,
+        )
+
+    def _cached(self, q, k, v, cache: KVCache, layout: Segments):
+        batch, chunk = q.shape[:2]
+        position = jnp.broadcast_to(layout.position, (batch, chunk))
+        tags = _tags(layout, batch, chunk)
+        slot_position = _slot_positions(cache.length, self.slots)
+        o = attention(
+            q,
+            jnp.concatenate([cache.k.astype(k.dtype), k], 1),
+            jnp.concatenate([cache.v.astype(v.dtype), v], 1),
+            causal=True,
+            window=self.window,
+            q_positions=position,
+            k_positions=jnp.concatenate([slot_position, position], 1),
+            segment_ids=tags,
+            k_segment_ids=jnp.concatenate([(slot_position >= 0).astype(tags.dtype), tags], 1),
+        )
+        return o, _write(cache, k, v, position, tags)
+
+
+AttentionConfig = config_of(Attention)
+
+
+def _head_width(d_model: int, num_heads: int, num_kv_heads: int) -> int:
+    if num_heads < 1 or num_kv_heads < 1 or d_model % num_heads:
+        raise ValueError(
+            f"num_heads must divide d_model (or give d_head); got {d_model=}, {num_heads=}"
+        )
+    return d_model // num_heads
+
+
+def _split(x: Float[Array, "B L D"], heads: int) -> Float[Array, "B L H K"]:
+    return x.reshape(*x.shape[:2], heads, -1)
+
+
+def _tags(layout: Segments, batch: int, chunk: int) -> Int[Array, "B C"]:
+    """1 for tokens that continue the cached segment, more for later segments, 0 for padding."""
+    if not layout.masked:
+        return jnp.ones((batch, chunk), jnp.int32)
+    return jnp.where(layout.valid, layout.run + 1, 0).astype(jnp.int32)
+
+
+def _slot_positions(length: Int[Array, "B"], slots: int) -> Int[Array, "B S"]:
+    """The position that each slot of the ring holds; negative where it holds none."""
+    last = length[:, None] - 1
+    return last - (last - jnp.arange(slots)) % slots
+
+
+def _write(cache: KVCache, k, v, position: Int[Array, "B C"], tags: Int[Array, "B C"]) -> KVCache:
+    """Puts the tokens of each row's last segment into its ring, where they are not overrun."""
+    slots = cache.k.shape[1]
+    end = last_real(tags > 0)
+    at = jnp.maximum(end, 0)[:, None]
+    last_tag = jnp.take_along_axis(tags, at, 1)
+    length = jnp.where(end >= 0, jnp.take_along_axis(position, at, 1)[:, 0] + 1, cache.length)
+    stays = (tags > 0) & (tags == last_tag) & (position >= length[:, None] - slots)
+    slot = jnp.where(stays, position % slots, slots)  # out of range: dropped
+    rows = jnp.arange(slot.shape[0])[:, None]
+    return KVCache(
+        cache.k.at[rows, slot].set(k.astype(cache.k.dtype), mode="drop"),
+        cache.v.at[rows, slot].set(v.astype(cache.v.dtype), mode="drop"),
+        length.astype(cache.length.dtype),
+    )

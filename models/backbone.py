@@ -1,0 +1,373 @@
+"""The backbone, once for all mixers: embed -> N x (norm, mixer, norm, feed-forward) -> norm.
+
+Blocks and stacks are mixers themselves: they keep the contract of `mixer.py` and hand the same
+`Context` to their parts. A stack of equal units is vmapped at birth and scanned in use, so that its
+compile time does not grow with depth; what its blocks write (batch statistics, codebooks, auxiliary
+losses) comes back as outputs of the scan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PyTree
+
+from seqzoo.models.layers import (
+    FeedForward,
+    FeedForwardKind,
+    Norm,
+    NormKind,
+    ShortConv,
+    dropout,
+)
+from seqzoo.models.mixer import AuxLoss, Context, Mixer
+from seqzoo.models.registry import build, pattern_options
+
+Remat = Literal["none", "full", "dots"]
+REMAT_POLICIES: dict[str, Callable | None] = {
+    "full": None,  # keep nothing but the block's input
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the projections
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Everything of a model that is not its mixer."""
+
+    d_model: int = 64  # width of the residual stream
+    depth: int = 2  # blocks; a multiple of the pattern's length
+    norm: NormKind = "rms"  # rms, layer, or batch (over real tokens of the global batch)
+    norm_position: Literal["pre", "post"] = "pre"  # of the residual branch
+    feedforward: FeedForwardKind = "mlp"  # mlp (GELU), glu, swiglu or none
+    expansion: float = 2.0  # hidden width of the feed-forward in units of d_model
+    dropout: float = 0.0  # of the embedding and of each branch, in [0, 1)
+    short_conv: int = 0  # width of a causal convolution in front of every mixer; 0: none
+    positions: Literal["none", "sinusoidal", "learned"] = "none"  # added to the embedding
+    pooling: Literal["mean", "last", "first"] = "mean"  # over real tokens, for classifiers
+    tie_embeddings: bool = False  # use the embedding as language-model head
+    causal: bool = True  # False: mixers look both ways
+    shared_directions: bool = False  # one set of weights for both ways, where they are wrapped
+    remat: Remat = "none"  # what the backward pass recomputes: none, full or dots
+    scan: bool = True  # one compiled unit for the whole depth
+    dtype: str = "float32"  # of matrix products; float32, bfloat16 or float64
+    param_dtype: str = "float32"  # of parameters
+
+    def __post_init__(self) -> None:
+        if self.d_model < 1 or self.depth < 1:
+            raise ValueError(
+                f"d_model and depth must be at least 1; got {self.d_model=}, {self.depth=}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
+        if self.short_conv < 0:
+            raise ValueError(f"short_conv is a width of at least 0; got {self.short_conv}")
+        for field, known in _CHOICES.items():
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"unknown {field}={getattr(self, field)!r} (known: {', '.join(known)})"
+                )
+
+
+_CHOICES = {
+    "norm": ("rms", "layer", "batch"),
+    "norm_position": ("pre", "post"),
+    "feedforward": ("mlp", "glu", "swiglu", "none"),
+    "positions": ("none", "sinusoidal", "learned"),
+    "pooling": ("mean", "last", "first"),
+    "remat": ("none", "full", "dots"),
+    "dtype": ("float32", "bfloat16", "float64"),
+    "param_dtype": ("float32", "bfloat16", "float64"),
+}
+
+
+class Block(Mixer):
+    """One residual block: x + mixer(norm(x)), then x + feedforward(norm(x)); or norm of the sum.
+
+    State: those of the short convolution, the mixer and the feed-forward.
+    """
+
+    looks_both_ways = True
+
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        config: BackboneConfig,
+        *,
+        layer: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        d, dtypes = config.d_model, {"dtype": config.dtype, "param_dtype": config.param_dtype}
+        self.post_norm = config.norm_position == "post"
+        self.rate, self.causal = config.dropout, config.causal
+        self.norm = Norm(config.norm, d, **dtypes, rngs=rngs)
+        conv = (
+            ShortConv(d, width=config.short_conv, **dtypes, rngs=rngs)
+            if config.short_conv
+            else None
+        )
+        self.conv = nnx.data(conv)
+        self.mixer = build(
+            name,
+            d,
+            causal=config.causal,
+            bidirectional={"shared": config.shared_directions},
+            layer=layer,
+            **dtypes,
+            **options,
+            rngs=rngs,
+        )
+        self.state_growth, self.max_length = self.mixer.state_growth, self.mixer.max_length
+        ff = None
+        if config.feedforward != "none":
+            self.ff_norm = Norm(config.norm, d, **dtypes, rngs=rngs)
+            ff = FeedForward(
+                d, kind=config.feedforward, expansion=config.expansion, **dtypes, rngs=rngs
+            )
+        self.feedforward = nnx.data(ff)
+
+    def _parts(self) -> tuple[Mixer, ...]:
+        return tuple(p for p in (self.conv, self.mixer, self.feedforward) if p is not None)
+
+    def _initial(self, batch_size: int) -> tuple[PyTree, ...]:
+        return tuple(part._initial(batch_size) for part in self._parts())
+
+    def state_size(self) -> int:
+        """The sum over the parts."""
+        return sum(part.state_size() for part in self._parts())
+
+    def initial_shared(self, x: Array) -> PyTree:
+        """The mixer's."""
+        return self.mixer.initial_shared(x)
+
+    def _mix(self, x: Float[Array, "B L D"], inner: tuple | None, ctx: Context):
+        states = iter(inner if inner is not None else [None] * len(self._parts()))
+        after = []
+
+        def run(part: Mixer, h: Array) -> Array:
+            h, state = part._mix(h, next(states), ctx)
+            after.append(state)
+            return h
+
+        def mix(h: Array) -> Array:
+            return run(self.mixer, h if self.conv is None else run(self.conv, h))
+
+        x = self._residual(x, self.norm, mix, ctx)
+        if self.feedforward is not None:
+            x = self._residual(x, self.ff_norm, lambda h: run(self.feedforward, h), ctx)
+        return x, tuple(after)
+
+    def _residual(self, x: Array, norm: Norm, branch: Callable[[Array], Array], ctx: Context):
+        if self.post_norm:
+            return norm(x + dropout(branch(x), self.rate, ctx), ctx)
+        return x + dropout(branch(norm(x, ctx)), self.rate, ctx)
+
+
+class Stack(Mixer):
+    """`repeats` units of one structure, one after another, scanned or unrolled.
+
+    State: that of a unit with a depth axis after the batch axis (scanned), or a tuple of them.
+    """
+
+    looks_both_ways = True
+
+    def __init__(
+        self,
+        make_unit: Callable[[Any, nnx.Rngs], Mixer],
+        repeats: int,
+        *,
+        scan: bool = True,
+        remat: Remat = "none",
+        rngs: nnx.Rngs,
+    ):
+        """`make_unit(index, rngs)` makes a unit; `index` is traced where the stack is scanned."""
+        self.repeats, self.scan, self.remat = repeats, scan, remat
+        if scan:
+            make = nnx.vmap(lambda index, r: make_unit(index, r))
+            self.units = make(jnp.arange(repeats), rngs.split(repeats))
+            unit = self.units
+        else:
+            self.units = nnx.List([make_unit(index, rngs) for index in range(repeats)])
+            unit = self.units[0]
+        self.causal, self.state_growth = unit.causal, unit.state_growth
+        self.max_length = unit.max_length
+
+    def _initial(self, batch_size: int) -> PyTree:
+        if not self.scan:
+            return tuple(unit._initial(batch_size) for unit in self.units)
+
+        def repeat(a: Array) -> Array:
+            return jnp.repeat(a[:, None], self.repeats, axis=1)
+
+        return jax.tree.map(repeat, self.units._initial(batch_size))
+
+    def state_size(self) -> int:
+        """`repeats` times that of a unit."""
+        unit = self.units if self.scan else self.units[0]
+        return self.repeats * unit.state_size()
+
+    def initial_shared(self, x: Array) -> PyTree:
+        """That of the first unit."""
+        return (self.units if self.scan else self.units[0]).initial_shared(x)
+
+    def _mix(self, x: Float[Array, "B L D"], inner: PyTree, ctx: Context):
+        keys = jax.random.split(ctx.rngs.dropout(), self.repeats) if ctx.training else None
+        run = self._scan if self.scan else self._unroll
+        return run(x, inner, keys, ctx)
+
+    def _scan(self, x: Array, inner: PyTree, keys: Array | None, ctx: Context):
+        graphdef, params, rest = nnx.split(self.units, nnx.Param, ...)
+        states = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), inner)
+
+        def body(carry, layer):
+            params, rest, state, key = layer
+            unit = nnx.merge(graphdef, params, rest, copy=True)
+            carry, state = _run_unit(unit, carry, state, key, ctx.segments)
+            return carry, (nnx.state(unit, nnx.Not(nnx.Param)), state)
+
+        carry = (x, ctx.shared)
+        carry, (rest, states) = jax.lax.scan(
+            self._checkpointed(body), carry, (params, rest, states, keys)
+        )
+        nnx.update(self.units, rest)
+        x, ctx.shared = carry
+        return x, jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), states)
+
+    def _unroll(self, x: Array, inner: PyTree, keys: Array | None, ctx: Context):
+        states = []
+        for i, unit in enumerate(self.units):
+            graphdef, params, rest = nnx.split(unit, nnx.Param, ...)
+
+            def body(carry, layer, graphdef=graphdef):
+                params, rest, state, key = layer
+                copy = nnx.merge(graphdef, params, rest, copy=True)
+                carry, state = _run_unit(copy, carry, state, key, ctx.segments)
+                return carry, (nnx.state(copy, nnx.Not(nnx.Param)), state)
+
+            layer = (
+                params,
+                rest,
+                None if inner is None else inner[i],
+                None if keys is None else keys[i],
+            )
+            (x, ctx.shared), (rest, state) = self._checkpointed(body)((x, ctx.shared), layer)
+            nnx.update(unit, rest)
+            states.append(state)
+        return x, None if inner is None else tuple(states)
+
+    def _checkpointed(self, body: Callable) -> Callable:
+        if self.remat == "none":
+            return body
+        return jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
+
+
+def _run_unit(unit: Mixer, carry: tuple, state: PyTree, key: Array | None, layout):
+    """One unit on (x, shared); the parallel form gives no state, so that none is computed."""
+    x, shared = carry
+    ctx = Context(layout, None if key is None else nnx.Rngs(key), shared)
+    x, after = unit._mix(x, state, ctx)
+    return (x, ctx.shared), None if state is None else after
+
+
+class Unit(Mixer):
+    """The blocks of one repeat of a pattern, in order. State: a tuple of theirs."""
+
+    looks_both_ways = True
+
+    def __init__(self, blocks: list[Block]):
+        self.blocks = nnx.List(blocks)
+        self.causal = blocks[0].causal
+        growth = [b.state_growth for b in blocks]
+        self.state_growth = max(growth, key=("constant", "window", "linear").index)
+        self.max_length = min((b.max_length for b in blocks if b.max_length), default=None)
+
+    def _initial(self, batch_size: int) -> tuple[PyTree, ...]:
+        return tuple(block._initial(batch_size) for block in self.blocks)
+
+    def state_size(self) -> int:
+        """The sum over the blocks."""
+        return sum(block.state_size() for block in self.blocks)
+
+    def initial_shared(self, x: Array) -> PyTree:
+        """That of the first block that shares anything."""
+        shared = (block.initial_shared(x) for block in self.blocks)
+        return next((s for s in shared if s is not None), None)
+
+    def _mix(self, x, inner, ctx):
+        after = []
+        for i, block in enumerate(self.blocks):
+            x, state = block._mix(x, None if inner is None else inner[i], ctx)
+            after.append(state)
+        return x, tuple(after)
+
+
+class Backbone(Mixer):
+    """A stack of blocks by a pattern of mixers, with a final norm where the norms come first."""
+
+    looks_both_ways = True
+
+    def __init__(
+        self,
+        pattern: tuple[str, ...],
+        config: BackboneConfig,
+        options: Mapping[str, Any] | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        """`options` as in `pattern_options`. Raises ValueError for a depth that does not fit."""
+        if config.depth % len(pattern):
+            raise ValueError(
+                f"depth must be a multiple of the pattern's length; got {config.depth=} for "
+                f"{len(pattern)} mixers ({', '.join(pattern)})"
+            )
+        each = pattern_options(pattern, options or {})
+
+        def make_unit(index: Any, rngs: nnx.Rngs) -> Mixer:
+            blocks = [
+                Block(name, own, config, layer=(index * len(pattern) + i, config.depth), rngs=rngs)
+                for i, (name, own) in enumerate(zip(pattern, each, strict=True))
+            ]
+            return blocks[0] if len(blocks) == 1 else Unit(blocks)
+
+        self.stack = Stack(
+            make_unit,
+            config.depth // len(pattern),
+            scan=config.scan,
+            remat=config.remat,
+            rngs=rngs,
+        )
+        self.causal, self.state_growth = self.stack.causal, self.stack.state_growth
+        self.max_length = self.stack.max_length
+        final = None
+        if config.norm_position == "pre":
+            dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
+            final = Norm(config.norm, config.d_model, **dtypes, rngs=rngs)
+        self.norm = nnx.data(final)
+
+    def _initial(self, batch_size: int) -> PyTree:
+        return self.stack._initial(batch_size)
+
+    def state_size(self) -> int:
+        """That of all blocks."""
+        return self.stack.state_size()
+
+    def initial_shared(self, x: Array) -> PyTree:
+        """That of the blocks."""
+        return self.stack.initial_shared(x)
+
+    def _mix(self, x, inner, ctx):
+        if ctx.shared is None:
+            ctx.shared = self.initial_shared(x)
+        x, inner = self.stack._mix(x, inner, ctx)
+        return (x if self.norm is None else self.norm(x, ctx)), inner
+
+
+def aux_losses(module: nnx.Module) -> Float[Array, ""]:
+    """The sum of all auxiliary losses that the last call wrote."""
+    terms = jax.tree.leaves(nnx.state(module, AuxLoss))
+    return sum((term.sum() for term in terms), start=jnp.zeros(()))

@@ -1,0 +1,205 @@
+"""A whole model for a task: embedding, backbone, head."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PyTree
+
+from seqzoo.models.backbone import Backbone, BackboneConfig
+from seqzoo.models.layers import dropout
+from seqzoo.models.mixer import Context, Mixer, StreamState
+from seqzoo.models.positions import sinusoidal
+from seqzoo.models.registry import resolve
+from seqzoo.models.spec import ModelSpec
+
+
+class Encoder(Mixer):
+    """Embedding, positions and backbone: tokens [B, L] or features [B, L, F] to [B, L, D].
+
+    State: the backbone's. Positions count the real tokens of a segment.
+    """
+
+    looks_both_ways = True
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        pattern: tuple[str, ...],
+        config: BackboneConfig,
+        options: Mapping[str, Any],
+        *,
+        rngs: nnx.Rngs,
+    ):
+        d = config.d_model
+        dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype, "rngs": rngs}
+        if spec.vocab_size is not None:
+            init = nnx.initializers.normal(d**-0.5)
+            self.embed = nnx.Embed(spec.vocab_size, d, embedding_init=init, **dtypes)
+        else:
+            self.embed = nnx.Linear(spec.features, d, **dtypes)
+        if config.positions == "learned":
+            init = nnx.initializers.normal(0.02)
+            table = init(rngs.params(), (spec.length, d), config.param_dtype)
+            self.position_embed = nnx.Param(table)
+        self.positions, self.length, self.rate = config.positions, spec.length, config.dropout
+        self.backbone = Backbone(pattern, config, options, rngs=rngs)
+        self.causal, self.state_growth = self.backbone.causal, self.backbone.state_growth
+        self.max_length = self.backbone.max_length
+        if config.positions == "learned":  # there is no position after the last
+            self.state_growth = "linear"
+            self.max_length = min(self.length, self.max_length or self.length)
+
+    def _initial(self, batch_size: int) -> PyTree:
+        return self.backbone._initial(batch_size)
+
+    def state_size(self) -> int:
+        """The backbone's."""
+        return self.backbone.state_size()
+
+    def _mix(self, x: Array, inner: PyTree, ctx: Context):
+        h = self.embed(x)
+        if self.positions == "sinusoidal":
+            h = h + sinusoidal(ctx.segments.position, h.shape[-1]).astype(h.dtype)
+        elif self.positions == "learned":
+            h = h + self.position_embed[...].astype(h.dtype)[ctx.segments.position]
+        return self.backbone._mix(dropout(h, self.rate, ctx), inner, ctx)
+
+
+class SequenceModel(nnx.Module):
+    """A model for one task; `spec.head` decides what comes out.
+
+    lm and regress: [B, L, outputs], one for every position. classify: [B, outputs] from the mean,
+    last or first real token. two_tower: inputs [B, 2, L], both rows encoded with the same weights,
+    [B, outputs] from (u, v, u - v, u * v) (the two-tower head of S4 and S5 on Long Range Arena).
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        pattern: tuple[str, ...],
+        config: BackboneConfig,
+        options: Mapping[str, Any] | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        """Raises ValueError where the task and the options do not fit each other."""
+        _check(spec, config)
+        d = config.d_model
+        dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype, "rngs": rngs}
+        self.head, self.pooling = spec.head, config.pooling
+        self.features = spec.features is not None
+        self.encoder = Encoder(spec, pattern, config, options or {}, rngs=rngs)
+        self.tied = config.tie_embeddings
+        if spec.head == "two_tower":
+            self.in_proj = nnx.Linear(4 * d, d, **dtypes)
+        if not self.tied:
+            self.out_proj = nnx.Linear(d, spec.outputs, **dtypes)
+
+    def __call__(
+        self,
+        inputs: Array,
+        segment_ids: Int[Array, "..."] | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "..."]:
+        """Outputs in float32 at least; `rngs` in training mode only."""
+        if self.head == "two_tower":
+            return self._two_tower(inputs, segment_ids, rngs)
+        h = self.encoder(inputs, segment_ids, rngs=rngs)
+        if self.head == "classify":
+            h = pool(h, segment_ids, self.pooling)
+        return self._out(h)
+
+    def init_state(self, batch_size: int) -> StreamState:
+        """The state before the first token, for heads with one output a position."""
+        self._check_streams()
+        return self.encoder.init_state(batch_size)
+
+    def extend(
+        self, inputs: Array, state: StreamState, segment_ids: Int[Array, "B C"] | None = None
+    ) -> tuple[Float[Array, "B C O"], StreamState]:
+        """Continues every row; see `Mixer.extend`."""
+        self._check_streams()
+        h, state = self.encoder.extend(inputs, state, segment_ids)
+        return self._out(h), state
+
+    def state_size(self) -> int:
+        """Elements of recurrent state for one sequence; 0 where the model looks both ways."""
+        return self.encoder.state_size() if self.encoder.causal else 0
+
+    def _out(self, h: Array) -> Array:
+        logits = self.encoder.embed.attend(h) if self.tied else self.out_proj(h)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+    def _two_tower(self, inputs: Array, segment_ids: Array | None, rngs: nnx.Rngs | None):
+        batch = inputs.shape[0]
+        rows = inputs.reshape(2 * batch, *inputs.shape[2:])
+        ids = None if segment_ids is None else segment_ids.reshape(2 * batch, -1)
+        h = pool(self.encoder(rows, ids, rngs=rngs), ids, self.pooling)
+        u, v = jnp.moveaxis(h.reshape(batch, 2, -1), 1, 0)
+        return self._out(jax.nn.gelu(self.in_proj(jnp.concatenate([u, v, u - v, u * v], -1))))
+
+    def _check_streams(self) -> None:
+        if self.head not in ("lm", "regress"):
+            raise ValueError(
+                f"a {self.head} head gives one output a row and cannot be streamed; stream "
+                "model.encoder and pool what it gives"
+            )
+
+
+def build_model(
+    spec: ModelSpec,
+    model: str,
+    backbone: BackboneConfig | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    rngs: nnx.Rngs,
+) -> SequenceModel:
+    """The model `model` (a mixer, a preset, or a comma-separated pattern) for a task.
+
+    Where it is a preset and `backbone` is None, the preset's block options apply; `options` are
+    mixer options on top of the preset's. Raises ValueError for what does not exist or fit.
+    """
+    preset = resolve(model)
+    backbone = default_backbone(model) if backbone is None else backbone
+    return SequenceModel(
+        spec, preset.pattern, backbone, {**preset.options, **(options or {})}, rngs=rngs
+    )
+
+
+def default_backbone(model: str) -> BackboneConfig:
+    """The block options that belong to `model`: a preset's, or the defaults."""
+    preset = resolve(model)
+    config = BackboneConfig(depth=max(2, len(preset.pattern)))
+    return dataclasses.replace(config, **preset.backbone)
+
+
+def pool(
+    h: Float[Array, "B L D"], segment_ids: Int[Array, "B L"] | None, pooling: str
+) -> Float[Array, "B D"]:
+    """The mean, the last or the first of each row's real tokens; a row of padding gives 0."""
+    if segment_ids is None:
+        segment_ids = jnp.ones(h.shape[:2], jnp.int32)
+    valid = segment_ids > 0
+    if pooling == "mean":
+        h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+        return jnp.where(valid[..., None], h, 0).sum(1) / jnp.maximum(valid.sum(1), 1)[:, None]
+    index = jnp.where(valid, jnp.arange(h.shape[1]), -1 if pooling == "last" else h.shape[1])
+    at = index.max(1) if pooling == "last" else index.min(1)
+    at = jnp.clip(at, 0, h.shape[1] - 1)
+    picked = jnp.take_along_axis(h, at[:, None, None], axis=1)[:, 0]
+    return jnp.where(valid.any(1)[:, None], picked, 0)
+
+
+def _check(spec: ModelSpec, config: BackboneConfig) -> None:
+    if config.tie_embeddings and (spec.head != "lm" or spec.outputs != spec.vocab_size):
+        raise ValueError(
+            "tie_embeddings=True needs a language-model head over the input vocabulary; this task "
+            f"has head={spec.head!r}, outputs={spec.outputs}, vocab_size={spec.vocab_size}"
+        )

@@ -1,0 +1,175 @@
+"""The list of mixers and presets.
+
+A mixer is added by one line here and one of tiny options in the tests; the laws then apply to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from seqzoo.models.attention.softmax import Attention, AttentionConfig
+from seqzoo.models.bidirectional import Bidirectional
+from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttentionConfig
+from seqzoo.models.mixer import Mixer, MixerConfig
+
+
+class Entry(NamedTuple):
+    """A mixer and the dataclass of its options."""
+
+    config: type[MixerConfig]
+    module: type[Mixer]
+
+
+class Preset(NamedTuple):
+    """A pattern of mixers, their options, and the block options that belong to the architecture."""
+
+    pattern: tuple[str, ...]
+    options: Mapping[str, Any]  # mixer options; of one mixer only where the value is a mapping
+    backbone: Mapping[str, Any]  # fields of BackboneConfig
+    source: str
+
+
+MIXERS: dict[str, Entry] = {
+    # attention
+    "attention": Entry(AttentionConfig, Attention),
+    # linear attention
+    "linear_attention": Entry(LinearAttentionConfig, LinearAttention),
+}
+
+PRESETS: dict[str, Preset] = {
+    "transformer": Preset(
+        ("attention",),
+        {"positions": "none"},
+        {"positions": "sinusoidal", "norm": "layer", "feedforward": "mlp", "expansion": 4.0},
+        "Vaswani et al. 2017, arXiv:1706.03762, in the pre-norm form of Xiong et al. 2020",
+    ),
+    "roformer": Preset(
+        ("attention",),
+        {"positions": "rope"},
+        {"norm": "layer", "norm_position": "post", "feedforward": "mlp", "expansion": 4.0},
+        "Su et al. 2021, arXiv:2104.09864",
+    ),
+    "llama": Preset(
+        ("attention",),
+        {"positions": "rope"},
+        {"norm": "rms", "feedforward": "swiglu", "expansion": 8 / 3},
+        "Touvron et al. 2023, arXiv:2302.13971",
+    ),
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names of all mixers."""
+    return tuple(MIXERS)
+
+
+def presets() -> tuple[str, ...]:
+    """The names of all presets."""
+    return tuple(PRESETS)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that does not exist: the name, the nearest one, all that do."""
+    known = tuple(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})")
+
+
+def mixer_config(name: str, options: Mapping[str, Any] | None = None) -> MixerConfig:
+    """The options of the mixer `name`, checked. Raises ValueError for what does not exist."""
+    if name not in MIXERS:
+        raise unknown("mixer", name, MIXERS)
+    config = MIXERS[name].config
+    fields = [f.name for f in dataclasses.fields(config)]
+    for option in options or {}:
+        if option not in fields:
+            raise unknown(f"option of {name}", option, fields)
+    return config(**(options or {}))
+
+
+def build(
+    name: str,
+    d_model: int,
+    *,
+    rngs: nnx.Rngs,
+    causal: bool = True,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+    bidirectional: Mapping[str, Any] | None = None,
+    layer: Any = None,
+    **options: Any,
+) -> Mixer:
+    """The mixer `name` of width `d_model`.
+
+    With `causal=False` it looks both ways: natively where the mathematics has it, else as a forward
+    and a backward copy; `bidirectional` then holds options of `Bidirectional`, and `shared=True`
+    for one set of weights. `layer` = (index, depth) is for architectures that depend on it. Raises
+    ValueError for a name, an option or a width that cannot be.
+    """
+    if not isinstance(d_model, int) or d_model < 1:
+        raise ValueError(f"d_model must be a positive integer; got {d_model!r}")
+    config = mixer_config(name, options)
+    module = MIXERS[name].module
+    more = {"dtype": dtype, "param_dtype": param_dtype}
+    if getattr(module, "depends_on_layer", False):
+        more["layer"] = layer
+    if causal:
+        return config.build(d_model, rngs=rngs, **more)
+    if module.looks_both_ways:
+        return config.build(d_model, rngs=rngs, causal=False, **more)
+    wrap = dict(bidirectional or {})
+    forward = config.build(d_model, rngs=rngs, **more)
+    backward = None if wrap.pop("shared", False) else config.build(d_model, rngs=rngs, **more)
+    return Bidirectional(
+        forward, backward, d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs, **wrap
+    )
+
+
+def resolve(model: str) -> Preset:
+    """What `--model` means: a preset, a mixer, or a comma-separated pattern of mixers.
+
+    Raises ValueError for a name that is neither.
+    """
+    if model in PRESETS:
+        return PRESETS[model]
+    pattern = tuple(part.strip() for part in model.split(","))
+    for name in pattern:
+        if name not in MIXERS:
+            raise unknown("model", name, (*MIXERS, *PRESETS))
+    return Preset(pattern, {}, {}, "")
+
+
+def pattern_options(
+    pattern: tuple[str, ...], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], ...]:
+    """The options of each mixer of a pattern.
+
+    A value that is a mapping belongs to the mixer of that name; any other goes to every mixer of
+    the pattern that has the option. Raises ValueError for an option that no mixer has.
+    """
+    fields = {n: [f.name for f in dataclasses.fields(MIXERS[n].config)] for n in pattern}
+    chosen: dict[str, dict[str, Any]] = {name: {} for name in pattern}
+    for option, value in options.items():
+        if option in chosen and isinstance(value, Mapping):
+            continue
+        takers = [name for name in chosen if option in fields[name]]
+        if not takers:
+            raise unknown(
+                f"option of {', '.join(chosen)}", option, {f for n in fields.values() for f in n}
+            )
+        for name in takers:
+            chosen[name][option] = value
+    for name in chosen:
+        own = options.get(name)
+        if isinstance(own, Mapping):
+            chosen[name].update(own)
+        mixer_config(name, chosen[name])
+    return tuple(chosen[name] for name in pattern)
