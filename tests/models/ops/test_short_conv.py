@@ -63,7 +63,7 @@ def test_gradients():
             moved = list(arguments)
             moved[which] = moved[which] + sign * 1e-2 * direction
             ends.append(loss(lambda *a: reference.short_conv(*a, IDS), *moved))
-        assert_close((grad * direction).sum(), (ends[0] - ends[1]) / 2e-2, ratio=1e-10)
+        assert_close((np.asarray(grad) * direction).sum(), (ends[0] - ends[1]) / 2e-2, ratio=1e-10)
 
 
 def test_extends_over_any_split():
