@@ -1,0 +1,71 @@
+"""Every mixer of the registry under every law."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seqzoo.models import MIXERS, build
+from tests.models import laws
+from tests.models.tiny import TINY
+
+
+def test_every_mixer_is_under_the_laws():
+    assert {name.split("@")[0] for name in TINY} == set(MIXERS)
+
+
+@pytest.mark.parametrize("law", laws.CAUSAL_LAWS)
+@pytest.mark.parametrize("name", TINY)
+def test_causal(name, law):
+    laws.CAUSAL_LAWS[law](laws.subject(name))
+
+
+@pytest.mark.parametrize("law", laws.BOTH_WAYS_LAWS)
+@pytest.mark.parametrize("name", TINY)
+def test_both_ways(name, law):
+    laws.BOTH_WAYS_LAWS[law](laws.subject(name, causal=False))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_mixer_that_looks_both_ways_cannot_stream(name):
+    mixer = laws.subject(name, causal=False).mixer
+    with pytest.raises(ValueError, match="causal=True"):
+        mixer.init_state(1)
+    with pytest.raises(ValueError, match="causal=True"):
+        mixer.extend(jnp.zeros((1, 1, laws.D)), None)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_bfloat16_compute_keeps_float32_state(name):
+    """bfloat16 in and out, states in float32, close to the float32 result; finite gradients."""
+    s = laws.subject(name)
+    low = build(name.split("@")[0], laws.D, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, **TINY[name])
+    graphdef, _, rest = nnx.split(low, nnx.Param, ...)
+
+    @jax.jit
+    def run(params, x, dy):
+        def f(params, x):
+            return nnx.merge(graphdef, params, rest, copy=True)(x)
+
+        y, pull = jax.vjp(f, params, x)
+        return y, pull(dy)
+
+    x = laws.normal(20, laws.B, laws.L, laws.D)
+    y, grads = run(s.params, x.astype(jnp.bfloat16), x.astype(jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    assert all(leaf.dtype.itemsize >= 4 for leaf in jax.tree.leaves(low.init_state(1)))
+    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
+    laws.assert_close(y.astype(jnp.float32), s.parallel(s.params, x, None), ratio=0.05)
+
+
+@pytest.mark.parametrize("name", [n for n in TINY if build(n.split("@")[0], 8, rngs=nnx.Rngs(0), **TINY[n]).state_growth == "linear"])
+def test_a_full_state_is_an_error_outside_jit_and_nan_inside(name):
+    s = laws.subject(name)
+    room = s.mixer.max_length
+    x = laws.normal(21, 1, room + 1, laws.D)
+    with pytest.raises(ValueError, match="max_length"):
+        s.mixer.extend(x, s.mixer.init_state(1))
+    y, _ = s.extend(s.params, x, s.mixer.init_state(1), None)
+    assert np.isfinite(y[:, :room]).all()
+    assert np.isnan(y[:, room:]).all()
