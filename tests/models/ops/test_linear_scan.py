@@ -1,6 +1,7 @@
 """linear_scan against a loop in float64: values, gradients, segments, both forms."""
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,11 @@ import numpy as np
 import pytest
 
 from seqzoo.models.ops import forms
-from seqzoo.models.ops import linear_scan as module
 from seqzoo.models.ops.linear_scan import linear_scan
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references.linear_scan import linear_scan as reference
 
+GOLDEN = Path(__file__).parents[2] / "golden" / "linear_rnn"
 FORMS = ("sequential", "associative")
 IDS = np.array(
     [
@@ -183,7 +184,7 @@ def test_the_form_is_chosen_when_lowering_not_by_the_host():
 
 
 def test_hgrn_equals_the_reference_implementation():
-    golden = np.load("tests/golden/linear_rnn/hgrn.npz", allow_pickle=False)
+    golden = np.load(GOLDEN / "hgrn.npz", allow_pickle=False)
 
     def outputs(x, g, h0):
         h = linear_scan(jnp.exp(g), x, h0)
