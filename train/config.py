@@ -1,0 +1,194 @@
+"""The configuration of a run: frozen dataclasses, nested by owner, and their JSON form."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from seqzoo.models.backbone import BackboneConfig
+from seqzoo.tasks.task import Task
+
+# Fields that change where and how a run is computed but not what: they may differ on resume.
+RUNTIME = {"runtime": True}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay.
+
+    The group `dynamics` (A, dt, decays) learns at `min(peak_lr, dynamics_lr)` without weight decay,
+    `no_decay` (biases, norm scales) without weight decay.
+    """
+
+    peak_lr: float = 1e-3  # after warm-up; positive
+    warmup: float = 0.1  # optimiser steps if 1 or more, else a fraction of all steps
+    final_lr: float = 0.0  # at the last step, as a fraction of the peak, in [0, 1]
+    dynamics_lr: float = 1e-3  # peak for recurrences; at most peak_lr counts
+    weight_decay: float = 0.05  # decoupled, times the learning rate
+    clip_norm: float = 1.0  # largest global norm of the gradient; 0: no clipping
+    b1: float = 0.9  # decay of the first moment, in [0, 1)
+    b2: float = 0.999  # decay of the second moment, in [0, 1)
+    eps: float = 1e-8  # added to the root of the second moment
+
+    def __post_init__(self) -> None:
+        for name in ("peak_lr", "dynamics_lr", "eps"):
+            _check(getattr(self, name) > 0, self, name, "must be positive")
+        for name in ("warmup", "weight_decay", "clip_norm"):
+            _check(getattr(self, name) >= 0, self, name, "must not be negative")
+        for name in ("b1", "b2"):
+            _check(0 <= getattr(self, name) < 1, self, name, "must be in [0, 1)")
+        _check(0 <= self.final_lr <= 1, self, "final_lr", "is a fraction of peak_lr in [0, 1]")
+
+    def warmup_steps(self, steps: int) -> int:
+        """Warm-up in optimiser steps, for a run of `steps`."""
+        return round(self.warmup if self.warmup >= 1 else self.warmup * steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 takes what is left."""
+
+    replica: int = 1  # data parallel over slices
+    data: int = -1  # data parallel, parameters replicated
+    fsdp: int = 1  # data parallel, parameters divided
+    seq: int = 1  # along the sequence
+    tensor: int = 1  # within a layer
+    expert: int = 1  # experts of a mixture
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.astuple(self)
+        if any(n == 0 or n < -1 for n in sizes) or sizes.count(-1) > 1:
+            raise ValueError(
+                f"mesh sizes are positive, and one at most is -1 (the rest); got {self}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop: how long, how much at once, how often to look and to save."""
+
+    steps: int = 1000  # optimiser steps
+    batch_size: int = 32  # examples a step, over all devices
+    accumulate: int = 1  # microbatches a step; divides batch_size
+    seed: int = 0  # of initialisation, data order and dropout
+    eval_every: int = 200  # steps between evaluations of the whole validation split; 0: at the end
+    eval_batch_size: int = 0  # examples at once in evaluation; 0: batch_size
+    save_every: int = 200  # steps between checkpoints; 0: at the end
+    keep_best: bool = True  # save at each best validation result, and keep the best
+    keep: int = dataclasses.field(
+        default=2, metadata=RUNTIME
+    )  # newest checkpoints kept; at least 1
+    threads: int = dataclasses.field(default=1, metadata=RUNTIME)  # that read data; 0: none
+    prefetch: int = dataclasses.field(default=8, metadata=RUNTIME)  # batches read ahead
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "keep"):
+            _check(getattr(self, name) >= 1, self, name, "must be at least 1")
+        for name in ("seed", "eval_every", "eval_batch_size", "save_every", "threads", "prefetch"):
+            _check(getattr(self, name) >= 0, self, name, "must not be negative")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate must divide batch_size; got {self.batch_size=}, {self.accumulate=}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """All that determines a run."""
+
+    task: Task
+    model: str = "attention"  # a mixer, a preset or a comma-separated pattern
+    mixer: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # options of the mixer
+    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=RUNTIME)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that JSON can hold; `from_dict` reverses it."""
+        parts = {
+            field.name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) is not self.task
+        }
+        task = {"name": self.task.name, **dataclasses.asdict(self.task)}
+        return json.loads(json.dumps({"task": task, **parts}, default=dict))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Experiment:
+        """The experiment of `to_dict`. Raises ValueError for what does not exist."""
+        from seqzoo import tasks
+
+        options = _tuples(dict(data["task"]))
+        return cls(
+            task=tasks.build(options.pop("name"), **options),
+            model=data["model"],
+            mixer=_tuples(data["mixer"]),
+            backbone=_made(BackboneConfig, data["backbone"]),
+            optim=_made(OptimConfig, data["optim"]),
+            train=_made(TrainConfig, data["train"]),
+            mesh=_made(MeshConfig, data["mesh"]),
+        )
+
+    def key(self) -> str:
+        """A short name of this configuration, the same for equal ones."""
+        text = json.dumps(comparable(self.to_dict()), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Difference(NamedTuple):
+    """A configuration key with two values; None where a side lacks it."""
+
+    key: str
+    old: Any
+    new: Any
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+    """Keys of two `to_dict` forms that differ, apart from those that may differ on resume."""
+    a, b = _flat(comparable(old)), _flat(comparable(new))
+    keys = sorted(a.keys() | b.keys())
+    return [Difference(k, a.get(k), b.get(k)) for k in keys if a.get(k) != b.get(k)]
+
+
+def comparable(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A `to_dict` form without what may differ on resume."""
+    runtime = {f.name for f in dataclasses.fields(TrainConfig) if "runtime" in f.metadata}
+    train = {k: v for k, v in data["train"].items() if k not in runtime}
+    return {**{k: v for k, v in data.items() if k != "mesh"}, "train": train}
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _made(kind: type, data: Mapping[str, Any]) -> Any:
+    known = {f.name for f in dataclasses.fields(kind)}
+    for name in data:
+        if name not in known:
+            raise ValueError(
+                f"{kind.__name__} has no field {name!r} (known: {', '.join(sorted(known))}); "
+                "the configuration was written by another version"
+            )
+    return kind(**_tuples(data))
+
+
+def _tuples(data: Any) -> Any:
+    """JSON has lists where configurations have tuples."""
+    if isinstance(data, Mapping):
+        return {name: _tuples(value) for name, value in data.items()}
+    return tuple(map(_tuples, data)) if isinstance(data, list | tuple) else data
+
+
+def _check(holds: bool, config: Any, name: str, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} {rule}; got {getattr(config, name)}")

@@ -1,0 +1,93 @@
+"""The train state: one tree of arrays, with the static rest of a model beside it.
+
+Parameters and other variables are flat dictionaries from path ("blocks/mixer/q_proj/kernel") to
+array: cheap to pass to a compiled function, and what rules, digests and checkpoints speak of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Int, Key, PyTree
+
+from seqzoo.models.param_groups import param_groups
+
+Arrays = dict[str, Array]
+ModelFactory = Callable[[nnx.Rngs], nnx.Module]
+
+
+class TrainState(NamedTuple):
+    """What a step changes; every leaf is an array."""
+
+    step: Int[Array, ""]  # optimiser steps done
+    params: Arrays
+    rest: Arrays  # variables that are not trained: batch statistics, codebooks, auxiliary losses
+    opt_state: PyTree
+
+
+class Blueprint(NamedTuple):
+    """The static part of a model, and how its variables are laid out in a `TrainState`."""
+
+    graphdef: nnx.GraphDef
+    params: tuple[str, ...]  # paths, in the order of the tree's leaves
+    rest: tuple[str, ...]
+    params_tree: Any  # tree definitions
+    rest_tree: Any
+    groups: dict[str, str]  # the optimiser group of every parameter
+
+    def merge(self, params: Arrays, rest: Arrays) -> nnx.Module:
+        """The model with these variables; its own copy, so that it may rewrite them."""
+        states = (
+            jax.tree.unflatten(self.params_tree, [params[path] for path in self.params]),
+            jax.tree.unflatten(self.rest_tree, [rest[path] for path in self.rest]),
+        )
+        return nnx.merge(self.graphdef, *states, copy=True)
+
+    def split(self, model: nnx.Module) -> tuple[Arrays, Arrays]:
+        """Parameters and other variables of a model of this blueprint."""
+        _, params, rest = nnx.split(model, nnx.Param, ...)
+        return (
+            dict(zip(self.params, jax.tree.leaves(params), strict=True)),
+            dict(zip(self.rest, jax.tree.leaves(rest), strict=True)),
+        )
+
+
+def blueprint(make_model: ModelFactory) -> Blueprint:
+    """The blueprint of what `make_model(rngs)` builds, without building it."""
+    model = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    paths = _paths(params)
+    groups = dict(zip(paths, jax.tree.leaves(param_groups(model)), strict=True))
+    trees = jax.tree.structure(params), jax.tree.structure(rest)
+    return Blueprint(graphdef, paths, _paths(rest), *trees, groups)
+
+
+def init_state(
+    make_model: ModelFactory,
+    plan: Blueprint,
+    tx: optax.GradientTransformation,
+    key: Key[Array, ""],
+) -> TrainState:
+    """The state before the first step; pure, for jit (with shardings) and for vmap over keys."""
+    params, rest = plan.split(make_model(nnx.Rngs(key)))
+    return TrainState(jnp.zeros((), jnp.int32), params, rest, tx.init(params))
+
+
+def seed_keys(seed: int | Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    """The keys that a seed stands for: of the initialisation, and of the steps."""
+    initial, steps = jax.random.split(jax.random.key(seed))
+    return initial, steps
+
+
+def _paths(tree: PyTree) -> tuple[str, ...]:
+    """Names of the leaves; the last part, the variable's value, says nothing."""
+    entries = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return tuple(
+        jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+        for path in entries
+    )
