@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tests.helpers import assert_close, rms
-
-from seqzoo.models.registry import build
 from seqzoo.models.mixer import Mixer
+from seqzoo.models.registry import build
+from tests.helpers import assert_close, rms
 
 B, L, C, D = 3, 13, 5, 8
 RATIO = 1e-5  # relative rms error, the same for every mixer
@@ -65,7 +64,8 @@ def perturbed(params, scale: float = 0.1):
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(7), len(leaves))
     moved = [
-        p + scale * jax.random.normal(k, p.shape, p.dtype) for p, k in zip(leaves, keys, strict=True)
+        p + scale * jax.random.normal(k, p.shape, p.dtype)
+        for p, k in zip(leaves, keys, strict=True)
     ]
     return jax.tree.unflatten(structure, moved)
 

@@ -5,8 +5,8 @@ A second entry under the same mixer (`name@variant`) puts an option under the la
 
 TINY = {
     "attention": {"num_heads": 2, "max_length": 32},
-    "attention@window": {"num_heads": 4, "num_kv_heads": 2, "window": 5},
-    "attention@multiquery": {"num_heads": 2, "num_kv_heads": 1, "positions": "none", "max_length": 32},
+    "attention@window": {"num_heads": 4, "num_kv_heads": 1, "window": 5},
+    "attention@unrotated": {"num_heads": 2, "positions": "none", "max_length": 32},
     "linear_attention": {"num_heads": 2},
     "linear_attention@rope": {"num_heads": 2, "positions": "rope", "chunk_size": 4},
     "linear_attention@plain": {"num_heads": 2, "normalize": False, "chunk_size": 5},

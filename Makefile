@@ -1,0 +1,34 @@
+# make demo, make test: both create the environment first where there is none.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+OUT ?= runs/demo
+
+.PHONY: demo test test-slow lint bench env
+
+env: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 14) else "seqzoo needs Python 3.11 to 3.13; this is " + sys.version.split()[0] + " (choose another with make PYTHON=python3.12)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: env
+	$(BIN)/seqzoo demo --out $(OUT)
+
+# Two workers, each mixer's tests on one of them so that it is compiled once.
+test: env
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+test-slow: env
+	$(BIN)/python -m pytest -q -m slow
+	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/models
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: env
+	$(BIN)/seqzoo bench
