@@ -5,8 +5,8 @@
     metrics = task.measure(outputs, batch)         # inside jit: name -> (total, weight)
 
 An example is a dict of NumPy arrays with `inputs`, `targets` and, where rows are padded,
-`segment_ids` (0 at padding). A batch stacks examples and adds `weight` [B], 0 for the rows that only
-fill up the last batch of an evaluation. A task is a frozen dataclass: its fields are its options.
+`segment_ids` (0 at padding). A batch stacks examples and adds `weight` [B], 0 for the rows that
+only fill up the last batch of an evaluation. A task is a frozen dataclass: its fields are options.
 """
 
 from __future__ import annotations
