@@ -1,7 +1,7 @@
-"""The laws that every mixer keeps, as functions of a `Subject`; the tests run them over the registry.
+"""The laws that every mixer keeps, as functions of a `Subject`; tests run them over the registry.
 
-Shapes are shared, so that a mixer costs a handful of compilations: rows of L tokens for the parallel
-form, chunks of C with padding for streaming (padding is what makes a split ragged).
+Shapes are shared, so that a mixer costs a handful of compilations: rows of L tokens for the
+parallel form, chunks of C with padding for streaming (padding is what makes a split ragged).
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def law_rows_are_independent(s: Subject) -> None:
 
 
 def law_extend_equals_parallel(s: Subject, seed: int) -> None:
-    """Ragged chunks with borders inside them, each row at its own pace, against the parallel form."""
+    """Ragged chunks with borders inside, each row at its own pace, against the parallel form."""
     rng = np.random.default_rng(seed)
     x = normal(11, B, L, D)
     ids = PACKED if seed % 2 else np.where(PACKED > 0, 1, 0).astype(np.int32)
