@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqzoo.train.state import seed_keys
 from tests.helpers import assert_trees_close
 from tests.train import tiny
-from seqzoo.train.state import seed_keys
 
 
 def test_the_loss_falls():

@@ -1,0 +1,128 @@
+"""From a task's source to batches on devices, through Grain.
+
+The global batch of step n is rows [n B, (n + 1) B) of one endless order that depends on the seed
+alone. A process reads the rows that its own devices hold, whatever the number of processes, so the
+position in the data is the step count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jaxtyping import Array
+
+from seqzoo.tasks.task import Example, Source
+
+HostBatch = dict[str, np.ndarray]
+
+
+def train_batches(
+    source: Source,
+    batch_size: int,
+    *,
+    seed: int,
+    start: int = 0,
+    rows: slice | None = None,
+    threads: int = 1,
+    prefetch: int = 8,
+) -> Iterator[HostBatch]:
+    """Endless host batches from step `start`, shuffled anew in each epoch.
+
+    Args:
+        source: examples; `weight` 1 is added.
+        batch_size: examples of a step over all processes.
+        seed: of the order.
+        start: steps already done.
+        rows: those of each global batch that are wanted here; all by default.
+        threads: reading threads; 0 reads when asked.
+        prefetch: batches read ahead.
+    """
+    order = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    rows = rows or slice(0, batch_size)
+    return _batches(_Rows(order, batch_size, rows), rows, start, threads, prefetch)
+
+
+def eval_batches(
+    source: Source,
+    batch_size: int,
+    *,
+    rows: slice | None = None,
+    threads: int = 1,
+    prefetch: int = 8,
+) -> Iterator[HostBatch]:
+    """The whole split in order; rows that only fill the last batch have `weight` 0."""
+    rows = rows or slice(0, batch_size)
+    padded = _Padded(source, batch_size)
+    return _batches(_Rows(padded, batch_size, rows), rows, 0, threads, prefetch)
+
+
+def rows_of_process(sharding: NamedSharding, batch_size: int) -> slice:
+    """The rows of a global batch that this process's devices hold.
+
+    Raises ValueError where they are not contiguous (devices in an order other than by process).
+    """
+    places = sharding.addressable_devices_indices_map((batch_size,)).values()
+    held = {place[0].indices(batch_size)[:2] for place in places}
+    start, stop = min(low for low, _ in held), max(high for _, high in held)
+    if sum(high - low for low, high in held) != stop - start:
+        raise ValueError(
+            f"the rows of this process are not contiguous: {sorted(held)}; order the mesh's "
+            "devices by process"
+        )
+    return slice(start, stop)
+
+
+def to_devices(batch: HostBatch, sharding: NamedSharding) -> dict[str, Array]:
+    """The global batch of which every process holds its rows."""
+    return jax.make_array_from_process_local_data(sharding, batch)
+
+
+def _batches(
+    source: Source, rows: slice, start: int, threads: int, prefetch: int
+) -> Iterator[HostBatch]:
+    dataset = grain.MapDataset.source(source).batch(rows.stop - rows.start)
+    options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=prefetch if threads else 0
+    )
+    return iter(dataset[start:].to_iter_dataset(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Rows [start, stop) of each global batch, one after another."""
+
+    source: Source
+    batch_size: int
+    rows: slice
+
+    def __len__(self) -> int:
+        # Grain's own length of an endless dataset is the largest integer.
+        return len(self.source) // self.batch_size * (self.rows.stop - self.rows.start)
+
+    def __getitem__(self, index: int) -> Example:
+        batch, row = divmod(int(index), self.rows.stop - self.rows.start)
+        example = self.source[batch * self.batch_size + self.rows.start + row]
+        return {"weight": np.float32(1), **example}
+
+    def __repr__(self) -> str:
+        return f"rows {self.rows.start}:{self.rows.stop} of {self.batch_size}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Padded:
+    """A split filled up to whole batches with copies of weight 0."""
+
+    source: Source
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch_size) * self.batch_size
+
+    def __getitem__(self, index: int) -> Example:
+        real = index < len(self.source)
+        return {**self.source[index if real else 0], "weight": np.float32(real)}
