@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
 
@@ -69,13 +70,22 @@ class Task(abc.ABC):
         `seed` changes only the train split of generated tasks. Raises ValueError for an unknown
         split, and FileNotFoundError where data is missing (the message says what to fetch).
         """
+        return self._source(split, self.effective_seed(split, seed))
+
+    def prepare(
+        self, split: Split, seed: int = 0, *, progress: bool = True, workers: int | None = None
+    ) -> Source:
+        """Like `source`, after doing once what makes it fast: large generated sets are cached.
+
+        `workers` processes do it; by default as many as the size is worth.
+        """
+        return self.source(split, seed)
+
+    def effective_seed(self, split: Split, seed: int) -> int:
+        """`seed` for the train split, else 0. Raises ValueError for an unknown split."""
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r} of task {self.name}; valid: {SPLITS}")
-        return self._source(split, seed if split == "train" else 0)
-
-    def prepare(self, split: Split, seed: int = 0, *, progress: bool = True) -> Source:
-        """Like `source`, after doing once what makes it fast: generated tasks write their cache."""
-        return self.source(split, seed)
+        return operator.index(seed) if split == "train" else 0
 
     @abc.abstractmethod
     def _source(self, split: Split, seed: int) -> Source:
@@ -92,6 +102,15 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def decode(self, example: Mapping[str, np.ndarray]) -> str:
         """An example for human eyes."""
+
+
+def check_count(task: Task, field: str, *, least: int = 1, most: int | None = None) -> None:
+    """Raises ValueError unless an option is an integer from `least` to `most`."""
+    value = getattr(task, field)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        limits = f"at least {least}" if most is None else f"{least} to {most}"
+        raise ValueError(f"task {task.name}: {field} must be an integer, {limits}; got {value!r}")
 
 
 def example_weight(batch: Mapping[str, Array]) -> Float[Array, "B"]:

@@ -1,0 +1,250 @@
+"""Sets of examples kept on disk, as Arrow through Hugging Face `datasets`.
+
+A set is named by a key, a flat dict of everything that it is a function of, and lives in a folder
+`<task>-<split>-<digest of the key>` of the cache (`SEQZOO_CACHE`, else `$XDG_CACHE_HOME/seqzoo`,
+else `~/.cache/seqzoo`), readable by `datasets.load_from_disk`. It is written beside its place and
+then renamed, so it is whole or absent, whoever is killed and however many write it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import secrets
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from rich.progress import track
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = dict[str, np.ndarray]  # arrays of one axis, or scalars
+Key = Mapping[str, str | int | float | bool | None]
+
+CHUNK = 512  # rows made at a time
+LARGE = 20_000  # rows from which more than one process is worth its start
+STALE = 3600.0  # seconds after which what a killed process left is swept away
+
+
+class Rows(Protocol):
+    """What can be cached: random access to rows with the same columns; picklable."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+
+def folder() -> Path:
+    """The cache folder of this user; it may not exist yet."""
+    if os.environ.get("SEQZOO_CACHE"):
+        return Path(os.environ["SEQZOO_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "seqzoo"
+
+
+def place(key: Key) -> Path:
+    """Where the set of a key is kept; `key` has at least "task" and "split"."""
+    text = json.dumps(dict(key), sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+    return folder() / f"{key['task']}-{key['split']}-{digest}"
+
+
+def find(key: Key) -> CachedRows | None:
+    """The set of a key, or None if it is not there. Raises ValueError if it is damaged."""
+    path = place(key)
+    return CachedRows(path) if path.is_dir() else None
+
+
+def write(key: Key, rows: Rows, *, workers: int | None = None, progress: bool = True) -> CachedRows:
+    """Keeps `rows` under `key`; returns what was kept, by whichever process came first.
+
+    `workers` processes make the rows, by default one for small sets and one a core for large ones.
+    Raises OSError if the cache folder cannot be written.
+    """
+    final = place(key)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(final)
+    chunks = list(_chunks(rows, workers, progress, f"{key['task']} {key['split']}"))
+    partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
+    try:
+        _save(chunks, partial, final.name)
+        (partial / "key.json").write_text(json.dumps(dict(key), indent=1, sort_keys=True))
+        with contextlib.suppress(FileExistsError):
+            _rename(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return CachedRows(final)
+
+
+def keep(key: Key, rows: Rows) -> Rows:
+    """The cached set of a key, written first if need be; `rows` itself where that is impossible."""
+    found = find(key)
+    if found is not None:
+        return found
+    try:
+        return write(key, rows)
+    except OSError as error:
+        warnings.warn(
+            f"cannot keep {key['task']} {key['split']} in the cache ({error}), so its examples are "
+            "made again when they are read; set SEQZOO_CACHE to a folder that can be written",
+            stacklevel=2,
+        )
+        return rows
+
+
+def _rename(partial: Path, final: Path) -> None:
+    """Raises FileExistsError if another process was faster."""
+    try:
+        os.replace(partial, final)
+    except OSError as error:
+        if final.is_dir():  # reported as ENOTEMPTY, EEXIST or EACCES, by platform
+            raise FileExistsError(final) from error
+        raise
+
+
+def _sweep(final: Path) -> None:
+    for left in final.parent.glob(f".{final.name}.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > STALE:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+# Making rows.
+
+
+def _chunks(rows: Rows, workers: int | None, progress: bool, title: str) -> Iterator[pa.Table]:
+    if workers is None:
+        workers = _cores() if len(rows) >= LARGE else 1
+    begins = range(0, len(rows), CHUNK)
+    if workers == 1:
+        made = (_table(rows, begin) for begin in begins)
+        yield from _tracked(made, len(begins), progress and len(rows) >= LARGE, title)
+        return
+    # Forking a process in which JAX runs threads can hang, so the workers are spawned.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+        made = pool.map(_table, [rows] * len(begins), begins)
+        yield from _tracked(made, len(begins), progress, title)
+
+
+def _tracked(made: Iterator[pa.Table], total: int, shown: bool, title: str) -> Iterator[pa.Table]:
+    return track(made, description=f"making {title}", total=total, disable=not shown)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _table(rows: Rows, begin: int) -> pa.Table:
+    import pyarrow as pa
+
+    made = [rows[i] for i in range(begin, min(begin + CHUNK, len(rows)))]
+    return pa.table({name: _arrow([row[name] for row in made]) for name in made[0]})
+
+
+def _arrow(values: list[np.ndarray]) -> pa.Array:
+    import pyarrow as pa
+
+    if np.ndim(values[0]) == 0:
+        return pa.array(np.array(values))
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(values)))
+
+
+# Arrow files.
+
+
+def _save(chunks: list[pa.Table], path: Path, fingerprint: str) -> None:
+    import datasets
+    import pyarrow as pa
+
+    table = datasets.table.InMemoryTable(pa.concat_tables(chunks))
+    with _quiet(datasets):
+        datasets.Dataset(table, fingerprint=fingerprint).save_to_disk(path)
+
+
+@contextlib.contextmanager
+def _quiet(datasets) -> Iterator[None]:
+    """No bars of `datasets` inside: ours is the one that is shown."""
+    was_shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if was_shown:
+            datasets.enable_progress_bars()
+
+
+class CachedRows:
+    """A set on disk, mapped into memory: the arrays are read-only views of its file."""
+
+    def __init__(self, path: Path):
+        import datasets
+        import pyarrow as pa
+
+        self.path = path
+        try:
+            table = datasets.load_from_disk(str(path)).data.table
+            self._columns = {name: _Column(table.column(name)) for name in table.column_names}
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise ValueError(
+                f"the cached set {path} is damaged ({error}); delete this folder, and the set is "
+                "made again"
+            ) from error
+        self._length = table.num_rows
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Row:
+        if not 0 <= index < self._length:
+            raise IndexError(f"example {index} of {self._length}")
+        return {name: column[index] for name, column in self._columns.items()}
+
+    def __reduce__(self):
+        return CachedRows, (self.path,)
+
+
+class _Column:
+    """The chunks of an Arrow column as NumPy arrays."""
+
+    def __init__(self, column: pa.ChunkedArray):
+        import pyarrow as pa
+
+        self._begins = np.cumsum([0, *(len(chunk) for chunk in column.chunks)])
+        self._lists = pa.types.is_list(column.type)
+        self._chunks = [
+            (chunk.offsets.to_numpy(), chunk.values.to_numpy())
+            if self._lists
+            else (None, chunk.to_numpy())
+            for chunk in column.chunks
+        ]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        chunk = int(np.searchsorted(self._begins, index, side="right")) - 1
+        offsets, values = self._chunks[chunk]
+        at = index - self._begins[chunk]
+        return values[offsets[at] : offsets[at + 1]] if self._lists else values[at]

@@ -1,0 +1,149 @@
+"""MQAR, multi-query associative recall (Arora et al. 2023, "Zoology", arXiv 2312.04927).
+
+A row shows D pairs of key and value, and later asks for each key once; the label is the key's
+value, at the position of the query. Keys are distinct draws from 1..V/2-1, values from V/2..V-1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from seqzoo.models.spec import ModelSpec
+from seqzoo.tasks.streams import words
+from seqzoo.tasks.task import (
+    IGNORED,
+    SPLITS,
+    Example,
+    Metrics,
+    Source,
+    Split,
+    Task,
+    check_count,
+    measure_tokens,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MQAR(Task):
+    """Recall of all key-value pairs of a context; rows have no padding.
+
+    The published rule vocab_size > length is kept: random fillers and distinct keys then leave
+    most tokens of the vocabulary unseen in a row, so that recall cannot be replaced by exclusion.
+    """
+
+    name: ClassVar[str] = "mqar"
+    description: ClassVar[str] = "associative recall of key-value pairs (Zoology)"
+    cite: ClassVar[str] = "Arora et al. 2023, arXiv 2312.04927"
+
+    vocab_size: int = 80  # even and above length; half keys (and 0), half values
+    num_pairs: int = 8  # D, at most length / 4
+    length: int = 64  # tokens, even
+    power: float = (
+        0.01  # query slot j of 1, 2, ... has probability proportional to j ** (power - 1)
+    )
+    random_non_queries: bool = True  # random tokens, not 0, between the queries
+    train_size: int = 100_000  # examples
+    validation_size: int = 1_000
+    test_size: int = 3_000
+
+    def __post_init__(self) -> None:
+        for field in ("num_pairs", *(f"{split}_size" for split in SPLITS)):
+            check_count(self, field)
+        check_count(self, "length", least=4 * self.num_pairs)
+        check_count(self, "vocab_size", least=self.length + 1)
+        for field in ("length", "vocab_size"):
+            if getattr(self, field) % 2:
+                raise ValueError(f"task mqar: {field} must be even; got {getattr(self, field)}")
+        if not isinstance(self.power, int | float) or not 0 < self.power <= 1:
+            raise ValueError(f"task mqar: power must be in (0, 1]; got {self.power!r}")
+        if not isinstance(self.random_non_queries, bool):
+            raise ValueError(
+                f"task mqar: random_non_queries must be true or false; got "
+                f"{self.random_non_queries!r}"
+            )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """A token at every position; only queries are labelled."""
+        size = self.vocab_size
+        return ModelSpec(head="lm", vocab_size=size, outputs=size, length=self.length)
+
+    def _source(self, split: Split, seed: int) -> Source:
+        # Making an example is as fast as reading it, so nothing is cached.
+        return RecallSource(self, split, seed)
+
+    def measure(self, outputs: Float[Array, "B L V"], batch: Mapping[str, Array]) -> Metrics:
+        """Cross-entropy over queries; accuracy of each row, then their mean."""
+        return measure_tokens(outputs, batch)
+
+    def baselines(self, split: Split = "test") -> dict[str, float]:
+        """Chance among the values shown, and among all values."""
+        self.effective_seed(split, 0)
+        return {"value of the context": 1 / self.num_pairs, "any value": 2 / self.vocab_size}
+
+    def decode(self, example: Mapping[str, np.ndarray]) -> str:
+        """The pairs, then what is asked where."""
+        inputs, targets = (np.asarray(example[name]).tolist() for name in ("inputs", "targets"))
+        context = inputs[: 2 * self.num_pairs]
+        pairs = [f"{k}={v}" for k, v in zip(context[::2], context[1::2], strict=True)]
+        asked = [
+            f"{key}?{value} at {place}"
+            for place, (key, value) in enumerate(zip(inputs, targets, strict=True))
+            if value != IGNORED
+        ]
+        return f"{' '.join(pairs)} | {', '.join(asked)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RecallSource:
+    """One split of MQAR; an example is a function of (split, seed, index) and the options."""
+
+    task: MQAR
+    split: str
+    seed: int
+
+    def __len__(self) -> int:
+        return getattr(self.task, f"{self.split}_size")
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        task, pairs = self.task, self.task.num_pairs
+        half, slots = task.vocab_size // 2, len(self._rates)
+        drawn = words(2 * half - 1 + slots + task.length, "mqar", self.split, self.seed, int(index))
+        for_keys, for_values, for_slots, fillers = np.split(
+            drawn, np.cumsum([half - 1, half, slots])
+        )
+        keys = 1 + _smallest(for_keys, pairs)
+        values = half + _smallest(for_values, pairs)
+        # The first of exponential waiting times: draws without replacement by these rates.
+        waiting = -np.log((for_slots + 0.5) / 2**32) / self._rates
+        queries = 2 * pairs + 2 * _smallest(waiting, pairs)
+        inputs = (fillers % task.vocab_size if task.random_non_queries else 0 * fillers).astype(
+            np.int32
+        )
+        inputs[: 2 * pairs : 2] = keys
+        inputs[1 : 2 * pairs : 2] = values
+        inputs[queries] = keys
+        targets = np.full(task.length, IGNORED, np.int32)
+        targets[queries] = values
+        return {"inputs": inputs, "targets": targets}
+
+    @cached_property
+    def _rates(self) -> np.ndarray:
+        slots = (self.task.length - 2 * self.task.num_pairs) // 2
+        return np.arange(1, slots + 1) ** (self.task.power - 1)
+
+
+def _smallest(x: np.ndarray, count: int) -> np.ndarray:
+    """The places of the `count` smallest numbers, in rising order of number."""
+    if count < len(x):
+        chosen = np.argpartition(x, count)[:count]
+        return chosen[np.argsort(x[chosen], kind="stable")]
+    return np.argsort(x, kind="stable")
