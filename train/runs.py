@@ -8,15 +8,13 @@ from typing import Any
 
 from seqzoo.train.results import Comparison, ModelResult, SeedResult
 
+NOT_CURVES = ("examples", "lr", "weight", "grad_norm", "epoch")
+
 
 def comparison_of_run(folder: Path) -> Comparison:
-    """One model, one seed, from `folder`/metrics.jsonl and config.json where there is one.
-
-    Raises:
-        ValueError: for a line that is not a JSON object with a step; a torn last line is left out.
-    """
+    """One model, one seed, from `folder`/metrics.jsonl and config.json where there is one."""
     config = _config(folder / "config.json")
-    curves = _curves(folder / "metrics.jsonl")
+    curves = _curves(folder)
     steps = max((c["step"][-1] for c in curves.values()), default=0)
     task = config.get("task", {})
     last = {k: v[-1] for k, v in curves.get("test", {}).items() if k != "step"}
@@ -42,24 +40,19 @@ def _config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-def _curves(path: Path) -> dict[str, dict[str, list]]:
-    """split -> {"step": [...], metric: [...]}; a later line for a step replaces an earlier one."""
-    by_split: dict[str, dict[int, dict[str, float]]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            step = int(entry.pop("step"))
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number}: not a JSON object with a step") from error
-        split = str(entry.pop("split", "train"))
-        numbers = {k: v for k, v in entry.items() if isinstance(v, int | float)}
-        by_split.setdefault(split, {}).setdefault(step, {}).update(numbers)
+def _curves(folder: Path) -> dict[str, dict[str, list]]:
+    """split -> {"step": [...], metric: [...]}; a metric without a split is of training."""
+    from seqzoo.train.metrics import read_lines  # late: it brings the checkpoint library
+
+    points: dict[str, dict[int, dict[str, float]]] = {}
+    for step, values in read_lines(folder):
+        for name, value in values.items():
+            split, _, metric = name.rpartition("/")
+            if metric not in NOT_CURVES:
+                points.setdefault(split or "train", {}).setdefault(step, {})[metric] = value
     curves = {}
-    for split, points in by_split.items():
-        steps = sorted(points)
-        names = sorted({k for p in points.values() for k in p})
-        curves[split] = {"step": steps} | {k: [points[s].get(k) for s in steps] for k in names}
+    for split, by_step in points.items():
+        steps = sorted(by_step)
+        names = sorted({name for values in by_step.values() for name in values})
+        curves[split] = {"step": steps} | {n: [by_step[s].get(n) for s in steps] for n in names}
     return curves

@@ -95,7 +95,7 @@ def failures(comparison: Comparison) -> list[str]:
     for model in comparison.models:
         for run in model.seeds:
             if run.failure is not None:
-                groups = ", ".join(run.failure.get("groups", ())) or "unknown group"
+                groups = ", ".join(run.failure.get("groups", ())) or "the loss"
                 step = run.failure.get("step")
                 lines.append(f"{model.name}, seed {run.seed}: not finite at step {step} ({groups})")
     return lines

@@ -19,7 +19,7 @@ def model(name, top, *, state=64, failed=None):
         values = [(top + 0.01 * seed) * step / STEPS[-1] for step in STEPS]
         curve = {"step": STEPS, "accuracy": values, "loss": [2 - 2 * v for v in values]}
         failure = {"step": 7, "groups": ["dynamics"], "loss": None} if seed == failed else None
-        final = {} if failure else {"accuracy": values[-1], "loss": 2 - 2 * values[-1]}
+        final = {"accuracy": values[-1], "loss": 2 - 2 * values[-1]}
         curves = {"train": curve, "validation": curve}
         runs.append(SeedResult(seed=seed, final=final, curves=curves, failure=failure))
     counts = {"parameters": round(1e5 * top), "state_size": state, "tokens_per_second": 9e4 * top}
@@ -91,18 +91,19 @@ def test_one_section_a_subfolder(tmp_path):
 
 def test_a_training_run_is_reported(tmp_path):
     lines = [
-        {"step": 10, "split": "train", "loss": 2.0, "accuracy": 0.25},
-        {"step": 20, "split": "train", "loss": 1.0, "accuracy": 0.5},
-        {"step": 20, "split": "validation", "loss": 1.5, "accuracy": 0.4},
+        {"step": 10, "loss": 2.0, "accuracy": 0.25, "lr": 0.1},
+        {"step": 20, "loss": 1.0, "accuracy": 0.5, "validation/accuracy": 0.4},
     ]
-    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "spl'
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "lo'
     (tmp_path / "metrics.jsonl").write_text(text)
     config = {"model": "lru", "task": {"name": "mqar"}, "train": {"seed": 4}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (got,) = comparisons_in(tmp_path)
     assert got.models[0].seeds[0].seed == 4
-    train = got.models[0].seeds[0].curves["train"]
-    assert train == {"step": [10, 20], "loss": [2.0, 1.0], "accuracy": [0.25, 0.5]}
+    assert got.models[0].seeds[0].curves == {
+        "train": {"step": [10, 20], "loss": [2.0, 1.0], "accuracy": [0.25, 0.5]},
+        "validation": {"step": [20], "accuracy": [0.4]},
+    }
     assert "lru" in write_report(tmp_path).read_text()
 
 
