@@ -1,8 +1,8 @@
 """The mesh and what lies where on it.
 
-One table maps parameter paths to mesh axes; it speaks of trailing dimensions, so that stacked layers
-need no entry of their own. What no rule names is divided by shape (its largest dimension that
-`fsdp` divides) and reported. The optimiser's moments carry their parameters' paths and follow them.
+One table maps parameter paths to mesh axes; it speaks of trailing dimensions, so that stacked
+layers need no entry of their own. What no rule names is divided by shape (its largest dimension
+that `fsdp` divides) and reported. The optimiser's moments carry their parameters' paths and follow.
 """
 
 from __future__ import annotations

@@ -1,0 +1,199 @@
+"""Checkpoints that are whole or absent.
+
+    RUN/checkpoints/<step>/state/...        the train state, written by Orbax in the background
+    RUN/checkpoints/<step>/meta.json        step, data position, seed, key, best validation result
+    RUN/checkpoints/<step>/manifest.json    size and sha256 of every other file
+
+A checkpoint is written as `<step>.partial` and renamed when its manifest is there, so a folder with
+a plain number was once whole; the manifest tells whether it still is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from seqzoo.train.state import TrainState
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+META = "meta.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or none of those there can be read."""
+
+
+class Checkpoints:
+    """The checkpoints of one run; used by one thread.
+
+    Args:
+        run: the run's folder.
+        keep: newest checkpoints that `save` leaves.
+    """
+
+    def __init__(self, run: Path, *, keep: int = 2):
+        self.folder = Path(run).resolve() / FOLDER
+        self._keep = keep
+        self._orbax = ocp.StandardCheckpointer()
+        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._last: tuple[int, Future] | None = None
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a checkpoint, whole or not; oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+
+    def newest_whole(self, say: Callable[[str], None], at_most: int | None = None) -> int | None:
+        """The newest whole checkpoint, None where a run has none yet.
+
+        `say` hears of those that are passed over. Raises CheckpointError if all are damaged.
+        """
+        steps = [step for step in self.steps() if at_most is None or step <= at_most]
+        for step in reversed(steps):
+            fault = self.fault(step)
+            if fault is None:
+                return step
+            say(f"checkpoint {step} is damaged ({fault}); falling back to an older one")
+        if steps:
+            raise CheckpointError(
+                f"no whole checkpoint is left in {self.folder}: {', '.join(map(str, steps))} are "
+                "damaged; restore one from a backup, or remove the folder to start again"
+            )
+        return None
+
+    def fault(self, step: int) -> str | None:
+        """What is wrong with a checkpoint, None if it is whole."""
+        folder = self.folder / str(step)
+        try:
+            listed = json.loads((folder / MANIFEST).read_text())["files"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"{MANIFEST} cannot be read: {type(error).__name__}"
+        there = {path for path in _files(folder) if path != MANIFEST}
+        for path in sorted(there ^ listed.keys()):
+            return f"{path} is {'missing' if path in listed else 'not in the manifest'}"
+        for path, entry in sorted(listed.items()):
+            if _entry(folder / path) != entry:
+                return f"{path} has changed"
+        return None
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """What was saved beside the state."""
+        return json.loads((self.folder / str(step) / META).read_text())
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state at `step`; `like` holds shapes, dtypes and shardings.
+
+        Raises CheckpointError where the checkpoint is of another model or optimiser.
+        """
+        try:
+            return self._orbax.restore(self.folder / str(step) / "state", like)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} is whole but does not fit this model: {error}"
+            ) from error
+
+    def save(
+        self, state: TrainState, meta: Mapping[str, Any], keep_also: int | None = None
+    ) -> None:
+        """Saves the state of `meta["step"]`; returns when its arrays have been copied.
+
+        `keep_also` is a step that is not deleted. Raises CheckpointError if this save, or the one
+        before it, fails.
+        """
+        self.wait()
+        step = int(meta["step"])
+        if step in self.steps() and self.fault(step) is None:
+            return
+        partial = self.folder / f"{step}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            self._orbax.save(partial / "state", state)
+        except Exception as error:  # storage back ends raise types of their own
+            raise self._failed(step, error) from error
+        self._last = step, self._background.submit(self._finish, step, dict(meta), keep_also)
+
+    def check(self) -> None:
+        """Raises CheckpointError if a save in the background has failed; never waits."""
+        if self._last and self._last[1].done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written. Raises CheckpointError if it failed."""
+        if self._last is None:
+            return
+        (step, future), self._last = self._last, None
+        try:
+            future.result()
+        except Exception as error:
+            raise self._failed(step, error) from error
+
+    def close(self) -> None:
+        """Ends the threads; what is being written is finished first."""
+        self._background.shutdown(wait=True)
+        self._orbax.close()
+
+    def _finish(self, step: int, meta: dict[str, Any], keep_also: int | None) -> None:
+        """Runs in the background: waits for Orbax, adds the manifest, renames, prunes."""
+        self._orbax.wait_until_finished()
+        partial, final = self.folder / f"{step}.partial", self.folder / str(step)
+        if jax.process_index() != 0:
+            return
+        write_atomically(partial / META, json.dumps(meta))
+        files = {path: _entry(partial / path) for path in sorted(_files(partial))}
+        write_atomically(partial / MANIFEST, json.dumps({"version": 1, "files": files}))
+        if final.exists():  # damaged, or it would not have been saved again
+            shutil.rmtree(final)
+        partial.rename(final)
+        for old in self.steps()[: -self._keep]:
+            if old not in (keep_also, step):
+                shutil.rmtree(self.folder / str(old))
+
+    def _failed(self, step: int, error: Exception) -> CheckpointError:
+        shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
+        whole = [s for s in self.steps() if self.fault(s) is None]
+        left = (
+            f"whole ones remain at steps {', '.join(map(str, whole))}" if whole else "none is left"
+        )
+        return CheckpointError(
+            f"the checkpoint of step {step} could not be written to {self.folder} "
+            f"({_one_line(error)}); {left}. Make room and run the same command again"
+        )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is seen whole or not at all, also after a power failure."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -1,0 +1,230 @@
+"""The training loop: steps, evaluations, checkpoints; stops and continues without a trace.
+
+Of a step the host does only what costs little: it takes the next batch, starts the step, and reads
+the metrics of a step some time ago. A run that was stopped or killed continues from its newest
+whole checkpoint to bitwise the same result, as batches and random draws follow from seed and step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from seqzoo.tasks.task import Source
+from seqzoo.train.checkpoint import Checkpoints
+from seqzoo.train.config import Experiment
+from seqzoo.train.console import ProgressBar
+from seqzoo.train.data import rows_of_process, to_devices, train_batches
+from seqzoo.train.evaluate import evaluate
+from seqzoo.train.folder import RunFolder, RunFolderError, say_on_stderr
+from seqzoo.train.metrics import Late, MetricsLog
+from seqzoo.train.program import Program, count_parameters, make_program
+from seqzoo.train.signals import StopRequest
+from seqzoo.train.state import ModelFactory, TrainState, seed_keys
+
+LIFE = 30.0  # seconds between signs of life in the run's lock
+
+
+def run(
+    experiment: Experiment,
+    out: Path | str,
+    *,
+    make_model: ModelFactory | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    change_steps: bool = False,
+) -> dict[str, Any]:
+    """Trains in the folder `out`, or continues what is there, and returns the result.
+
+    The result has `step`, `complete` (False after SIGTERM or Ctrl-C), the last metrics of training
+    and validation, and the best validation result.
+
+    Args:
+        experiment: what to train.
+        out: the run's folder; it may hold the same experiment, unfinished or finished.
+        make_model: builds the model from random streams, instead of the configuration's.
+        devices: those of the mesh; all by default.
+        change_steps: continue under another number of steps.
+
+    Raises ValueError (RunFolderError for the folder) for what cannot be, NonFiniteError for a step
+    that is not finite, and CheckpointError if a checkpoint cannot be written or none read.
+    """
+    folder = RunFolder(out)
+    folder.check(experiment, change_steps=change_steps)
+    result = folder.result()
+    if result and result["step"] == experiment.train.steps:
+        return result
+    program = make_program(experiment, make_model=make_model, devices=devices)
+    with StopRequest() as stop, folder.owned():
+        folder.adopt(experiment)
+        with contextlib.closing(_Run(program, folder, stop)) as training:
+            return training.train()
+
+
+class _Run:
+    """One process's work on one run."""
+
+    def __init__(self, program: Program, folder: RunFolder, stop: StopRequest):
+        self.program, self.folder, self.stop = program, folder, stop
+        self.config = program.experiment.train
+        self.task = program.experiment.task
+        self.checkpoints = Checkpoints(folder.path, keep=self.config.keep)
+        self.late = Late()
+        self.latest: dict[str, float] = {}  # of the last step read
+        self.validation: dict[str, float] = {}
+        self.best: dict[str, Any] | None = None
+        self.alive = time.monotonic()
+        initial, self.key = seed_keys(self.config.seed)
+        self.state, self.done = self._start(initial)
+        self.log = MetricsLog(folder.path, self.done)
+        self.bar = ProgressBar(
+            f"{self.task.name} {program.experiment.model}", self.config.steps, self.done
+        )
+
+    def train(self) -> dict[str, Any]:
+        """All steps that are left, or those until a stop is requested."""
+        steps, state = self.config.steps, self.state
+        del self.state  # donated by the first step
+        validation = self._source("validation")
+        with self.bar:
+            for step, batch in zip(range(self.done + 1, steps + 1), self._batches(), strict=False):
+                tokens = _tokens(batch, self.task.spec.features)
+                batch = to_devices(batch, self.program.rows)
+                state, metrics = self.program.step(state, batch, self.key)
+                self.late.add(step, metrics)
+                self._read(tokens)
+                improved = self._due(step, self.config.eval_every) and self._evaluate(
+                    step, state, validation, tokens
+                )
+                stopping = self.stop.requested
+                if improved or stopping or self._due(step, self.config.save_every):
+                    self._save(step, state, tokens)
+                self.done = step
+                if stopping:
+                    break
+                self._tend()
+        return self._end(state)
+
+    def close(self) -> None:
+        """Ends files and threads; safe after an error."""
+        self.log.close()
+        self.checkpoints.close()
+
+    def _start(self, initial: Array) -> tuple[TrainState, int]:
+        step = self.checkpoints.newest_whole(say_on_stderr)
+        if step is None:
+            return self.program.init(initial), 0
+        if step > self.config.steps:
+            raise RunFolderError(
+                f"{self.folder.path} is at step {step} already; --steps must be larger"
+            )
+        state, meta = self.checkpoints.restore(step, self.program.like), self.checkpoints.meta(step)
+        self.best, self.validation = meta["best"], meta["validation"]
+        self.latest = meta["train"]
+        say_on_stderr(f"continuing {self.folder.path} from step {step}")
+        return state, step
+
+    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
+        config = self.config
+        return train_batches(
+            self._source("train"),
+            config.batch_size,
+            seed=config.seed,
+            start=self.done,
+            rows=rows_of_process(self.program.rows, config.batch_size),
+            threads=config.threads,
+            prefetch=config.prefetch,
+        )
+
+    def _source(self, split: str) -> Source:
+        """The split, prepared once if it will be read more than once."""
+        source = self.task.source(split, self.config.seed)
+        if split == "train":
+            reads = self.config.steps * self.config.batch_size / len(source)
+        else:
+            reads = self.config.steps / (self.config.eval_every or self.config.steps)
+        return self.task.prepare(split, self.config.seed) if reads > 1 else source
+
+    def _due(self, step: int, every: int) -> bool:
+        return step == self.config.steps or (every > 0 and step % every == 0)
+
+    def _read(self, tokens: int, **options: int) -> None:
+        for step, values in self.late.read(**options):
+            self.latest = values
+            self.log.write(step, values)
+            self.bar.update(step, values["loss"], tokens)
+
+    def _evaluate(self, step: int, state: TrainState, source: Source, tokens: int) -> bool:
+        """Adds validation metrics to the step's line; whether they are the best so far."""
+        metrics = evaluate(self.program, state.params, state.rest, source)
+        self.validation = {f"validation/{name}": value for name, value in metrics.items()}
+        self._read(tokens, lag=1)
+        for last, values in self.late.read(lag=0):
+            self.latest = values
+            self.log.write(last, {**values, **self.validation})
+        value = metrics[self.task.main_metric]
+        sign = -1 if self.task.main_metric == "loss" else 1
+        better = math.isfinite(value) and (
+            self.best is None or sign * value > sign * self.best["value"]
+        )
+        if better:
+            self.best = {"step": step, "metric": self.task.main_metric, "value": value}
+        self.bar.say(f"step {step}: {_describe(metrics)}")
+        return better and self.config.keep_best
+
+    def _save(self, step: int, state: TrainState, tokens: int) -> None:
+        # Every line up to this step is on disk before the checkpoint exists, so that a restart
+        # from it finds them all; and the step is known to be finite.
+        self._read(tokens, lag=0)
+        self.log.flush()
+        meta = {
+            "step": step,
+            "position": step,
+            "seed": self.config.seed,
+            "key": np.asarray(jax.random.key_data(self.key)).tolist(),
+            "best": self.best,
+            "train": self.latest,
+            "validation": self.validation,
+        }
+        best = self.best["step"] if self.best and self.config.keep_best else None
+        self.checkpoints.save(state, meta, keep_also=best)
+
+    def _tend(self) -> None:
+        self.checkpoints.check()
+        if time.monotonic() - self.alive > LIFE:
+            self.alive = time.monotonic()
+            self.folder.sign_of_life()
+
+    def _end(self, state: TrainState) -> dict[str, Any]:
+        self.checkpoints.wait()
+        complete = self.done == self.config.steps
+        result = {
+            "step": self.done,
+            "complete": complete,
+            "task": self.task.name,
+            "model": self.program.experiment.model,
+            "parameters": count_parameters(state.params),
+            "train": self.latest,
+            "validation": self.validation,
+            "best": self.best,
+        }
+        if complete:
+            self.folder.finish(result)
+        return result
+
+
+def _tokens(batch: dict[str, np.ndarray], features: int | None) -> int:
+    """Positions of a batch, padding included."""
+    shape = batch["inputs"].shape
+    return math.prod(shape if features is None else shape[:-1])
+
+
+def _describe(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
