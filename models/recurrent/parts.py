@@ -1,0 +1,40 @@
+"""What the recurrent networks share: initial matrices, widths, the way out."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+
+def orthogonal_gates(
+    key: Array, rows: int, columns: int, gates: int, dtype: DTypeLike
+) -> Float[Array, "rows gates*columns"]:
+    """A recurrent kernel whose block for each gate is orthogonal (Saxe et al. 2014)."""
+    draw = jax.nn.initializers.orthogonal()
+    blocks = [draw(k, (rows, columns), dtype) for k in jax.random.split(key, gates)]
+    return jnp.concatenate(blocks, axis=1)
+
+
+def hidden_width(d_hidden: int | None, d_model: int) -> int:
+    """`d_hidden`, by default d_model. Raises ValueError below 1."""
+    width = d_model if d_hidden is None else d_hidden
+    if width < 1:
+        raise ValueError(f"d_hidden must be at least 1; got {d_hidden=}")
+    return width
+
+
+def way_out(
+    width: int, d_model: int, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.Linear | None:
+    """A projection from `width` to `d_model` where they differ, else None: states are outputs."""
+    if width == d_model:
+        return None
+    return nnx.Linear(width, d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+
+def wide(x: Array) -> Array:
+    """x in at least float32, in which recurrences run."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
