@@ -6,8 +6,9 @@
 
 `segment_ids` [B, L] holds 0 at padding, which is invisible; a maximal run of one positive id,
 padding taken out, is a segment, and nothing passes between segments. Without it every token is real
-and belongs to one segment. In `extend`, padding leaves a row's state untouched, and a token whose id
-is not the one kept in the state starts afresh. `extend` over any split equals the parallel form.
+and belongs to one segment. In `extend`, padding leaves a row's state untouched, and a token with
+another id than the one kept in the state starts afresh. `extend` over any split equals the parallel
+form.
 
 `rngs` is given in training mode and only then: it switches on dropout and batch statistics.
 
