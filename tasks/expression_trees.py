@@ -24,7 +24,7 @@ _POWERS = 10 ** np.arange(CHECK_DIGITS)
 _BLOCKS = 10_000
 _QUARTER = 1 << 30  # of the 32-bit words
 _NUMBERS = 1 << 28  # bits 28 and 29 choose an operator, those below a number
-_SPARE = 1000  # words of a block beyond those that one tree can need
+_SPARE = 500  # words of a block beyond those that one tree can need
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class Grammar:
     def __post_init__(self) -> None:
         if not LEAST_LENGTH <= self.min_length <= self.max_length:
             raise ValueError(
-                f"lengths of {self.min_length} to {self.max_length} tokens: a range from at least "
-                f"{LEAST_LENGTH} is needed, so that no two expressions of a set are equal"
+                f"min_length={self.min_length}, max_length={self.max_length}: the lengths must be "
+                f"a range from at least {LEAST_LENGTH} tokens, so that no two expressions are equal"
             )
 
     def sample(self, checksum: int, *name: str | int) -> Tokens:
@@ -110,7 +110,7 @@ def _prefix_order(drawn: np.ndarray, borders: list[int], max_arguments: int) -> 
     )
     operators = is_operator.nonzero()[0]
     arguments = _arguments(drawn[operators], max_arguments)
-    first = 1 + _exclusive(arguments)  # argument of each operator
+    first = 1 + _exclusive(arguments)  # first argument of each operator, breadth first
     levels = list(pairwise(np.searchsorted(operators, borders[:-1]).tolist()))
     size = np.ones(len(drawn), np.int64)  # tokens from a node to its end
     for (a, b), begin, end in reversed(list(zip(levels, borders[1:-1], borders[2:], strict=True))):
@@ -135,13 +135,17 @@ def checksum_of(tokens: Tokens) -> int:
 
     Its decimal digit r is the sum of the digits r, r + 7, r + 14, ... of the expression, modulo 10.
     """
-    digits = tokens[tokens < FIRST_OPERATOR].astype(np.int64) - ZERO
-    digits = np.pad(digits, (0, -len(digits) % CHECK_DIGITS)).reshape(-1, CHECK_DIGITS)
-    return int(digits.sum(axis=0) % 10 @ _POWERS)
+    return int(_check_digits(tokens) @ _POWERS)
+
+
+def _check_digits(tokens: Tokens) -> np.ndarray:
+    digits = tokens[tokens < FIRST_OPERATOR] - ZERO
+    turns = np.arange(len(digits)) % CHECK_DIGITS
+    return np.bincount(turns, digits, CHECK_DIGITS).astype(np.int64) % 10
 
 
 def _set_checksum(tokens: Tokens, checksum: int) -> None:
     """Moves the first `CHECK_DIGITS` digits, in place, so that the checksum becomes this one."""
     first = (tokens < FIRST_OPERATOR).nonzero()[0][:CHECK_DIGITS]
-    move = checksum // _POWERS - checksum_of(tokens) // _POWERS
+    move = checksum // _POWERS - _check_digits(tokens)
     tokens[first] = (tokens[first] - ZERO + move) % 10 + ZERO

@@ -28,6 +28,8 @@ from seqzoo.tasks.task import (
     measure_tokens,
 )
 
+_LONG = 1000  # numbers from which a partition beats a sort
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MQAR(Task):
@@ -117,17 +119,19 @@ class RecallSource:
         task, pairs = self.task, self.task.num_pairs
         half, slots = task.vocab_size // 2, len(self._rates)
         drawn = words(2 * half - 1 + slots + task.length, "mqar", self.split, self.seed, int(index))
-        for_keys, for_values, for_slots, fillers = np.split(
-            drawn, np.cumsum([half - 1, half, slots])
+        for_keys, rest = drawn[: half - 1], drawn[half - 1 :]
+        for_values, for_slots, fillers = (
+            rest[:half],
+            rest[half : -task.length],
+            rest[-task.length :],
         )
         keys = 1 + _smallest(for_keys, pairs)
         values = half + _smallest(for_values, pairs)
         # The first of exponential waiting times: draws without replacement by these rates.
         waiting = -np.log((for_slots + 0.5) / 2**32) / self._rates
         queries = 2 * pairs + 2 * _smallest(waiting, pairs)
-        inputs = (fillers % task.vocab_size if task.random_non_queries else 0 * fillers).astype(
-            np.int32
-        )
+        fillers = fillers % (task.vocab_size if task.random_non_queries else 1)
+        inputs = fillers.astype(np.int32)
         inputs[: 2 * pairs : 2] = keys
         inputs[1 : 2 * pairs : 2] = values
         inputs[queries] = keys
@@ -143,7 +147,7 @@ class RecallSource:
 
 def _smallest(x: np.ndarray, count: int) -> np.ndarray:
     """The places of the `count` smallest numbers, in rising order of number."""
-    if count < len(x):
-        chosen = np.argpartition(x, count)[:count]
-        return chosen[np.argsort(x[chosen], kind="stable")]
-    return np.argsort(x, kind="stable")
+    if len(x) < _LONG:
+        return x.argsort(kind="stable")[:count]
+    chosen = np.argpartition(x, count - 1)[:count]
+    return chosen[x[chosen].argsort(kind="stable")]
