@@ -56,12 +56,18 @@ def run(
     Raises ValueError (RunFolderError for the folder) for what cannot be, NonFiniteError for a step
     that is not finite, and CheckpointError if a checkpoint cannot be written or none read.
     """
-    folder = RunFolder(out)
+    RunFolder(out).check(experiment, change_steps=change_steps)
+    program = make_program(experiment, make_model=make_model, devices=devices)
+    return run_program(program, out, change_steps=change_steps)
+
+
+def run_program(program: Program, out: Path | str, *, change_steps: bool = False) -> dict[str, Any]:
+    """`run` for a program that exists."""
+    experiment, folder = program.experiment, RunFolder(out)
     folder.check(experiment, change_steps=change_steps)
     result = folder.result()
     if result and result["step"] == experiment.train.steps:
         return result
-    program = make_program(experiment, make_model=make_model, devices=devices)
     with StopRequest() as stop, folder.owned():
         folder.adopt(experiment)
         with contextlib.closing(_Run(program, folder, stop)) as training:
