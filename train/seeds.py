@@ -9,6 +9,7 @@ still from then on and is recorded as failed; the others go on.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -24,7 +25,14 @@ from seqzoo.train.optimizer import make_optimizer, make_schedule
 from seqzoo.train.program import model_factory
 from seqzoo.train.results import SeedResult
 from seqzoo.train.sharding import BATCH_AXES, batch_sharding, check_batch, make_mesh, place
-from seqzoo.train.state import Blueprint, TrainState, blueprint, init_state, seed_keys
+from seqzoo.train.state import (
+    Blueprint,
+    ModelFactory,
+    TrainState,
+    blueprint,
+    init_state,
+    seed_keys,
+)
 from seqzoo.train.step import make_eval_step, make_train_step
 
 KEPT_BYTES = 2**28  # of host batches kept for the next model of a comparison
@@ -68,8 +76,12 @@ def seed_data(experiment: Experiment, seeds: tuple[int, ...]) -> SeedData:
     """The data of an experiment for several seeds in place of its own."""
     task, train = experiment.task, experiment.train
     reading = {"threads": train.threads, "prefetch": train.prefetch}
-    sources = [task.prepare("train", seed) for seed in seeds]
+    again = train.steps * train.batch_size > len(task.source("train", seeds[0]))
+    sources = [(task.prepare if again else task.source)("train", seed) for seed in seeds]
     held_out = {split: task.prepare(split) for split in ("validation", "test")}
+
+    mesh = make_mesh(experiment.mesh)
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
     def start(position: int) -> Iterator[HostBatch]:
         streams = [
@@ -80,7 +92,8 @@ def seed_data(experiment: Experiment, seeds: tuple[int, ...]) -> SeedData:
             yield {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
     def whole(split: str) -> Kept:
-        size = train.eval_batch_size or train.batch_size
+        # Rows that only fill the last batch weigh nothing, so it may be a little larger.
+        size = -(-(train.eval_batch_size or train.batch_size) // shards) * shards
         return Kept(
             lambda n: itertools.islice(eval_batches(held_out[split], size, **reading), n, None)
         )
@@ -101,12 +114,14 @@ class Programs(NamedTuple):
     rows: NamedSharding  # of an evaluation batch
 
 
-def make_programs(experiment: Experiment, seeds: tuple[int, ...]) -> Programs:
+def make_programs(
+    experiment: Experiment, seeds: tuple[int, ...], make_model: ModelFactory | None = None
+) -> Programs:
     """The jitted functions for `seeds` of an experiment, over its mesh."""
     task, train = experiment.task, experiment.train
     mesh = make_mesh(experiment.mesh)
     check_batch(mesh, train.batch_size, train.accumulate)
-    make = model_factory(experiment)
+    make = make_model or model_factory(experiment)
     plan = blueprint(make)
     tx = make_optimizer(experiment.optim, train.steps, plan.groups)
     schedule = make_schedule(experiment.optim, train.steps)
@@ -151,6 +166,8 @@ def train_seeds(
     seeds: tuple[int, ...],
     data: SeedData | None = None,
     progress: Progress | None = None,
+    *,
+    make_model: ModelFactory | None = None,
 ) -> Trained:
     """Trains `seeds` of an experiment together; final metrics are those of the test split.
 
@@ -159,18 +176,27 @@ def train_seeds(
         seeds: one run each.
         data: `seed_data(experiment, seeds)`, if it is there already.
         progress: called now and then.
+        make_model: builds the model from random streams, instead of the configuration's.
     """
     data = seed_data(experiment, seeds) if data is None else data
     with jax.set_mesh(make_mesh(experiment.mesh)):
-        return _Run(experiment, seeds, data).train(progress or (lambda step, loss: None))
+        programs = make_programs(experiment, seeds, make_model)
+        run = _Run(experiment, seeds, data, programs)
+        return run.train(progress or (lambda step, loss: None))
 
 
 class _Run:
     """The state of one call of `train_seeds`."""
 
-    def __init__(self, experiment: Experiment, seeds: tuple[int, ...], data: SeedData):
+    def __init__(
+        self,
+        experiment: Experiment,
+        seeds: tuple[int, ...],
+        data: SeedData,
+        programs: Programs,
+    ):
         self.experiment, self.seeds, self.data = experiment, seeds, data
-        self.programs = make_programs(experiment, seeds)
+        self.programs = programs
         self.failures: dict[int, dict[str, Any]] = {}  # place among the seeds -> what happened
         self.curves: list[dict[str, dict[str, list]]] = [{} for _ in seeds]
         self.windows: list[tuple[float, int]] = []  # seconds and tokens
@@ -183,7 +209,7 @@ class _Run:
         for done, batch in enumerate(itertools.islice(self.data.train, steps), start=1):
             state, metrics = step(state, to_devices(batch, self.programs.batch), self.programs.keys)
             pending.append(metrics)
-            tokens += _tokens(batch)
+            tokens += _tokens(batch, self.experiment.task.spec.features)
             if not self._window_ends(done):
                 continue
             pending = jax.device_get(pending)
@@ -272,10 +298,7 @@ class _Run:
         return Timing(compile_seconds, total, float(np.median(rates)))
 
 
-def _tokens(batch: HostBatch) -> int:
-    """Real tokens of a stacked batch."""
-    if "segment_ids" in batch:
-        return int(np.count_nonzero(batch["segment_ids"]))
-    inputs = batch["inputs"]
-    kept = inputs.shape[:-1] if np.issubdtype(inputs.dtype, np.floating) else inputs.shape
-    return int(np.prod(kept))
+def _tokens(batch: HostBatch, features: int | None) -> int:
+    """Positions of a stacked batch, padding included."""
+    shape = batch["inputs"].shape
+    return math.prod(shape if features is None else shape[:-1])

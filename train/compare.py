@@ -1,0 +1,319 @@
+"""Several models on one task with several seeds: trains, tabulates, reports.
+
+Each model is an `Experiment`; all share task, length of the run and seeds. Results are written
+after every model, so that a comparison that was stopped continues where it was, and another model
+joins one that is there. Model selection: none, the last step counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from seqzoo.models.heads import build_model
+from seqzoo.models.registry import MIXERS, resolve
+from seqzoo.tasks.task import Source
+from seqzoo.train import results
+from seqzoo.train.config import Experiment, comparable, differences
+from seqzoo.train.report import write_report
+from seqzoo.train.results import Comparison, ModelResult
+from seqzoo.train.seeds import SeedData, Trained, seed_data, train_seeds
+from seqzoo.train.tables import failures, results_table
+
+Vectorise = Literal["auto", "always", "never"]
+SMALL = 4_000_000  # parameters of all seeds together that "auto" trains in one program
+SHARED = ("task", "train")  # parts of a configuration that all models must have alike
+DIGESTED = 1000  # examples of a split that enter its digest
+NOTES = (
+    "Model selection: none; every number is that of the last training step.",
+    "A seed means initialisation, data order and dropout; the evaluation sets are fixed and are "
+    "evaluated whole.",
+)
+
+
+def compare(
+    models: Mapping[str, Experiment],
+    out: Path,
+    *,
+    seeds: int = 3,
+    vectorise: Vectorise = "auto",
+    command: str = "",
+    console: Console | None = None,
+) -> Comparison:
+    """Trains every model that `out` does not hold yet; writes results.json and report.html there.
+
+    Args:
+        models: label -> experiment; `train.seed` is the first seed.
+        out: the folder of the comparison.
+        seeds: runs of each model.
+        vectorise: whether the seeds of a model share one compiled program.
+        command: how to make these results again, for the report.
+        console: for progress and the table.
+
+    Raises:
+        ValueError: for models that do not share task and training, and where `out` holds results
+            of another configuration; nothing is then written.
+    """
+    out, console = Path(out), console or Console()
+    check_models(models, seeds)
+    first = next(iter(models.values()))
+    places = tuple(range(first.train.seed, first.train.seed + seeds))
+    found = _found(models, out, places)
+    # Building each model and asking for each cost finds what cannot be before anything is written.
+    costs = {label: cost(experiment) for label, experiment in models.items()}
+    data = seed_data(first, places)
+    comparison = _started(found, first, places, data, command)
+    missing = {k: v for k, v in models.items() if comparison.model(k) is None}
+    with _Bars(console, len(models), len(models) - len(missing)) as bars:
+        for label, experiment in missing.items():
+            bars.start(label, experiment.train.steps)
+            together = _together(vectorise, seeds * costs[label]["parameters"])
+            trained = _train(experiment, places, data, together, bars)
+            done = _model_result(label, experiment, trained, costs[label])
+            comparison = dataclasses.replace(comparison, models=(*comparison.models, done))
+            results.save(comparison, out)
+            bars.finish()
+    results.save(comparison, out)
+    write_report(out)
+    show(comparison, console)
+    return comparison
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """The table and the failed runs on the terminal."""
+    console.print(results_table(comparison))
+    for line in failures(comparison):
+        console.print(f"failed: {line}", style="red", markup=False, highlight=False)
+
+
+def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
+    """Raises ValueError where the models cannot be compared."""
+    if not models:
+        raise ValueError("a comparison needs at least one model")
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1; got {seeds}")
+    (label, first), *rest = models.items()
+    for other, experiment in rest:
+        for part in SHARED:
+            one, two = (comparable(e.to_dict())[part] for e in (first, experiment))
+            if one != two:
+                raise ValueError(f"{label} and {other} differ in {part}: {one} against {two}")
+
+
+def cost(experiment: Experiment) -> dict[str, Any]:
+    """Parameters and state of a model, without building it. Raises ValueError if it cannot be."""
+    task = experiment.task
+    options = dict(experiment.mixer)
+    # A state that grows is counted at the task's length, not at the longest the model could take.
+    if any(_has_option(name, "max_length") for name in resolve(experiment.model).pattern):
+        options.setdefault("max_length", task.spec.length)
+
+    def make() -> nnx.Module:
+        return build_model(
+            task.spec, experiment.model, experiment.backbone, options, rngs=nnx.Rngs(0)
+        )
+
+    model = nnx.eval_shape(make)
+    params = jax.tree.leaves(nnx.state(model, nnx.Param))
+    return {
+        "parameters": sum(int(np.prod(p.shape)) for p in params),
+        "state_size": int(model.state_size()) or None,
+        "state_growth": model.encoder.state_growth,
+    }
+
+
+def _has_option(mixer: str, option: str) -> bool:
+    return any(f.name == option for f in dataclasses.fields(MIXERS[mixer].config))
+
+
+def _found(
+    models: Mapping[str, Experiment], out: Path, seeds: tuple[int, ...]
+) -> Comparison | None:
+    """What `out` holds already. Raises ValueError if that is of another configuration."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder for the comparison")
+    if not (out / results.FILE).is_file():
+        return None
+    found = results.load(out / results.FILE)
+    first = next(iter(models.values()))
+    changed = _changes(found.config, _shared(first, seeds))
+    for label, experiment in models.items():
+        old = found.model(label)
+        if old is not None:
+            changed += _changes(old.config, _own(experiment), f"{label}: ")
+    if changed:
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise ValueError(
+            f"{out} holds a comparison of another configuration:\n{lines}\n"
+            "name another --out, or remove that folder"
+        )
+    return found
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    # `differences` reads the forms of whole experiments.
+    old, new = ({"train": {}, **results.plain(x)} for x in (old, new))
+    return [f"{prefix}{d.key}: {d.old!r} there, {d.new!r} here" for d in differences(old, new)]
+
+
+def _shared(experiment: Experiment, seeds: tuple[int, ...]) -> dict[str, Any]:
+    whole = comparable(experiment.to_dict())
+    return {**{part: whole[part] for part in SHARED}, "seeds": list(seeds)}
+
+
+def _own(experiment: Experiment) -> dict[str, Any]:
+    return {k: v for k, v in comparable(experiment.to_dict()).items() if k not in SHARED}
+
+
+def _started(
+    found: Comparison | None,
+    experiment: Experiment,
+    seeds: tuple[int, ...],
+    data: SeedData,
+    command: str,
+) -> Comparison:
+    """The comparison before the missing models."""
+    if found is not None:
+        commands = dict.fromkeys([*found.command.splitlines(), *command.splitlines()])
+        return dataclasses.replace(found, command="\n".join(commands), created=results.now())
+    task = experiment.task
+    return Comparison(
+        title=task.name,
+        description=task.description,
+        cite=task.cite,
+        main_metric=task.main_metric,
+        higher_is_better=task.main_metric.endswith("accuracy"),
+        models=(),
+        command=command,
+        created=results.now(),
+        config=_shared(experiment, seeds),
+        versions=results.versions(),
+        data={**data.sizes, **_digests(experiment, seeds)},
+        baselines=task.baselines("test"),
+        notes=NOTES,
+    )
+
+
+def _digests(experiment: Experiment, seeds: tuple[int, ...]) -> dict[str, str]:
+    """sha256 of the first examples of every split, that of training for the first seed."""
+    task = experiment.task
+    sources = {"train": task.source("train", seeds[0]), "test": task.source("test")}
+    return {f"{name} sha256": digest_of(source) for name, source in sources.items()}
+
+
+def digest_of(source: Source, count: int = DIGESTED) -> str:
+    """sha256 over the names, dtypes, shapes and bytes of the first `count` examples."""
+    total = hashlib.sha256()
+    for i in range(min(count, len(source))):
+        for name, value in sorted(source[i].items()):
+            value = np.ascontiguousarray(value)
+            total.update(f"{name} {value.dtype.str} {value.shape}".encode())
+            total.update(value.tobytes())
+    return total.hexdigest()
+
+
+def _together(vectorise: Vectorise, parameters: int) -> bool:
+    return vectorise == "always" or (vectorise == "auto" and parameters <= SMALL)
+
+
+def _train(
+    experiment: Experiment, seeds: tuple[int, ...], data: SeedData, together: bool, bars: _Bars
+) -> list[Trained]:
+    """All seeds in one program, or one after another."""
+    if together:
+        return [train_seeds(experiment, seeds, data, bars.step)]
+    return [
+        train_seeds(experiment, (seed,), None, bars.part(i, len(seeds)))
+        for i, seed in enumerate(seeds)
+    ]
+
+
+def _model_result(
+    label: str, experiment: Experiment, trained: list[Trained], costs: Mapping[str, Any]
+) -> ModelResult:
+    timings = [t.timing for t in trained]
+    return ModelResult(
+        name=label,
+        seeds=tuple(itertools.chain.from_iterable(t.seeds for t in trained)),
+        steps=experiment.train.steps,
+        config=_own(experiment),
+        tokens_per_second=float(np.median([t.tokens_per_second for t in timings])),
+        train_seconds=sum(t.train_seconds for t in timings),
+        compile_seconds=sum(t.compile_seconds for t in timings),
+        **costs,
+    )
+
+
+class _Bars(contextlib.AbstractContextManager):
+    """Progress over models and over the steps of one; silent where there is no terminal."""
+
+    def __init__(self, console: Console, models: int, done: int):
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._models = self._bars.add_task("models", total=models, completed=done, note="")
+        self._steps = None
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __enter__(self) -> _Bars:
+        self._bars.start()
+        return self
+
+    def start(self, label: str, steps: int) -> None:
+        self._total = steps
+        self._steps = self._bars.add_task(label.replace("[", "\\["), total=steps, note="compiling")
+
+    def step(self, done: int, loss: float) -> None:
+        self._bars.update(self._steps, completed=done, note=f"loss {loss:.3f}")
+
+    def part(self, index: int, count: int) -> Any:
+        """`step` of one seed of several in turn."""
+
+        def step(done: int, loss: float) -> None:
+            self.step((index * self._total + done) // count, loss)
+
+        return step
+
+    def finish(self) -> None:
+        self._bars.remove_task(self._steps)
+        self._bars.advance(self._models)
+
+
+def labelled(text: str) -> Iterator[tuple[str, str]]:
+    """(label, model) of `--models a,b,c=a,d+e`: a pattern's mixers are joined by a plus.
+
+    Raises:
+        ValueError: for an empty part, a label given twice and a model that does not exist.
+    """
+    seen = set()
+    for part in text.split(","):
+        label, _, model = part.strip().partition("=")
+        model = (model or label).replace("+", ",")
+        if not label or not model:
+            raise ValueError(f"--models {text!r} has an empty part; write it as attention,lru")
+        if label in seen:
+            raise ValueError(
+                f"--models names {label!r} twice; tell them apart as in one=lru,two=lru"
+            )
+        resolve(model)
+        seen.add(label)
+        yield label, model
