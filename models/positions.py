@@ -5,41 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from seqzoo.models.ops.rope import angles, rope
 
-def rope(
-    x: Float[Array, "B L H K"],
-    positions: Int[Array, "#B L"] | Int[Array, "L"],
-    *,
-    base: float = 10000.0,
-    interleaved: bool = False,
-) -> Float[Array, "B L H K"]:
-    """Rotates pair i of the K channels by the angle position · base^(-2i/K).
-
-    Su et al. 2021, RoFormer (arXiv:2104.09864), eq. 15: scores of rotated queries and keys depend
-    on the difference of their positions only. Pairs are (i, i + K/2), or (2i, 2i + 1) as in the
-    paper when `interleaved`. Angles are at least float32; the result has the dtype of x.
-
-    Raises:
-        ValueError: K is odd, or positions do not fit x.
-    """
-    width = x.shape[-1]
-    if width % 2:
-        raise ValueError(f"rope rotates pairs of channels, so K must be even; got K={width}")
-    if positions.shape[-1:] != x.shape[1:2] or positions.ndim > 2:
-        raise ValueError(
-            f"rope: positions must be [B, L] or [L] with L={x.shape[1]} of x; got {positions.shape}"
-        )
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    angle = _angles(positions, width, base, dtype)[..., None, :]  # [#B, L, 1, K/2]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    pairs = x.astype(dtype).reshape(*x.shape[:-1], *((-1, 2) if interleaved else (2, -1)))
-    axis = -1 if interleaved else -2
-    first, second = jnp.take(pairs, 0, axis), jnp.take(pairs, 1, axis)
-    turned = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis)
-    return turned.reshape(x.shape).astype(x.dtype)
+__all__ = ["rope", "sinusoidal"]
 
 
 def sinusoidal(
@@ -64,11 +34,6 @@ def sinusoidal(
         )
     if layout not in ("interleaved", "halves"):
         raise ValueError(f"sinusoidal: layout must be 'interleaved' or 'halves'; got {layout!r}")
-    angle = _angles(positions, d_model, base, jnp.promote_types(dtype, jnp.float32))
+    angle = angles(positions, d_model, base, jnp.promote_types(dtype, jnp.float32))
     both = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1 if layout == "interleaved" else -2)
     return both.reshape(*angle.shape[:-1], d_model).astype(dtype)
-
-
-def _angles(positions: Array, width: int, base: float, dtype: jnp.dtype) -> Array:
-    frequency = base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
-    return positions[..., None].astype(dtype) * jnp.asarray(frequency, dtype)

@@ -18,6 +18,11 @@ from seqzoo.models.attention.softmax import Attention, AttentionConfig
 from seqzoo.models.bidirectional import Bidirectional
 from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttentionConfig
 from seqzoo.models.mixer import Mixer, MixerConfig
+from seqzoo.models.recurrent.gru import GRU, GRUConfig
+from seqzoo.models.recurrent.lstm import LSTM, LSTMConfig
+from seqzoo.models.recurrent.rnn import RNN, RNNConfig
+from seqzoo.models.ssm.lru import LRU, LRUConfig
+from seqzoo.models.ssm.s4d import S4D, S4DConfig
 
 
 class Entry(NamedTuple):
@@ -41,6 +46,13 @@ MIXERS: dict[str, Entry] = {
     "attention": Entry(AttentionConfig, Attention),
     # linear attention
     "linear_attention": Entry(LinearAttentionConfig, LinearAttention),
+    # state space
+    "s4d": Entry(S4DConfig, S4D),
+    "lru": Entry(LRUConfig, LRU),
+    # recurrent
+    "rnn": Entry(RNNConfig, RNN),
+    "lstm": Entry(LSTMConfig, LSTM),
+    "gru": Entry(GRUConfig, GRU),
 }
 
 PRESETS: dict[str, Preset] = {

@@ -1,1 +1,26 @@
-"""Part of seqzoo."""
+"""The primitives: pure functions on arrays [B, L, ...], the same in training and streaming.
+
+All take `segment_ids` (integers, 0 at padding, or a `Segments`) where there is a recurrence or a
+convolution, are differentiable in everything, and work in float64 under `jax_enable_x64`.
+"""
+
+from seqzoo.models.ops.attention import attention
+from seqzoo.models.ops.diagonal_ssm import diagonal_ssm
+from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
+from seqzoo.models.ops.linear_scan import linear_scan
+from seqzoo.models.ops.nonlinear_scan import nonlinear_scan
+from seqzoo.models.ops.rope import rope
+from seqzoo.models.ops.segments import Segments, segments
+from seqzoo.models.ops.short_conv import short_conv
+
+__all__ = [
+    "Segments",
+    "attention",
+    "diagonal_ssm",
+    "gated_linear_attention",
+    "linear_scan",
+    "nonlinear_scan",
+    "rope",
+    "segments",
+    "short_conv",
+]

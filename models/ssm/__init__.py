@@ -1,1 +1,7 @@
-"""Part of seqzoo."""
+"""State-space models: HiPPO matrices, discretisation, kernels and the mixers made of them."""
+
+from seqzoo.models.ssm.discretize import discretize
+from seqzoo.models.ssm.hippo import hippo, hippo_dplr
+from seqzoo.models.ssm.s4d import s4d_init, s4d_kernel
+
+__all__ = ["discretize", "hippo", "hippo_dplr", "s4d_init", "s4d_kernel"]

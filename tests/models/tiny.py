@@ -10,4 +10,13 @@ TINY = {
     "linear_attention": {"num_heads": 2},
     "linear_attention@rope": {"num_heads": 2, "positions": "rope", "chunk_size": 4},
     "linear_attention@plain": {"num_heads": 2, "normalize": False, "chunk_size": 5},
+    "s4d": {"d_state": 4},
+    "s4d@bilinear": {"d_state": 6, "init": "legs", "method": "bilinear", "gate": False},
+    "lru": {"d_state": 6},
+    "rnn": {},
+    "rnn@relu": {"activation": "relu"},
+    "lstm": {},
+    "lstm@projection": {"d_hidden": 10, "peephole": True},
+    "gru": {},
+    "gru@before": {"reset_after": False, "d_hidden": 6},
 }

@@ -1,0 +1,91 @@
+"""Configurations: JSON and back, what may differ, and the schedule they mean."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqzoo import tasks
+from seqzoo.models.backbone import BackboneConfig
+from seqzoo.train.config import (
+    Experiment,
+    MeshConfig,
+    OptimConfig,
+    TrainConfig,
+    differences,
+)
+from seqzoo.train.optimizer import make_optimizer, make_schedule
+
+EXPERIMENT = Experiment(
+    task=tasks.build("mqar", num_pairs=4),
+    model="attention",
+    mixer={"num_heads": 2},
+    backbone=BackboneConfig(d_model=32),
+    train=TrainConfig(steps=7),
+)
+
+
+def test_json_and_back():
+    assert Experiment.from_dict(EXPERIMENT.to_dict()) == EXPERIMENT
+
+
+def test_a_field_of_another_version_is_named():
+    data = EXPERIMENT.to_dict()
+    data["optim"]["momentum"] = 0.9
+    with pytest.raises(ValueError, match="OptimConfig has no field 'momentum'"):
+        Experiment.from_dict(data)
+
+
+def test_differences_leave_out_where_and_how():
+    elsewhere = dataclasses.replace(
+        EXPERIMENT,
+        mesh=MeshConfig(data=1),
+        train=dataclasses.replace(EXPERIMENT.train, threads=3, seed=4),
+    )
+    found = differences(EXPERIMENT.to_dict(), elsewhere.to_dict())
+    assert found == [("train.seed", 0, 4)]
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (OptimConfig, {"peak_lr": 0.0}),
+        (OptimConfig, {"b2": 1.0}),
+        (TrainConfig, {"steps": 0}),
+        (TrainConfig, {"accumulate": 5}),
+        (MeshConfig, {"fsdp": 0}),
+    ],
+)
+def test_values_out_of_range_are_named(config, field):
+    with pytest.raises(ValueError, match=next(iter(field))):
+        config(**field)
+
+
+def test_the_schedule_rises_linearly_and_falls_to_its_end():
+    schedule = make_schedule(OptimConfig(peak_lr=1.0, warmup=4, final_lr=0.1), 20)
+    rates = np.array([schedule(jnp.int32(n)) for n in range(21)])
+    np.testing.assert_allclose(rates[:4], [0.25, 0.5, 0.75, 1.0], rtol=1e-6)
+    assert (np.diff(rates[4:]) < 0).all()
+    np.testing.assert_allclose(rates[12], 0.1 + 0.9 / 2, rtol=1e-5)
+    np.testing.assert_allclose(rates[20], 0.1, rtol=1e-5)
+
+
+def test_groups_have_their_rates_and_decay():
+    groups = {"w": "default", "b": "no_decay", "a": "dynamics"}
+    params = {path: jnp.full(3, 2.0) for path in groups}
+    optim = OptimConfig(peak_lr=1e-2, dynamics_lr=1e-3, weight_decay=0.5, warmup=0, clip_norm=0)
+    tx = make_optimizer(optim, 10, groups)
+    grads = {path: jnp.ones(3) for path in groups}
+    updates, _ = tx.update(grads, tx.init(params), params)
+    # The first Adam step is the sign of the gradient; decay adds 0.5 * 2.
+    expected = {"w": -1e-2 * (1 + 1), "b": -1e-2, "a": -1e-3}
+    for path, value in expected.items():
+        np.testing.assert_allclose(updates[path], value, rtol=1e-5)
+
+
+def test_dynamics_never_learn_faster_than_the_rest():
+    tx = make_optimizer(OptimConfig(peak_lr=1e-4, warmup=0), 10, {"a": "dynamics"})
+    params = {"a": jnp.ones(3)}
+    updates, _ = tx.update({"a": jnp.ones(3)}, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"], -1e-4, rtol=1e-5)
