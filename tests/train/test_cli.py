@@ -11,11 +11,21 @@ from seqzoo.train.config import Experiment
 from seqzoo.train.flags import experiment_fields, experiment_of, flags_of
 from seqzoo.train.metrics import NonFiniteError, read_lines
 
-SMALL = (
-    "--data.vocab-size 32 --data.num-pairs 2 --data.length 16 --data.train-size 64 "
-    "--data.validation-size 10 --data.test-size 11 --backbone.d-model 16 --backbone.depth 1 "
-    "--mixer.num-heads 2 --batch-size 8 --mesh.data 8"
-).split()
+SMALL = [
+    f"--{option}"
+    for option in (
+        "data.vocab-size=32",
+        "data.num-pairs=2",
+        "data.length=16",
+        "data.train-size=64",
+        "data.validation-size=10",
+        "data.test-size=11",
+        "backbone.d-model=16",
+        "backbone.depth=1",
+        "mixer.num-heads=2",
+        "batch-size=8",
+    )
+]
 TRAIN = ["train", "--task", "mqar", "--model", "attention"]
 
 
