@@ -1,0 +1,228 @@
+"""Linear attention with decay: S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_tᵀ, o_t = S_tᵀ q_t.
+
+Computed in chunks by matrix products (Yang et al. 2024, arXiv:2312.06635; Dao and Gu 2024,
+arXiv:2405.21060). With G the running sum of log decays in a chunk of C steps that began with S,
+
+    o_t = S ᵀ(q_t e^{G_t}) + Σ_{s≤t} (q_t · e^{G_t - G_s} k_s) v_s,
+    S'  = e^{G_C} S + Σ_s (e^{G_C - G_s} k_s) v_sᵀ.
+
+No exponent is ever positive: decays of 0 to -50 a step neither overflow nor lose the near past.
+One decay a head makes e^{G_t - G_s} a C x C matrix. Decays per channel cannot be drawn out of the
+product, so a chunk is halved: between the halves the pair of factors e^{G_t - R} and e^{R - G_s}
+with R the sum at the border is safe, and each half is treated the same way down to a few steps,
+where the sum over channels is written out.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from seqzoo.models.ops.segments import Segments, as_segments
+
+# B=4, H=4, K=V=32, L=2048 on CPU, forward and backward, against chunks of 64: chunks of 32 take
+# 0.9 (no decay), 0.7 (one a head) and 1.0 (per channel) of the time, chunks of 128 1.1 and 1.6;
+# larger heads and other chips favour larger chunks.
+CHUNK = 64
+
+# Per-channel decays are written out within this many steps: 4 to 16 differ by less than 1.3 in
+# time (16 is slowest), and 4 takes twice as long to compile.
+WRITTEN_OUT = 8
+
+
+def gated_linear_attention(
+    q: Float[Array, "B L H K"],
+    k: Float[Array, "B L H K"],
+    v: Float[Array, "B L H V"],
+    log_decay: Float[Array, "..."] | None = None,
+    s0: Float[Array, "B H K V"] | None = None,
+    *,
+    scale: float = 1.0,
+    chunk_size: int | None = None,
+    segment_ids: Int[Array, "B L"] | Segments | None = None,
+    read_before: bool = False,
+    bonus: Float[Array, "H K"] | None = None,
+) -> tuple[Float[Array, "B L H V"], Float[Array, "B H K V"]]:
+    """o_t = scale S_tᵀ q_t with S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_tᵀ.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values; a column of ones appended to them makes o's last column the normaliser q · Σ k.
+        log_decay: at most 0, broadcasts to [B, L, H, K]; a last axis of size 1 is one decay a head
+            (much cheaper). None: no decay.
+        s0: state before the first step, zero by default.
+        scale: factor on the outputs.
+        chunk_size: steps per chunk, any positive number; the results do not depend on it.
+        segment_ids: layout of the rows. Padding leaves the state, a new segment forgets it.
+        read_before: o_t reads S_{t-1} instead of S_t (RWKV-6, arXiv:2404.05892).
+        bonus: with `read_before`, weight per key channel of the current step:
+            o_t += scale (q_t · bonus k_t) v_t.
+
+    Returns:
+        o in the common dtype of q, k and v, and the state after the last real token in at least
+        float32, in which everything inside is computed.
+
+    Raises:
+        ValueError: for shapes that do not fit, a chunk size below 1, or a bonus without
+            `read_before`.
+    """
+    _check(q, k, v, log_decay, s0, chunk_size, bonus, read_before)
+    batch, length, heads, keys = q.shape
+    out_dtype = jnp.result_type(q, k, v)
+    dtype = jnp.promote_types(out_dtype, jnp.float32)
+    layout = as_segments(segment_ids, length)
+    g = None if log_decay is None else _decays(log_decay, length, heads, dtype)
+    if layout.masked:
+        valid = layout.valid[:, :, None, None]
+        k = jnp.where(valid, k, 0)
+        g = None if g is None else jnp.where(valid, g, 0)
+    run = layout.run[:, :, None, None] if layout.masked else None
+
+    size = min(chunk_size or CHUNK, length)
+    inputs = tuple(None if x is None else _chunks(x, size) for x in (q, k, v, g, run))
+    shape = (batch, heads, keys, v.shape[-1])
+    s0 = jnp.zeros(shape, dtype) if s0 is None else s0.astype(jnp.promote_types(s0.dtype, dtype))
+    last = None if run is None else jnp.zeros((run.shape[0], 1, 1, 1), run.dtype)
+    # Inside a scan no barrier is needed to keep the recomputation.
+    step = jax.checkpoint(functools.partial(_step, read_before), prevent_cse=False)
+    (s_last, _), o = lax.scan(step, (s0, last), inputs)
+    o = _rows(o, length)
+    if bonus is not None:
+        o = o + jnp.sum(q.astype(dtype) * bonus * k, axis=-1, keepdims=True) * v
+    return (scale * o).astype(out_dtype), s_last
+
+
+def _check(q, k, v, log_decay, s0, chunk_size, bonus, read_before) -> None:
+    def fail(message: str) -> None:
+        raise ValueError(f"gated_linear_attention: {message}")
+
+    if q.ndim != 4 or k.shape != q.shape:
+        fail(f"q and k must have one shape [B, L, H, K]; got {q.shape} and {k.shape}")
+    if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
+        fail(f"v must be [B, L, H, V] with q's {q.shape[:3]}; got {v.shape}")
+    if log_decay is not None:
+        shape = jnp.shape(log_decay)
+        full = (1,) * (4 - len(shape)) + shape
+        if len(full) > 4 or any(n not in (1, m) for n, m in zip(full, q.shape, strict=True)):
+            fail(f"log_decay must broadcast to q's shape {q.shape}; got {shape}")
+    state = (q.shape[0], *q.shape[2:], v.shape[3])
+    if s0 is not None and s0.shape != state:
+        fail(f"s0 must be [B, H, K, V] = {state}; got {s0.shape}")
+    if chunk_size is not None and chunk_size < 1:
+        fail(f"chunk_size must be at least 1; got {chunk_size}")
+    if bonus is not None and not read_before:
+        fail("bonus weights the current step, which only read_before=True leaves out")
+
+
+def _decays(log_decay: Array, length: int, heads: int, dtype) -> Array:
+    """[B or 1, L, H, K or 1]; -inf becomes the smallest finite decay, so that differences exist."""
+    g = jnp.asarray(log_decay, dtype)
+    g = g.reshape((1,) * (4 - g.ndim) + g.shape)
+    g = jnp.maximum(g, jnp.log(jnp.finfo(dtype).tiny))
+    return jnp.broadcast_to(g, (g.shape[0], length, heads, g.shape[3]))
+
+
+def _chunks(x: Array, size: int) -> Array:
+    """[B, L, H, D] to [L / size, B, H, size, D]; the last chunk is filled up.
+
+    With zeros: no input and no decay. Runs are the exception, whose last goes on.
+    """
+    rest = -x.shape[1] % size
+    mode = "edge" if jnp.issubdtype(x.dtype, jnp.integer) else "constant"
+    x = jnp.pad(x, ((0, 0), (0, rest), (0, 0), (0, 0)), mode=mode)
+    batch, length, heads, width = x.shape
+    x = x.reshape(batch, length // size, size, heads, width)
+    return x.transpose(1, 0, 3, 2, 4)
+
+
+def _rows(o: Array, length: int) -> Array:
+    """The inverse of `_chunks`."""
+    count, batch, heads, size, width = o.shape
+    return o.transpose(1, 0, 3, 2, 4).reshape(batch, count * size, heads, width)[:, :length]
+
+
+def _step(read_before: bool, carry, inputs):
+    """One chunk: its outputs, and the state and run after it."""
+    state, last = carry
+    q, k, v, g, run = inputs
+    q, k, v = (x.astype(state.dtype) for x in (q, k, v))
+    if g is None:
+        G_read = G = None
+        reads, writes, kept = q, k, state
+    else:
+        G = jnp.cumsum(g, axis=-2)
+        G_read = _shift(G) if read_before else G
+        end = G[..., -1:, :]
+        reads, writes = q * jnp.exp(G_read), k * jnp.exp(end - G)
+        kept = jnp.swapaxes(jnp.exp(end), -1, -2) * state
+    if run is not None:
+        now = run[..., -1:, :]
+        reads, writes = jnp.where(run == last, reads, 0), jnp.where(run == now, writes, 0)
+        kept, last = jnp.where(now == last, kept, 0), now
+    per_channel = g is not None and g.shape[-1] > 1
+    within = _within_per_channel if per_channel else _within_per_head
+    o = reads @ state + within(q, k, v, G_read, G, run, read_before)
+    return (kept + jnp.swapaxes(writes, -1, -2) @ v, last), o
+
+
+def _shift(G: Array) -> Array:
+    """The sum before each step."""
+    return jnp.pad(G[..., :-1, :], ((0, 0),) * (G.ndim - 2) + ((1, 0), (0, 0)))
+
+
+def _visible(size: int, run: Array | None, read_before: bool) -> Array:
+    """Which steps s (columns) each step t (rows) of a chunk reads."""
+    past = jnp.tril(jnp.ones((size, size), bool), -1 if read_before else 0)
+    return past if run is None else past & (run == jnp.swapaxes(run, -1, -2))
+
+
+def _within_per_head(q, k, v, G_read, G, run, read_before) -> Array:
+    scores = q @ jnp.swapaxes(k, -1, -2)
+    visible = _visible(q.shape[-2], run, read_before)
+    if G is None:
+        return jnp.where(visible, scores, 0) @ v
+    exponent = jnp.where(visible, G_read - jnp.swapaxes(G, -1, -2), -jnp.inf)
+    return (scores * jnp.exp(exponent)) @ v
+
+
+def _within_per_channel(q, k, v, G_read, G, run, read_before) -> Array:
+    """Halves the chunk until `WRITTEN_OUT` steps are left."""
+    size = q.shape[-2]
+    if size <= WRITTEN_OUT:
+        return _written_out(q, k, v, G_read, G, run, read_before)
+    parts = (q, k, v, G_read, G, run)
+    halves = [None if x is None else _halves(x) for x in parts]
+    o = _within_per_channel(*halves, read_before)
+
+    (_, q), (k, _), (v, _) = (_two(x) for x in halves[:3])
+    (_, G_read), (G, _) = (_two(x) for x in halves[3:5])
+    border = G[..., -1:, :]
+    scores = (q * jnp.exp(G_read - border)) @ jnp.swapaxes(k * jnp.exp(border - G), -1, -2)
+    if run is not None:
+        left, right = _two(halves[5])
+        scores = jnp.where(right == jnp.swapaxes(left, -1, -2), scores, 0)
+    first, second = _two(o)
+    return jnp.concatenate([first, second + scores @ v], axis=-2)[..., :size, :]
+
+
+def _halves(x: Array) -> Array:
+    """[..., C, D] to [..., 2, C/2, D]; an odd C repeats its last step, unseen by the others."""
+    if x.shape[-2] % 2:
+        x = jnp.concatenate([x, x[..., -1:, :]], axis=-2)
+    return x.reshape(*x.shape[:-2], 2, x.shape[-2] // 2, x.shape[-1])
+
+
+def _two(x: Array) -> tuple[Array, Array]:
+    return x[..., 0, :, :], x[..., 1, :, :]
+
+
+def _written_out(q, k, v, G_read, G, run, read_before) -> Array:
+    visible = _visible(q.shape[-2], run, read_before)[..., None]
+    difference = G_read[..., :, None, :] - G[..., None, :, :]
+    weights = jnp.exp(jnp.where(visible, difference, -jnp.inf))
+    return jnp.sum(q[..., :, None, :] * k[..., None, :, :] * weights, axis=-1) @ v
