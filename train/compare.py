@@ -11,8 +11,11 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import jax
@@ -26,17 +29,23 @@ from seqzoo.models.registry import MIXERS, resolve
 from seqzoo.tasks.task import Source
 from seqzoo.train import results
 from seqzoo.train.config import Experiment, comparable, differences
+from seqzoo.train.report import FILE as REPORT
 from seqzoo.train.report import write_report
 from seqzoo.train.results import Comparison, ModelResult
 from seqzoo.train.seeds import SeedData, Trained, seed_data, train_seeds
 from seqzoo.train.tables import failures, results_table
+from seqzoo.train.usage import UsageError, take
 
 Vectorise = Literal["auto", "always", "never"]
 SMALL = 4_000_000  # parameters of all seeds together that "auto" trains in one program
+INTERRUPTED = 130  # exit code after Ctrl-C: a model was lost, so not 0
 SHARED = ("task", "train")  # parts of a configuration that all models must have alike
+MAX_LENGTH = "max_length"  # the option of mixers whose state grows
 DIGESTED = 1000  # examples of a split that enter its digest
 NOTES = (
     "Model selection: none; every number is that of the last training step.",
+    "Backbone options, a short convolution among them, are the same for all models but for what a "
+    "preset brings with it.",
     "A seed means initialisation, data order and dropout; the evaluation sets are fixed and are "
     "evaluated whole.",
 )
@@ -114,10 +123,7 @@ def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
 def cost(experiment: Experiment) -> dict[str, Any]:
     """Parameters and state of a model, without building it. Raises ValueError if it cannot be."""
     task = experiment.task
-    options = dict(experiment.mixer)
-    # A state that grows is counted at the task's length, not at the longest the model could take.
-    if any(_has_option(name, "max_length") for name in resolve(experiment.model).pattern):
-        options.setdefault("max_length", task.spec.length)
+    options = _at_length(experiment)
 
     def make() -> nnx.Module:
         return build_model(
@@ -133,8 +139,20 @@ def cost(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _has_option(mixer: str, option: str) -> bool:
-    return any(f.name == option for f in dataclasses.fields(MIXERS[mixer].config))
+def _at_length(experiment: Experiment) -> dict[str, Any]:
+    """Mixer options with which a state that grows has the size it has at the task's length."""
+    length = experiment.task.spec.length
+    options = dict(experiment.mixer)
+    for name in resolve(experiment.model).pattern:
+        kept = {f.name: f.default for f in dataclasses.fields(MIXERS[name].config)}.get(MAX_LENGTH)
+        own = options.get(name)
+        if kept is None:
+            continue
+        if isinstance(own, Mapping):
+            options[name] = {**own, MAX_LENGTH: min(length, own.get(MAX_LENGTH, kept))}
+        else:
+            options[MAX_LENGTH] = min(length, options.get(MAX_LENGTH, kept))
+    return options
 
 
 def _found(
@@ -298,22 +316,103 @@ class _Bars(contextlib.AbstractContextManager):
         self._bars.advance(self._models)
 
 
+# The command line
+
+
+def main(argv: Sequence[str]) -> int:
+    """`seqzoo compare --task T --models A,B,C --seeds 3 --out DIR`."""
+    from seqzoo.train.flags import parse
+
+    asks = bool({"-h", "--help"} & set(argv))
+    task = _taken(argv, "--task", "mqar" if asks else None)
+    models = dict(labelled(_taken(argv, "--models", "attention" if asks else None)))
+    parsed = {}
+    for label, model in models.items():
+        # A preset brings block options: the flags are read with the defaults of each model.
+        parsed[label] = parse(_flags(task, models, model), argv, "seqzoo compare")
+    first = next(iter(parsed.values()))
+    experiments = {label: _experiment(parsed[label], label, m) for label, m in models.items()}
+    command = shlex.join(["seqzoo", "compare", *argv])
+    console = Console()
+    try:
+        compare(
+            experiments,
+            first.out,
+            seeds=first.seeds,
+            vectorise=first.vectorise,
+            command=command,
+            console=console,
+        )
+    except KeyboardInterrupt:
+        console.print(
+            f"stopped; {first.out} keeps the models that are done, and the same command continues",
+            markup=False,
+            highlight=False,
+        )
+        return INTERRUPTED
+    console.print(f"report: {first.out / REPORT}", markup=False, highlight=False)
+    return 0
+
+
 def labelled(text: str) -> Iterator[tuple[str, str]]:
     """(label, model) of `--models a,b,c=a,d+e`: a pattern's mixers are joined by a plus.
 
     Raises:
-        ValueError: for an empty part, a label given twice and a model that does not exist.
+        UsageError: for an empty part, a label given twice and a model that does not exist.
     """
+    from seqzoo.train.flags import check_model
+
     seen = set()
     for part in text.split(","):
-        label, _, model = part.strip().partition("=")
-        model = (model or label).replace("+", ",")
-        if not label or not model:
-            raise ValueError(f"--models {text!r} has an empty part; write it as attention,lru")
-        if label in seen:
-            raise ValueError(
-                f"--models names {label!r} twice; tell them apart as in one=lru,two=lru"
+        label, equals, model = part.strip().partition("=")
+        if not re.fullmatch(r"[A-Za-z]\w*(\+\w+)*", label) or (equals and not model):
+            raise UsageError(
+                f"--models {text!r}: {part.strip()!r} is no model; write attention,lru, or "
+                "label=model, with a plus between the mixers of a pattern"
             )
-        resolve(model)
+        if label in seen:
+            raise UsageError(f"--models has {label!r} twice; tell them apart as in a=lru,b=lru")
+        model = (model or label).replace("+", ",")
+        check_model(model)
         seen.add(label)
         yield label, model
+
+
+def _taken(argv: Sequence[str], flag: str, default: str | None) -> str:
+    value = take(argv, flag)
+    if value is None and default is None:
+        raise UsageError(f"{flag} is needed; `seqzoo list` shows what there is")
+    return value or default
+
+
+def _flags(task: str, models: Mapping[str, str], model: str) -> type:
+    """The dataclass of all flags, with the defaults of `model`; --mixer.LABEL.* for each model."""
+    from seqzoo.train.flags import experiment_fields
+
+    shared = [f for f in experiment_fields(task, model) if f[0] != "mixer"]
+    mixers = []
+    for label, each in models.items():
+        (own,) = (f for f in experiment_fields(task, each) if f[0] == "mixer")
+        mixers.append((_flag_name(label), *own[1:]))
+    options = dataclasses.make_dataclass("Mixers", mixers, frozen=True, kw_only=True)
+    fields = [
+        ("out", Path),
+        ("task", str, dataclasses.field(default=task)),
+        ("models", str, dataclasses.field(default=",".join(models))),
+        ("seeds", int, dataclasses.field(default=3)),
+        ("vectorise", Vectorise, dataclasses.field(default="auto")),
+        ("mixer", options, dataclasses.field(default=options())),
+        *shared,
+    ]
+    return dataclasses.make_dataclass("Compare", fields, kw_only=True)
+
+
+def _experiment(parsed: Any, label: str, model: str) -> Experiment:
+    from seqzoo.train.flags import experiment_of
+
+    options = getattr(parsed.mixer, _flag_name(label))
+    return experiment_of(SimpleNamespace(**{**vars(parsed), "mixer": options}), model)
+
+
+def _flag_name(label: str) -> str:
+    return label.replace("+", "_")
