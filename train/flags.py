@@ -40,7 +40,7 @@ def check_task(name: str) -> None:
 
 def check_model(name: str) -> None:
     """Raises UsageError for a model that does not exist."""
-    for part in [name] if name in PRESETS else name.split(","):
+    for part in [] if name in PRESETS else name.split(","):
         if part.strip() not in MIXERS:
             raise unknown("model", part, (*MIXERS, *PRESETS))
 
