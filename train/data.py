@@ -77,8 +77,10 @@ def rows_of_process(sharding: NamedSharding, batch_size: int) -> slice:
     return slice(start, stop)
 
 
-def to_devices(batch: HostBatch, sharding: NamedSharding) -> dict[str, Array]:
-    """The global batch of which every process holds its rows."""
+def to_devices(batch: HostBatch, sharding: NamedSharding) -> HostBatch | dict[str, Array]:
+    """The global batch of which every process holds its rows, for a compiled function."""
+    if sharding.mesh.size == 1:
+        return batch  # a compiled function moves NumPy arrays to its one device by itself, faster
     return jax.make_array_from_process_local_data(sharding, batch)
 
 
