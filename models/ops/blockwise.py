@@ -65,6 +65,7 @@ def _differentiate(rule: Rule, scale: float, saved, cotangent: Array):
 blockwise.defvjp(_save, _differentiate)
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))  # or calls outside jit would be traced every time
 def _run(which: Callable[..., Any], rule: Rule, scale: float, *arrays):
     """One of the two passes, with the blocks of the platform that is compiled for."""
 
