@@ -39,3 +39,13 @@ def assert_trees_close(actual, desired, *, ratio=1e-5):
 def x64():
     """Double precision inside a `with` block."""
     return jax.enable_x64(True)
+
+
+def value_and_pullback(f, cotangent, *args):
+    """f(*args) and its vector-Jacobian product, in one compiled program."""
+
+    def both(cotangent, *args):
+        y, pull = jax.vjp(f, *args)
+        return y, pull(cotangent)
+
+    return jax.jit(both)(cotangent, *args)

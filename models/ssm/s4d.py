@@ -14,6 +14,7 @@ State: D d_state elements per sequence.
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import jax
@@ -71,19 +72,16 @@ def s4d_kernel(
     if A.ndim == 1 and c.ndim > 1:
         A = A[None]
     dA, dB = discretize(A, jnp.ones((), A.dtype), dt, method=method)
+    cb = c * dB
+    dA = dA.reshape((1,) * (cb.ndim - dA.ndim) + dA.shape)
     # a^(q T + t) = (a^T)^q a^t: only about 2 sqrt(length) powers, then a product of real matrices
     size = 1 << (max(length - 1, 0).bit_length() + 1) // 2
     inner = jax.lax.complex(*powers(dA.real, dA.imag, size + 1))
     outer = jax.lax.complex(*powers(inner[-1].real, inner[-1].imag, -(-length // size)))
-    front, back = outer * (c * dB), inner[:size]
-    kernel = jnp.einsum("q...m,t...m->...qt", *_aligned(front.real, back.real))
-    kernel = kernel - jnp.einsum("q...m,t...m->...qt", *_aligned(front.imag, back.imag))
+    front, back = jnp.moveaxis(outer * cb, 0, -2), jnp.moveaxis(inner[:size], 0, -1)
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    kernel = product(front.real, back.real) - product(front.imag, back.imag)
     return 2 * kernel.reshape(*kernel.shape[:-2], -1)[..., :length]
-
-
-def _aligned(x: Array, y: Array) -> tuple[Array, Array]:
-    """The same number of axes, those that y lacks being 1 behind its first."""
-    return x, y.reshape(y.shape[:1] + (1,) * (x.ndim - y.ndim) + y.shape[1:])
 
 
 class S4D(Mixer):
