@@ -1,9 +1,11 @@
-"""Eight virtual CPU devices and strict numerics for every test."""
+"""Eight virtual CPU devices, exact matrix products and a cache of their own for every test."""
 
 import os
+import tempfile
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["SEQZOO_CACHE"] = tempfile.mkdtemp(prefix="seqzoo-tests-")
 
 import jax
 
