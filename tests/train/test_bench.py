@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from seqzoo.train import bench as module
+from seqzoo.train.bench import Bench, interleaved, speed
+from seqzoo.train.cli import dispatch
+
+
+def test_calls_take_turns_and_the_first_round_does_not_count():
+    order = []
+    times = interleaved({name: lambda name=name: order.append(name) for name in "ab"}, 3)
+    assert order == ["a", "b"] * 4
+    assert {name: len(t) for name, t in times.items()} == {"a": 3, "b": 3}
+
+
+def test_speed_measures_the_baseline_beside(monkeypatch):
+    seconds = {"lru": [0.2, 0.4, 0.4], "gru": [0.1, 0.1, 0.4]}
+    monkeypatch.setattr(module, "_compiled", lambda *_: (None, {"compile_seconds": 1.0}))
+    monkeypatch.setattr(module, "interleaved", lambda calls, rounds: seconds)
+    base, gru = speed(Bench(models="gru", lengths=(50,), batch_size=2))
+    assert (base["model"], base["times_lru"]) == ("lru", 1.0)
+    assert gru["tokens_per_second"] == 1000.0
+    assert gru["times_lru"] == 2.0  # the median of 2, 4 and 1, not the ratio of medians
+
+
+def test_a_measurement_is_a_line_of_json(tmp_path, capsys):
+    out = tmp_path / "speed.jsonl"
+    sizes = ["--lengths", "8", "--d-model", "4", "--batch-size", "1", "--rounds", "1"]
+    assert (
+        dispatch(["bench", "--models", "gru", "--baseline", "gru", "--out", str(out), *sizes]) == 0
+    )
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (row["model"], row["length"], row["times_gru"]) == ("gru", 8, 1.0)
+    assert min(row["tokens_per_second"], row["compile_seconds"], row["temp_mib"]) > 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0]) == row
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--models", "lru,grru"], "did you mean gru"),
+        (["--options", "{"], "no JSON"),
+        (["--options", '{"lru": 3}'], "the form"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+    ],
+)
+def test_a_request_that_cannot_be_is_one_line(capsys, more, says):
+    assert dispatch(["bench", *more]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1

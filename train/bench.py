@@ -1,0 +1,257 @@
+"""Speed, memory and compile time.
+
+    seqzoo bench                  forward and backward of mixers, tokens per second
+    seqzoo bench --what depth     compile time of a deep stack over that of a shallow one
+    seqzoo bench --what host      what the host does for a step outside the compiled program
+
+Timings on a shared machine drift, so mixers take turns within a round, one baseline is measured in
+every round, and ratios to it are medians over rounds. Each measurement is a line of JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from seqzoo import tasks
+from seqzoo.models.backbone import BackboneConfig
+from seqzoo.models.registry import MIXERS, build
+from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.data import to_devices, train_batches
+from seqzoo.train.program import make_program
+from seqzoo.train.state import seed_keys
+from seqzoo.train.usage import UsageError, unknown
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What to measure, and at which sizes."""
+
+    what: Literal["speed", "depth", "host"] = "speed"
+    models: str = ""  # mixers, separated by commas; all by default
+    baseline: str = "lru"  # measured in every round beside the others
+    lengths: tuple[int, ...] = (512, 2048, 8192)  # tokens of a row
+    batch_size: int = 4  # rows
+    d_model: int = 128
+    dtype: str = "float32"  # of matrix products
+    options: str = "{}"  # mixer options as JSON, {"lru": {"d_state": 64}}
+    rounds: int = 5  # timings of each mixer, taken in turns
+    depths: tuple[int, int] = (2, 24)  # of the stacks whose compilation is compared
+    steps: int = 50  # that the host is watched for
+    out: Path | None = None  # JSON lines are appended here
+
+    def __post_init__(self) -> None:
+        for name in (*self.names, self.baseline):
+            if name not in MIXERS:
+                raise unknown("mixer", name, MIXERS)
+        for name in ("batch_size", "d_model", "rounds", "steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in self.mixer_options:
+            if name not in MIXERS:
+                raise unknown("mixer in --options", name, MIXERS)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The mixers to measure."""
+        return tuple(n.strip() for n in self.models.split(",")) if self.models else tuple(MIXERS)
+
+    @property
+    def mixer_options(self) -> dict[str, dict[str, Any]]:
+        """Options of each mixer. Raises UsageError for what is no such JSON."""
+        try:
+            options = json.loads(self.options)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"--options is no JSON ({error}); got {self.options!r}") from None
+        if not isinstance(options, dict) or not all(isinstance(v, dict) for v in options.values()):
+            raise UsageError(f'--options has the form {{"lru": {{}}}}; got {self.options!r}')
+        return options
+
+
+def main(argv: Sequence[str]) -> int:
+    """`seqzoo bench`."""
+    from seqzoo.train.flags import parse
+
+    bench = parse(Bench, argv, "seqzoo bench")
+    console = Console()
+    rows = []
+    measure = {"speed": speed, "depth": depth, "host": host}[bench.what]
+    for row in measure(bench):
+        rows.append({"what": bench.what, "device": jax.devices()[0].device_kind, **row})
+        text = json.dumps(rows[-1])
+        if bench.out is not None:
+            bench.out.parent.mkdir(parents=True, exist_ok=True)
+            with bench.out.open("a") as file:
+                file.write(text + "\n")
+        print(text, flush=True)
+    console.print(table(rows))
+    return 0
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Measurements for the terminal."""
+    out = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    names = [n for n in rows[0] if n not in ("what", "device")] if rows else []
+    for i, name in enumerate(names):
+        layout = {"justify": "right"} if i else {"no_wrap": True}
+        out.add_column(name.replace("_", " "), overflow="fold", **layout)
+    for row in rows:
+        out.add_row(*(_word(row[name]) for name in names))
+    return out
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def speed(bench: Bench) -> Iterator[Row]:
+    """Forward plus backward of each mixer, at each length."""
+    names = tuple(dict.fromkeys((bench.baseline, *bench.names)))
+    for length in bench.lengths:
+        made = {name: _compiled(bench, name, length) for name in names}
+        times = interleaved({name: call for name, (call, _) in made.items()}, bench.rounds)
+        for name in names:
+            seconds = statistics.median(times[name])
+            pairs = zip(times[bench.baseline], times[name], strict=True)
+            yield {
+                "model": name,
+                "length": length,
+                "tokens_per_second": bench.batch_size * length / seconds,
+                f"times_{bench.baseline}": statistics.median(base / own for base, own in pairs),
+                **made[name][1],
+            }
+
+
+def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call, one after another within a round; a first round is thrown away."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            jax.block_until_ready(call())
+            if number:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def _compiled(bench: Bench, name: str, length: int) -> tuple[Callable[[], Any], Row]:
+    """Gradients of a mixer in its parameters and input; compile time and temporary memory."""
+    dtype = jnp.dtype(bench.dtype)
+    options = dict(bench.mixer_options.get(name, {}))
+    if any(f.name == "max_length" for f in dataclasses.fields(MIXERS[name].config)):
+        options.setdefault("max_length", length)
+    mixer = build(name, bench.d_model, rngs=nnx.Rngs(0), dtype=dtype, **options)
+    graphdef, params, rest = nnx.split(mixer, nnx.Param, ...)
+    x, target = jax.random.normal(jax.random.key(0), (2, bench.batch_size, length, bench.d_model))
+
+    def loss(params: Any, x: jax.Array, target: jax.Array) -> jax.Array:
+        return jnp.vdot(nnx.merge(graphdef, params, rest, copy=True)(x), target)
+
+    arguments = params, x.astype(dtype), target.astype(dtype)
+    started = time.perf_counter()
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*arguments).compile()
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    # Not every backend says what its programs take.
+    temporary = getattr(memory, "temp_size_in_bytes", 0) / 2**20
+    cost = {"compile_seconds": seconds, "temp_mib": temporary}
+    return lambda: compiled(*arguments), cost
+
+
+def depth(bench: Bench) -> Iterator[Row]:
+    """Compile time of the train step of a deep stack over that of a shallow one."""
+    for name in bench.names if bench.models else (bench.baseline,):
+        seconds: dict[int, list[float]] = {n: [] for n in bench.depths}
+        for _ in range(bench.rounds):
+            for layers in bench.depths:
+                seconds[layers].append(_compile_seconds(_experiment(bench, name, layers)))
+        shallow, deep = (statistics.median(seconds[n]) for n in bench.depths)
+        few, many = bench.depths
+        yield {
+            "model": name,
+            f"seconds_{few}_layers": shallow,
+            f"seconds_{many}_layers": deep,
+            "ratio": deep / shallow,
+        }
+
+
+def _experiment(bench: Bench, name: str, layers: int) -> Experiment:
+    task = tasks.build("mqar", length=bench.lengths[0], vocab_size=bench.lengths[0] + 2)
+    backbone = BackboneConfig(d_model=bench.d_model, depth=layers, dtype=bench.dtype)
+    # The batch is divided over all devices there are.
+    size = bench.batch_size * jax.device_count()
+    return Experiment(
+        task=task,
+        model=name,
+        mixer=bench.mixer_options.get(name, {}),
+        backbone=backbone,
+        train=TrainConfig(steps=bench.steps, batch_size=size),
+    )
+
+
+def _compile_seconds(experiment: Experiment) -> float:
+    """Tracing, lowering and compiling the train step, which no cache holds."""
+    program = make_program(experiment)
+    (batch,) = _batches(experiment, 1)
+    _, key = seed_keys(0)
+    started = time.perf_counter()
+    program.step.lower(program.like, to_devices(batch, program.rows), key).compile()
+    return time.perf_counter() - started
+
+
+def _batches(experiment: Experiment, count: int) -> list[dict]:
+    train = experiment.train
+    source = experiment.task.source("train", train.seed)
+    stream = train_batches(source, train.batch_size, seed=train.seed, threads=0)
+    return [batch for _, batch in zip(range(count), stream, strict=False)]
+
+
+def host(bench: Bench) -> Iterator[Row]:
+    """Milliseconds of the host's thread to start a step: to get a batch, place it, and dispatch.
+
+    CPU time, which other programs on the machine do not disturb; each step has ended before the
+    next is started, so that no part holds a wait for the device.
+    """
+    for name in bench.names if bench.models else (bench.baseline,):
+        yield {"model": name, **_host_milliseconds(_experiment(bench, name, 2), bench.steps)}
+
+
+def _host_milliseconds(experiment: Experiment, steps: int) -> Row:
+    program, train = make_program(experiment), experiment.train
+    first, key = seed_keys(train.seed)
+    state = program.init(first)
+    source = experiment.task.source("train", train.seed)
+    stream = train_batches(source, train.batch_size, seed=train.seed, threads=train.threads)
+    parts: dict[str, list[float]] = {"batch": [], "place": [], "dispatch": []}
+    walls = []
+    for _ in range(steps + 2):
+        started, marks = time.perf_counter(), [time.thread_time()]
+        batch = next(stream)
+        marks.append(time.thread_time())
+        batch = to_devices(batch, program.rows)
+        marks.append(time.thread_time())
+        state, metrics = program.step(state, batch, key)
+        marks.append(time.thread_time())
+        jax.block_until_ready((state, metrics))
+        walls.append(1e3 * (time.perf_counter() - started))
+        for part, start, end in zip(parts, marks[:-1], marks[1:], strict=True):
+            parts[part].append(1e3 * (end - start))
+    # The first steps compile.
+    row = {f"{part}_ms": statistics.median(values[2:]) for part, values in parts.items()}
+    return {"host_ms": sum(row.values()), **row, "step_wall_ms": statistics.median(walls[2:])}
