@@ -121,7 +121,9 @@ def _in_chunks(step: Callable, h: PyTree, x: PyTree, reverse: bool) -> tuple[PyT
 
     def scan_chunks(h: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
         x = jax.tree.map(lambda a: a.reshape(count, CHUNK, *a.shape[1:]), x)
-        h, out = lax.scan(jax.checkpoint(scan), h, x, reverse=reverse)
+        # Inside a scan no barrier is needed to keep the recomputation.
+        chunk = jax.checkpoint(scan, prevent_cse=False)
+        h, out = lax.scan(chunk, h, x, reverse=reverse)
         return h, jax.tree.map(lambda a: a.reshape(count * CHUNK, *a.shape[2:]), out)
 
     if count <= 1:
