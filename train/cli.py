@@ -1,13 +1,14 @@
 """The command `seqzoo`.
 
 Exit codes: 0 done (also after SIGTERM or Ctrl-C, all saved), 2 a request that cannot be,
-3 a step that was not finite, 4 a checkpoint that cannot be written or none that can be read.
-Set SEQZOO_DEBUG=1 to see where an error arose.
+3 a step that was not finite, 4 a full disk, a checkpoint that cannot be written, or none that can
+be read. Set SEQZOO_DEBUG=1 to see where an error arose.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib
 import json
 import os
@@ -203,6 +204,8 @@ def _exit_code(error: Exception) -> int | None:
     if name == "NonFiniteError":
         return NONFINITE
     if name == "CheckpointError":
+        return CHECKPOINT
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CHECKPOINT
     return USAGE if isinstance(error, ValueError | FileNotFoundError | PermissionError) else None
 

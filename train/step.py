@@ -19,6 +19,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from seqzoo.models.backbone import aux_losses
 from seqzoo.models.mixer import AuxLoss
 from seqzoo.tasks.task import Task
 from seqzoo.train.optimizer import Schedule
@@ -100,9 +101,8 @@ def _forward_backward(
         rngs = nnx.Rngs(dropout=key)
         measured = task.measure(model(batch["inputs"], batch.get("segment_ids"), rngs=rngs), batch)
         total, weight = measured["loss"]
-        losses = jax.tree.leaves(nnx.state(model, AuxLoss))
         # Weighted like the loss, so that the sum over microbatches is divided once for both.
-        aux = jax.lax.stop_gradient(weight) * sum(map(jnp.sum, losses), jnp.zeros(()))
+        aux = jax.lax.stop_gradient(weight) * aux_losses(model)
         return total + aux, (plan.split(model)[1], measured, aux)
 
     grads, (rest, measured, aux) = jax.grad(objective, has_aux=True)(params)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from seqzoo.models import MIXERS, PRESETS, ModelSpec, build_model
 from seqzoo.train.config import MeshConfig
 from seqzoo.train.program import make_program
 from seqzoo.train.sharding import check_batch, make_mesh, partition, place
-from seqzoo.train.state import seed_keys
+from seqzoo.train.state import blueprint, seed_keys
 from tests.helpers import assert_close, assert_trees_close
 from tests.train import tiny
 from tests.train.tiny_run import experiment
@@ -63,6 +64,14 @@ def test_parameters_and_moments_are_born_divided():
 def test_rules_speak_of_trailing_dimensions(path, shape, axes):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     assert partition(path, shape, mesh) == (axes, True)
+
+
+@pytest.mark.parametrize("name", [*MIXERS, *PRESETS])
+def test_every_parameter_of_every_model_is_named_by_a_rule(name):
+    spec = ModelSpec(head="lm", vocab_size=16, outputs=16, length=32)
+    plan = blueprint(lambda rngs: build_model(spec, name, None, {}, rngs=rngs))
+    mesh = make_mesh()
+    assert [path for path in plan.params if not partition(path, (8, 8, 8), mesh)[1]] == []
 
 
 def test_what_no_rule_names_is_divided_by_shape_and_reported():
