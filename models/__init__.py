@@ -14,10 +14,13 @@ from seqzoo.models.mixer import AuxLoss, Context, Mixer, MixerConfig, StreamStat
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.recurrent.gru import GRU, GRUConfig
 from seqzoo.models.recurrent.lstm import LSTM, LSTMConfig
+from seqzoo.models.recurrent.rg_lru import RGLRU, RGLRUConfig
 from seqzoo.models.recurrent.rnn import RNN, RNNConfig
 from seqzoo.models.registry import MIXERS, PRESETS, build, names, presets, resolve
 from seqzoo.models.spec import ModelSpec
 from seqzoo.models.ssm.lru import LRU, LRUConfig
+from seqzoo.models.ssm.mamba import Mamba, MambaConfig
+from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
 from seqzoo.models.ssm.s4d import S4D, S4DConfig
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "LSTM",
     "MIXERS",
     "PRESETS",
+    "RGLRU",
     "RNN",
     "S4D",
     "Attention",
@@ -41,9 +45,14 @@ __all__ = [
     "LSTMConfig",
     "LinearAttention",
     "LinearAttentionConfig",
+    "Mamba",
+    "Mamba2",
+    "Mamba2Config",
+    "MambaConfig",
     "Mixer",
     "MixerConfig",
     "ModelSpec",
+    "RGLRUConfig",
     "RNNConfig",
     "S4DConfig",
     "SequenceModel",

@@ -20,8 +20,11 @@ from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttenti
 from seqzoo.models.mixer import Mixer, MixerConfig
 from seqzoo.models.recurrent.gru import GRU, GRUConfig
 from seqzoo.models.recurrent.lstm import LSTM, LSTMConfig
+from seqzoo.models.recurrent.rg_lru import RGLRU, RGLRUConfig
 from seqzoo.models.recurrent.rnn import RNN, RNNConfig
 from seqzoo.models.ssm.lru import LRU, LRUConfig
+from seqzoo.models.ssm.mamba import Mamba, MambaConfig
+from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
 from seqzoo.models.ssm.s4d import S4D, S4DConfig
 
 
@@ -49,10 +52,13 @@ MIXERS: dict[str, Entry] = {
     # state space
     "s4d": Entry(S4DConfig, S4D),
     "lru": Entry(LRUConfig, LRU),
+    "mamba": Entry(MambaConfig, Mamba),
+    "mamba2": Entry(Mamba2Config, Mamba2),
     # recurrent
     "rnn": Entry(RNNConfig, RNN),
     "lstm": Entry(LSTMConfig, LSTM),
     "gru": Entry(GRUConfig, GRU),
+    "rg_lru": Entry(RGLRUConfig, RGLRU),
 }
 
 PRESETS: dict[str, Preset] = {
