@@ -44,13 +44,17 @@ class Subject:
         self.pullback = jax.jit(pullback)
 
         def stream(params, x, ids):
-            state = merge(params).init_state(B)
-            ys = []
-            for start in (0, C, 2 * C):  # the last chunk is shorter
-                chunk = slice(start, start + C)
-                y, state = merge(params).extend(x[:, chunk], state, ids[:, chunk])
-                ys.append(y)
-            return jnp.concatenate(ys, 1)
+            pad = -L % C  # the last chunk ends in padding
+            x = jnp.pad(x, ((0, 0), (0, pad), (0, 0))).reshape(B, -1, C, D)
+            ids = jnp.pad(ids, ((0, 0), (0, pad))).reshape(B, -1, C)
+
+            def chunk(state, inputs):
+                y, state = merge(params).extend(inputs[0], state, inputs[1])
+                return state, y
+
+            chunks = (jnp.moveaxis(x, 1, 0), jnp.moveaxis(ids, 1, 0))
+            _, y = jax.lax.scan(chunk, merge(params).init_state(B), chunks)
+            return jnp.moveaxis(y, 0, 1).reshape(B, -1, D)[:, :L]
 
         def stream_pullback(params, x, ids, dy):
             y, pull = jax.vjp(lambda params, x: stream(params, x, ids), params, x)
