@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -97,18 +98,22 @@ class Setup:
     plan: object
     tx: object
     step: object
+    jitted: object
     init: object
 
 
-def setup(*, accumulate=1, dropout=0.0, penalty=1e-2, steps=20, task=None, **optim) -> Setup:
+@functools.cache
+def setup(*, accumulate=1, dropout=0.0, penalty=1e-2, steps=40) -> Setup:
     def make_model(rngs):
         return TinyModel(dropout=dropout, penalty=penalty, rngs=rngs)
 
-    config = OptimConfig(**{"peak_lr": 1e-2, **optim})
+    config = OptimConfig(peak_lr=1e-2)
     plan = blueprint(make_model)
     tx, schedule = make_optimizer(config, steps, plan.groups), make_schedule(config, steps)
-    step = make_train_step(task or Tiny(), plan, tx, schedule, accumulate=accumulate)
-    return Setup(plan, tx, step, jax.jit(lambda key: init_state(make_model, plan, tx, key)))
+    step = make_train_step(Tiny(), plan, tx, schedule, accumulate=accumulate)
+    return Setup(
+        plan, tx, step, jax.jit(step), jax.jit(lambda key: init_state(make_model, plan, tx, key))
+    )
 
 
 def batches(count, size=8, seed=0):
@@ -124,7 +129,7 @@ def batches(count, size=8, seed=0):
 def run(parts, count, *, seed=0, size=8):
     """Final state and losses of `count` steps."""
     initial, key = seed_keys(seed)
-    state, step, losses = parts.init(initial), jax.jit(parts.step), []
+    state, step, losses = parts.init(initial), parts.jitted, []
     for batch in batches(count, size, seed):
         state, metrics = step(state, batch, key)
         losses.append(metrics["loss"])
