@@ -87,16 +87,17 @@ class LinearAttention(Mixer):
         if self.positions == "rope":
             rotated_q = rope(q, ctx.segments.position, base=self.rope_base)
             rotated_k = rope(k, ctx.segments.position, base=self.rope_base)
-        s0, z0 = (None, None) if inner is None else inner
-        o, s = self._sum(rotated_q, rotated_k, v, s0, ctx)
-        z = None
-        if self.normalize:
-            total, z = self._sum(q, k, jnp.ones_like(v[..., :1]), z0, ctx)
-            o = o / (total + self.eps)
-        else:
-            o = o * self.d_head**-0.5
+        o, state = self._attend((rotated_q, rotated_k), (q, k), v, inner, ctx)
         o = o.reshape(*x.shape[:2], -1).astype(x.dtype)
-        return self.out_proj(o), LinearAttentionState(s, z)
+        return self.out_proj(o), state
+
+    def _attend(self, rotated, plain, v, inner: LinearAttentionState | None, ctx: Context):
+        s0, z0 = (None, None) if inner is None else inner
+        o, s = self._sum(*rotated, v, s0, ctx)
+        if not self.normalize:
+            return o * self.d_head**-0.5, LinearAttentionState(s, None)
+        total, z = self._sum(*plain, jnp.ones_like(v[..., :1]), z0, ctx)
+        return o / (total + self.eps), LinearAttentionState(s, z)
 
     def _sum(self, q, k, v, s0, ctx: Context):
         """q_t . sum_s k_s v_s^T over the segment, up to t if causal."""
