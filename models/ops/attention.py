@@ -61,9 +61,8 @@ def attention(
         ValueError: shapes do not match, window < 1, or the segments of one side are missing.
     """
     _check(q, k, v, window)
-    bias = (
-        None if bias is None else _four_axes(bias, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
-    )
+    if bias is not None:
+        bias = _four_axes(bias, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
     dtype = jnp.result_type(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     by_index = q_positions is None and k_positions is None
@@ -78,9 +77,10 @@ def attention(
         Side(_positions(q_positions, q, "q_positions"), tags),
         Side(_positions(k_positions, k, "k_positions"), k_tags),
     )
+    q, k, v = (x.astype(dtype) for x in (q, k, v))
     if jnp.finfo(dtype).bits >= 32:  # fewer products than scaling scores, and no rounding to fear
-        q, scale = q * jnp.asarray(scale, q.dtype), 1.0
-    operands = Operands(q.astype(dtype), k.astype(dtype), v.astype(dtype), bias)
+        q, scale = q * jnp.asarray(scale, dtype), 1.0
+    operands = Operands(q, k, v, bias)
     rule = Rule(causal, window, by_index)
     return (_dense if dense else blockwise)(rule, float(scale), operands, sight)
 
