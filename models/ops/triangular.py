@@ -1,0 +1,60 @@
+"""Inverses of unit lower triangular matrices by matrix products."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+BLOCK = 16  # side of the blocks inverted with masks instead of slices; the tile of matrix units
+
+
+@jax.custom_jvp
+def unit_inverse(p: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
+    """(I - p)^-1 for strictly lower triangular p, C a power of two.
+
+    Neighbouring diagonal blocks, already inverted, are joined by
+    [[A, 0], [-P, B]]^-1 = [[A^-1, 0], [B^-1 P A^-1, B^-1]], which is forward substitution by blocks
+    and, unlike the product of (I + p^(2^i)), forms no power of p that could outgrow the result.
+    """
+    side = p.shape[-1]
+    if side <= BLOCK:
+        return _unit_inverse_block(p)
+    half = side // 2
+    diagonal = jnp.stack([p[..., :half, :half], p[..., half:, half:]])
+    first, second = unit_inverse(diagonal)
+    corner = _matmul(_matmul(second, p[..., half:, :half]), first)
+    top = jnp.concatenate([first, jnp.zeros_like(corner)], -1)
+    return jnp.concatenate([top, jnp.concatenate([corner, second], -1)], -2)
+
+
+@unit_inverse.defjvp
+def _unit_inverse_jvp(primals, tangents):
+    inverse = unit_inverse(*primals)
+    return inverse, _matmul(_matmul(inverse, tangents[0]), inverse)
+
+
+def _unit_inverse_block(p: Array) -> Array:
+    side = p.shape[-1]
+    inverse = jnp.broadcast_to(jnp.eye(side, dtype=p.dtype), p.shape)
+    width = 1
+    while width < side:
+        corners = jnp.where(_corners(side, width), p, 0)
+        if width > 1:
+            corners = _matmul(_matmul(inverse, corners), inverse)
+        inverse = inverse + corners
+        width *= 2
+    return inverse
+
+
+def _corners(side: int, width: int) -> np.ndarray:
+    """Where the lower left blocks of that width stand in the diagonal blocks twice as wide."""
+    row, column = np.indices((side, side)) // width
+    return (row % 2 == 1) & (column == row - 1)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    # Rounding to bfloat16, the default of matrix units, would be amplified by substitution.
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
