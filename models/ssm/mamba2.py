@@ -127,6 +127,7 @@ class Mamba2(Mixer):
         self.chunk_size, self.dtype = chunk_size, dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         mixed = inner + 2 * num_groups * d_state
+        self.borders = (inner, inner + mixed)  # of z, [x | B | C] and dt
         width = inner + mixed + self.num_heads
         self.in_proj = nnx.Linear(d_model, width, use_bias=use_bias, **options)
         self.conv = DepthwiseConv(mixed, d_conv, use_bias=conv_bias, **options)
@@ -155,7 +156,7 @@ class Mamba2(Mixer):
     def _mix(self, x: Float[Array, "B L D"], inner: Mamba2State | None, ctx: Context):
         layout = ctx.segments
         window, s = (None, None) if inner is None else inner
-        z, mixed, dt = jnp.split(self.in_proj(x), [self.d_inner, -self.num_heads], axis=-1)
+        z, mixed, dt = jnp.split(self.in_proj(x), self.borders, axis=-1)
         mixed, window = self.conv(mixed, window, layout)
         states = self.num_groups * self.d_state
         u, B, C = jnp.split(jax.nn.silu(mixed), [self.d_inner, self.d_inner + states], axis=-1)
