@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.ops.chunks import check_decays, decays, to_chunks, to_rows
 from seqzoo.models.ops.segments import Segments, as_segments
 
 # B=4, H=4, K=V=32 on CPU, forward and backward, against chunks of 64: chunks of 32 take 0.9 (no
@@ -76,7 +77,7 @@ def gated_linear_attention(
     out_dtype = jnp.result_type(q, k, v)
     dtype = jnp.promote_types(out_dtype, jnp.float32)
     layout = as_segments(segment_ids, length)
-    g = None if log_decay is None else _decays(log_decay, length, heads, dtype)
+    g = None if log_decay is None else decays(log_decay, length, heads, dtype)
     if layout.masked:
         valid = layout.valid[:, :, None, None]
         k = jnp.where(valid, k, 0)
@@ -84,14 +85,14 @@ def gated_linear_attention(
     run = layout.run[:, :, None, None] if layout.masked else None
 
     size = min(chunk_size or CHUNK, length)
-    inputs = tuple(None if x is None else _chunks(x, size) for x in (q, k, v, g, run))
+    inputs = tuple(None if x is None else to_chunks(x, size) for x in (q, k, v, g, run))
     shape = (batch, heads, keys, v.shape[-1])
     s0 = jnp.zeros(shape, dtype) if s0 is None else s0.astype(jnp.promote_types(s0.dtype, dtype))
     last = None if run is None else jnp.zeros((run.shape[0], 1, 1, 1), run.dtype)
     # Inside a scan no barrier is needed to keep the recomputation.
     step = jax.checkpoint(functools.partial(_step, read_before), prevent_cse=False)
     (s_last, _), o = lax.scan(step, (s0, last), inputs)
-    o = _rows(o, length)
+    o = to_rows(o, length)
     if bonus is not None:
         o = o + jnp.sum(q.astype(dtype) * bonus * k, axis=-1, keepdims=True) * v
     return (scale * o).astype(out_dtype), s_last
@@ -105,11 +106,7 @@ def _check(q, k, v, log_decay, s0, chunk_size, bonus, read_before) -> None:
         fail(f"q and k must have one shape [B, L, H, K]; got {q.shape} and {k.shape}")
     if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
         fail(f"v must be [B, L, H, V] with q's {q.shape[:3]}; got {v.shape}")
-    if log_decay is not None:
-        shape = jnp.shape(log_decay)
-        full = (1,) * (4 - len(shape)) + shape
-        if len(full) > 4 or any(n not in (1, m) for n, m in zip(full, q.shape, strict=True)):
-            fail(f"log_decay must broadcast to q's shape {q.shape}; got {shape}")
+    check_decays("gated_linear_attention", log_decay, q.shape)
     state = (q.shape[0], *q.shape[2:], v.shape[3])
     if s0 is not None and s0.shape != state:
         fail(f"s0 must be [B, H, K, V] = {state}; got {s0.shape}")
@@ -117,33 +114,6 @@ def _check(q, k, v, log_decay, s0, chunk_size, bonus, read_before) -> None:
         fail(f"chunk_size must be at least 1; got {chunk_size}")
     if bonus is not None and not read_before:
         fail("bonus weights the current step, which only read_before=True leaves out")
-
-
-def _decays(log_decay: Array, length: int, heads: int, dtype) -> Array:
-    """[B or 1, L, H, K or 1]; -inf becomes the smallest finite decay, so that differences exist."""
-    g = jnp.asarray(log_decay, dtype)
-    g = g.reshape((1,) * (4 - g.ndim) + g.shape)
-    g = jnp.maximum(g, jnp.log(jnp.finfo(dtype).tiny))
-    return jnp.broadcast_to(g, (g.shape[0], length, heads, g.shape[3]))
-
-
-def _chunks(x: Array, size: int) -> Array:
-    """[B, L, H, D] to [L / size, B, H, size, D]; the last chunk is filled up.
-
-    With zeros: no input and no decay. Runs are the exception, whose last goes on.
-    """
-    rest = -x.shape[1] % size
-    mode = "edge" if jnp.issubdtype(x.dtype, jnp.integer) else "constant"
-    x = jnp.pad(x, ((0, 0), (0, rest), (0, 0), (0, 0)), mode=mode)
-    batch, length, heads, width = x.shape
-    x = x.reshape(batch, length // size, size, heads, width)
-    return x.transpose(1, 0, 3, 2, 4)
-
-
-def _rows(o: Array, length: int) -> Array:
-    """The inverse of `_chunks`."""
-    count, batch, heads, size, width = o.shape
-    return o.transpose(1, 0, 3, 2, 4).reshape(batch, count * size, heads, width)[:, :length]
 
 
 def _step(read_before: bool, carry, inputs):
