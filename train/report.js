@@ -207,7 +207,7 @@
     values.push(...section.baselines.map((b) => b.value), ...shown.map((m) => m.final.mean));
     const x = linear(...domain(values, section.metric), f.left, f.right);
     const clamp = (v) => Math.max(f.left, Math.min(f.right, x(v)));
-    xAxis(f, x, `${section.metric}, test split`, tick(section.metric));
+    xAxis(f, x, `${section.metric}, ${section.finalSplit} split`, tick(section.metric));
     for (const b of section.baselines) {
       const base = add(f.svg, "line", { class: "base", x1: x(b.value), x2: x(b.value), y1: f.top, y2: f.bottom });
       add(base, "title", {}, `${b.name}: ${show(b.value, section.metric)}`);

@@ -123,6 +123,7 @@ def chart_data(comparison: Comparison, section_id: str) -> dict[str, Any]:
         "id": section_id,
         "metric": metric,
         "higher": comparison.higher_is_better,
+        "finalSplit": comparison.final_split,
         "splits": _ordered(splits, "validation"),
         "metrics": _ordered(metrics, metric),
         "baselines": [{"name": k, "value": v} for k, v in comparison.baselines.items()],

@@ -69,6 +69,7 @@ class Comparison:
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # sizes and digests
     baselines: Mapping[str, float] = dataclasses.field(default_factory=dict)  # in main_metric
     notes: tuple[str, ...] = ()
+    final_split: str = "test"  # that `SeedResult.final` is measured on
 
     def model(self, name: str) -> ModelResult | None:
         """The results of one model, if it has been run."""

@@ -12,12 +12,17 @@ NOT_CURVES = ("examples", "lr", "weight", "grad_norm", "epoch")
 
 
 def comparison_of_run(folder: Path) -> Comparison:
-    """One model, one seed, from `folder`/metrics.jsonl and config.json where there is one."""
+    """One model, one seed, from `folder`/metrics.jsonl and config.json where there is one.
+
+    Final values are those of the last validation, or of training where there was none.
+    """
     config = _config(folder / "config.json")
     curves = _curves(folder)
     steps = max((c["step"][-1] for c in curves.values()), default=0)
     task = config.get("task", {})
-    last = {k: v[-1] for k, v in curves.get("test", {}).items() if k != "step"}
+    # A run does not look at the test split; `seqzoo evaluate` does.
+    split = "validation" if "validation" in curves else "train"
+    last = {k: v[-1] for k, v in curves.get(split, {}).items() if k != "step"}
     seed = config.get("train", {}).get("seed", 0)
     run = SeedResult(seed=seed, final=last, curves=curves)
     metrics = {k for c in curves.values() for k in c}
@@ -27,6 +32,7 @@ def comparison_of_run(folder: Path) -> Comparison:
         higher_is_better="accuracy" in metrics,
         models=(ModelResult(name=config.get("model", "model"), seeds=(run,), steps=steps),),
         config=config,
+        final_split=split,
         notes=("One training run, read from its folder.",),
     )
 

@@ -105,7 +105,8 @@ def caption(comparison: Comparison) -> str:
     """What the columns mean."""
     text = (
         "Mean ± half width of the 95% interval (Student's t over seeds), at the last training step "
-        "and over the whole test split. State: elements carried from token to token, per sequence. "
+        f"and over the whole {comparison.final_split} split. State: elements carried from token to "
+        "token, per sequence. "
         "Tokens per second: median over training steps, all seeds together."
     )
     if comparison.main_metric == "accuracy":

@@ -104,7 +104,8 @@ def test_a_training_run_is_reported(tmp_path):
         "train": {"step": [10, 20], "loss": [2.0, 1.0], "accuracy": [0.25, 0.5]},
         "validation": {"step": [20], "accuracy": [0.4]},
     }
-    assert "lru" in write_report(tmp_path).read_text()
+    assert got.models[0].seeds[0].final == {"accuracy": 0.4}
+    assert "over the whole validation split" in write_report(tmp_path).read_text()
 
 
 def test_the_page_loads_nothing_and_names_are_inert():
