@@ -9,11 +9,33 @@ from seqzoo.models.attention.softmax import Attention, AttentionConfig
 from seqzoo.models.backbone import Backbone, BackboneConfig, Block, Stack, aux_losses
 from seqzoo.models.bidirectional import Bidirectional
 from seqzoo.models.heads import SequenceModel, build_model, default_backbone
+from seqzoo.models.linear_attention.deltanet import (
+    DeltaNet,
+    DeltaNetConfig,
+    DeltaProduct,
+    DeltaProductConfig,
+)
+from seqzoo.models.linear_attention.gated_deltanet import (
+    GatedDeltaNet,
+    GatedDeltaNetConfig,
+    KimiDeltaAttention,
+    KimiDeltaAttentionConfig,
+)
 from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttentionConfig
 from seqzoo.models.mixer import AuxLoss, Context, Mixer, MixerConfig, StreamState
 from seqzoo.models.param_groups import param_groups
+from seqzoo.models.recurrent.elementwise import (
+    QRNN,
+    SRU,
+    IndRNN,
+    IndRNNConfig,
+    QRNNConfig,
+    SRUConfig,
+)
 from seqzoo.models.recurrent.gru import GRU, GRUConfig
+from seqzoo.models.recurrent.hgrn import HGRN, HGRNConfig
 from seqzoo.models.recurrent.lstm import LSTM, LSTMConfig
+from seqzoo.models.recurrent.min_rnn import MinGRU, MinGRUConfig, MinLSTM, MinLSTMConfig
 from seqzoo.models.recurrent.rg_lru import RGLRU, RGLRUConfig
 from seqzoo.models.recurrent.rnn import RNN, RNNConfig
 from seqzoo.models.registry import MIXERS, PRESETS, build, names, presets, resolve
@@ -25,13 +47,16 @@ from seqzoo.models.ssm.s4d import S4D, S4DConfig
 
 __all__ = [
     "GRU",
+    "HGRN",
     "LRU",
     "LSTM",
     "MIXERS",
     "PRESETS",
+    "QRNN",
     "RGLRU",
     "RNN",
     "S4D",
+    "SRU",
     "Attention",
     "AttentionConfig",
     "AuxLoss",
@@ -40,7 +65,18 @@ __all__ = [
     "Bidirectional",
     "Block",
     "Context",
+    "DeltaNet",
+    "DeltaNetConfig",
+    "DeltaProduct",
+    "DeltaProductConfig",
     "GRUConfig",
+    "GatedDeltaNet",
+    "GatedDeltaNetConfig",
+    "HGRNConfig",
+    "IndRNN",
+    "IndRNNConfig",
+    "KimiDeltaAttention",
+    "KimiDeltaAttentionConfig",
     "LRUConfig",
     "LSTMConfig",
     "LinearAttention",
@@ -49,12 +85,18 @@ __all__ = [
     "Mamba2",
     "Mamba2Config",
     "MambaConfig",
+    "MinGRU",
+    "MinGRUConfig",
+    "MinLSTM",
+    "MinLSTMConfig",
     "Mixer",
     "MixerConfig",
     "ModelSpec",
+    "QRNNConfig",
     "RGLRUConfig",
     "RNNConfig",
     "S4DConfig",
+    "SRUConfig",
     "SequenceModel",
     "Stack",
     "StreamState",

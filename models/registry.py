@@ -16,10 +16,32 @@ from jax.typing import DTypeLike
 
 from seqzoo.models.attention.softmax import Attention, AttentionConfig
 from seqzoo.models.bidirectional import Bidirectional
+from seqzoo.models.linear_attention.deltanet import (
+    DeltaNet,
+    DeltaNetConfig,
+    DeltaProduct,
+    DeltaProductConfig,
+)
+from seqzoo.models.linear_attention.gated_deltanet import (
+    GatedDeltaNet,
+    GatedDeltaNetConfig,
+    KimiDeltaAttention,
+    KimiDeltaAttentionConfig,
+)
 from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttentionConfig
 from seqzoo.models.mixer import Mixer, MixerConfig
+from seqzoo.models.recurrent.elementwise import (
+    QRNN,
+    SRU,
+    IndRNN,
+    IndRNNConfig,
+    QRNNConfig,
+    SRUConfig,
+)
 from seqzoo.models.recurrent.gru import GRU, GRUConfig
+from seqzoo.models.recurrent.hgrn import HGRN, HGRNConfig
 from seqzoo.models.recurrent.lstm import LSTM, LSTMConfig
+from seqzoo.models.recurrent.min_rnn import MinGRU, MinGRUConfig, MinLSTM, MinLSTMConfig
 from seqzoo.models.recurrent.rg_lru import RGLRU, RGLRUConfig
 from seqzoo.models.recurrent.rnn import RNN, RNNConfig
 from seqzoo.models.ssm.lru import LRU, LRUConfig
@@ -49,6 +71,10 @@ MIXERS: dict[str, Entry] = {
     "attention": Entry(AttentionConfig, Attention),
     # linear attention
     "linear_attention": Entry(LinearAttentionConfig, LinearAttention),
+    "deltanet": Entry(DeltaNetConfig, DeltaNet),
+    "gated_deltanet": Entry(GatedDeltaNetConfig, GatedDeltaNet),
+    "kda": Entry(KimiDeltaAttentionConfig, KimiDeltaAttention),
+    "delta_product": Entry(DeltaProductConfig, DeltaProduct),
     # state space
     "s4d": Entry(S4DConfig, S4D),
     "lru": Entry(LRUConfig, LRU),
@@ -58,7 +84,13 @@ MIXERS: dict[str, Entry] = {
     "rnn": Entry(RNNConfig, RNN),
     "lstm": Entry(LSTMConfig, LSTM),
     "gru": Entry(GRUConfig, GRU),
+    "indrnn": Entry(IndRNNConfig, IndRNN),
+    "qrnn": Entry(QRNNConfig, QRNN),
+    "sru": Entry(SRUConfig, SRU),
+    "min_gru": Entry(MinGRUConfig, MinGRU),
+    "min_lstm": Entry(MinLSTMConfig, MinLSTM),
     "rg_lru": Entry(RGLRUConfig, RGLRU),
+    "hgrn": Entry(HGRNConfig, HGRN),
 }
 
 PRESETS: dict[str, Preset] = {

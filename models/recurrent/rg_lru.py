@@ -2,7 +2,7 @@
 
     r_t = σ(W_a x_t + b_a),  i_t = σ(W_i x_t + b_i),   log a_t = -8 r_t softplus(decay)
     h_t = a_t ⊙ h_{t-1} + sqrt(1 - a_t²) ⊙ i_t ⊙ x_t                               (eq. 1 to 4)
-    out = W_out (h ⊙ gelu(W_gate u)),   x = conv(W_in u)                     (section 2.2, figure 2)
+    out = W_out (h ⊙ gelu(W_gate u)),   x = conv(W_in u)                     (section 2.3, figure 2)
 
 At the first token of a segment a_t is 0 and the root 1, so that the first input enters whole, as in
 the released code. W_a and W_i are block-diagonal. softplus(decay) = -log ρ, ρ in [0.9, 0.999] and

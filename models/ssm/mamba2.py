@@ -4,11 +4,11 @@
     S_t = exp(dt_t A) S_{t-1} + B_t (dt_t x_t)^T,   y_t = S_t^T C_t + D x_t      per head, A < 0
     out = W_out (rms(y * silu(z)) * scale)
 
-(section 7 and figure 6; eq. 16 is the recurrence.) Heads of `d_head` channels share a decay, groups
-of heads share B and C. The norm is over each group's channels; with `norm_before_gate` it is
-rms(y) * scale * silu(z), without `norm` y * silu(z). The recurrence is `gated_linear_attention` of
-q, k, v = C, B, dt x. With E = expand d_model and N = d_state: cost of L tokens in chunks of T
-O(L E (d_model + T + N)); state E N + (d_conv - 1) (E + 2 num_groups N) elements per sequence.
+(section 7 and figure 6). Heads of `d_head` channels share a decay, groups of heads share B and C.
+The norm is over each group's channels; with `norm_before_gate` it is rms(y) * scale * silu(z),
+without `norm` y * silu(z). The recurrence is `gated_linear_attention` of q, k, v = C, B, dt x. With
+E = expand d_model and N = d_state: cost of L tokens in chunks of T O(L E (d_model + T + N)); state
+E N + (d_conv - 1) (E + 2 num_groups N) elements per sequence.
 """
 
 from __future__ import annotations

@@ -1,0 +1,82 @@
+"""The hierarchically gated recurrent network (Qin et al. 2023, arXiv:2311.04823).
+
+    f = γ + (1 - γ) ⊙ σ(W_f x_t + b),   h_t = f ⊙ h_{t-1} + (1 - f) ⊙ silu(W_c x_t)
+    out = W_out (rms(h) * scale * silu(W_g x_t))
+
+Differs from the paper as the flash-linear-attention library does: h is real where the paper rotates
+it by a fixed phase per channel, and the output's gate is a silu behind a norm. The paper learns the
+lower bounds γ of all layers together so that they rise with depth; here γ is the option
+`lower_bound` of each layer. Cost of L tokens: O(L H D). State: d_hidden elements per sequence.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from seqzoo.models.mixer import Mixer, config_of
+from seqzoo.models.ops.linear_scan import linear_scan
+from seqzoo.models.ops.segments import Segments
+from seqzoo.models.recurrent.parts import hidden_width, wide
+
+
+def hgrn(
+    forget: Float[Array, "B L H"],
+    candidate: Float[Array, "B L H"],
+    h0: Float[Array, "B H"] | None = None,
+    *,
+    lower_bound: float = 0.0,
+    segments: Segments | None = None,
+) -> Float[Array, "B L H"]:
+    """All states; both inputs are before their nonlinearities."""
+    new = (1 - lower_bound) * jax.nn.sigmoid(-forget)  # 1 - f without cancellation
+    return linear_scan(1 - new, new * jax.nn.silu(candidate), h0, segment_ids=segments)
+
+
+class HGRN(Mixer):
+    """A gated linear recurrence with a lower bound on its decay; see the module docstring."""
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_hidden: int | None = None,
+        lower_bound: float = 0.0,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """`lower_bound`: least decay of the layer, rising with depth in the paper.
+
+        Raises ValueError for a width below 1 and a bound outside [0, 1).
+        """
+        if not 0 <= lower_bound < 1:
+            raise ValueError(f"lower_bound is a decay in [0, 1); got {lower_bound=}")
+        width = hidden_width(d_hidden, d_model)
+        self.d_hidden, self.lower_bound, self.dtype = width, lower_bound, dtype
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.in_proj = nnx.Linear(d_model, 2 * width, **options)
+        self.gate_proj = nnx.Linear(d_model, width, **options)
+        self.norm = nnx.RMSNorm(width, **options)
+        self.out_proj = nnx.Linear(width, d_model, **options)
+
+    def _initial(self, batch_size: int) -> Float[Array, "B H"]:
+        return jnp.zeros((batch_size, self.d_hidden), jnp.promote_types(self.dtype, jnp.float32))
+
+    def state_size(self) -> int:
+        """d_hidden."""
+        return self.d_hidden
+
+    @jax.named_scope("hgrn")
+    def _mix(self, x, inner, ctx):
+        layout = ctx.segments if ctx.segments.masked else None
+        forget, candidate = jnp.split(wide(self.in_proj(x)), 2, axis=-1)
+        h = hgrn(forget, candidate, inner, lower_bound=self.lower_bound, segments=layout)
+        y = self.norm(h) * jax.nn.silu(self.gate_proj(x))
+        return self.out_proj(y).astype(x.dtype), h[:, -1]
+
+
+HGRNConfig = config_of(HGRN)
