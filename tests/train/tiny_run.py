@@ -5,6 +5,8 @@ import os
 import sys
 import time
 
+import jax
+
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 from seqzoo.train.loop import run
 from tests.train.tiny import Rows, Tiny, TinyModel
@@ -41,5 +43,6 @@ def make_model(rngs):
 
 
 if __name__ == "__main__":
-    result = run(experiment(Slow()), sys.argv[1], make_model=make_model)
+    one = jax.devices()[:1]
+    result = run(experiment(Slow()), sys.argv[1], make_model=make_model, devices=one)
     print(result["step"], result["complete"])
