@@ -31,7 +31,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"hidden_kernel", ("fsdp", "tensor")),
     (r"(out|down)_proj/bias", (None,)),
     (r"(\w+_proj|head\w*)/bias", ("tensor",)),
-    (r"(scale|bias|hidden_bias|dt_bias|initial)", (None,)),
+    (r"(scale|bias|hidden_bias|hidden_scale|dt_bias|initial)", (None,)),
     (r"conv(/kernel)?", (None, None)),
     (r"(log_\w+|\w+_log|decay|A_\w+|B_\w+|C_\w+|D)", ()),
 )
