@@ -107,17 +107,12 @@ class Attention(Mixer):
         return self.out_proj(o.reshape(*x.shape[:2], -1).astype(x.dtype)), inner
 
     def _parallel(self, q, k, v, layout: Segments):
-        # Padding inside a segment does not count towards the window, so real positions are needed.
-        counted = layout.masked and self.window is not None
-        positions = layout.position if counted else None
         return attention(
             q,
             k,
             v,
             causal=self.causal,
             window=self.window,
-            q_positions=positions,
-            k_positions=positions,
             segment_ids=layout if layout.masked else None,
         )
 
