@@ -85,6 +85,11 @@ def compare(
     comparison = _started(found, first, places, data, command)
     missing = {k: v for k, v in models.items() if comparison.model(k) is None}
     with _Bars(console, len(models), len(models) - len(missing)) as bars:
+        if missing:
+            # The first model would otherwise be timed with the making of everybody's data.
+            bars.start("data", first.train.steps)
+            data.train.fill(first.train.steps)
+            bars.finish(0)
         for label, experiment in missing.items():
             bars.start(label, experiment.train.steps)
             together = _together(vectorise, seeds * costs[label]["parameters"])
@@ -298,7 +303,7 @@ class _Bars(contextlib.AbstractContextManager):
 
     def start(self, label: str, steps: int) -> None:
         self._total = steps
-        self._steps = self._bars.add_task(label.replace("[", "\\["), total=steps, note="compiling")
+        self._steps = self._bars.add_task(label.replace("[", "\\["), total=steps, note="starting")
 
     def step(self, done: int, loss: float) -> None:
         self._bars.update(self._steps, completed=done, note=f"loss {loss:.3f}")
@@ -311,9 +316,9 @@ class _Bars(contextlib.AbstractContextManager):
 
         return step
 
-    def finish(self) -> None:
+    def finish(self, models: int = 1) -> None:
         self._bars.remove_task(self._steps)
-        self._bars.advance(self._models)
+        self._bars.advance(self._models, models)
 
 
 # The command line

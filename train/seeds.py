@@ -49,18 +49,24 @@ class Kept:
         """`start(n)` gives the stream from batch n on."""
         self._start, self._limit = start, limit
         self._batches: list[HostBatch] = []
-        self._bytes = 0
+        self._bytes = self._last = 0  # of all that is kept; of the newest batch
 
     def __iter__(self) -> Iterator[HostBatch]:
         yield from self._batches
         position = len(self._batches)
         for batch in self._start(position):
-            size = sum(x.nbytes for x in batch.values())
+            size = self._last = sum(x.nbytes for x in batch.values())
             if position == len(self._batches) and self._bytes + size <= self._limit:
                 self._batches.append(batch)
                 self._bytes += size
             position += 1
             yield batch
+
+    def fill(self, count: int) -> None:
+        """Reads up to `count` batches ahead, as far as they fit; no model then waits for them."""
+        for _ in itertools.islice(self, count):
+            if self._bytes + self._last > self._limit:
+                break
 
 
 class SeedData(NamedTuple):

@@ -131,3 +131,16 @@ def test_kept_batches_are_those_of_the_stream():
     for _ in range(2):
         assert [batch["x"][0] for batch in kept] == list(range(10))
     assert started == [0, 3]
+
+
+def test_filling_reads_what_fits_and_no_more():
+    read = []
+
+    def start(n):
+        for i in range(n, 10):
+            read.append(i)
+            yield {"x": np.zeros(4, np.int64)}
+
+    Kept(start, limit=3 * 32).fill(8)
+    Kept(start).fill(5)
+    assert read == [0, 1, 2, *range(5)]
