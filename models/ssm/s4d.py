@@ -76,8 +76,8 @@ def s4d_kernel(
     dA = dA.reshape((1,) * (cb.ndim - dA.ndim) + dA.shape)
     # a^(q T + t) = (a^T)^q a^t: only about 2 sqrt(length) powers, then a product of real matrices
     size = 1 << (max(length - 1, 0).bit_length() + 1) // 2
-    inner = jax.lax.complex(*powers(dA.real, dA.imag, size + 1))
-    outer = jax.lax.complex(*powers(inner[-1].real, inner[-1].imag, -(-length // size)))
+    inner = powers(dA, size + 1)
+    outer = powers(inner[-1], -(-length // size))
     front, back = jnp.moveaxis(outer * cb, 0, -2), jnp.moveaxis(inner[:size], 0, -1)
     product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     kernel = product(front.real, back.real) - product(front.imag, back.imag)
