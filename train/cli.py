@@ -233,7 +233,8 @@ def _overview(verbs: dict[str, tuple[Callable, str]]) -> str:
 
 
 def _first_line(kind: type) -> str:
-    return (kind.__doc__ or "").strip().partition("\n")[0]
+    line = (kind.__doc__ or "").strip().partition("\n")[0]
+    return line.removesuffix("; see the module docstring.").removesuffix(".")
 
 
 def _bare(metrics: dict[str, float]) -> dict[str, float]:
