@@ -1,6 +1,5 @@
 """Mamba against the published block and two models of the transformers library."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -12,7 +11,7 @@ from flax import nnx
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.mamba import Mamba
 from tests.helpers import assert_close
-from tests.models.published import Published, same, taps, transposed
+from tests.models.published import Published, read_safetensors, same, taps, transposed
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 NAMES = {
@@ -62,19 +61,6 @@ def test_outputs_states_and_gradients_equal_the_published_ones(name, bits):
     # The reference keeps one input more than its convolution will read again.
     assert_close(np.swapaxes(window, 1, 2), case["final_conv_state"][..., 1:], ratio=ratio)
     assert_close(h, case["final_ssm_state"], ratio=ratio)
-
-
-def read_safetensors(path):
-    """The arrays of a safetensors file of float32."""
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    body = data[8 + size :]
-    out = {}
-    for name, entry in json.loads(data[8 : 8 + size]).items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            out[name] = np.frombuffer(body[start:end], np.float32).reshape(entry["shape"])
-    return out
 
 
 def rms_norm(x, weight, eps=1e-5):
