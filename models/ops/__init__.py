@@ -14,6 +14,7 @@ from seqzoo.models.ops.linear_scan import linear_scan
 from seqzoo.models.ops.nonlinear_scan import nonlinear_scan
 from seqzoo.models.ops.rope import rope
 from seqzoo.models.ops.segments import Segments, segments
+from seqzoo.models.ops.selective_scan import selective_scan
 from seqzoo.models.ops.short_conv import short_conv
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "nonlinear_scan",
     "rope",
     "segments",
+    "selective_scan",
     "short_conv",
 ]
