@@ -21,7 +21,11 @@ from seqzoo.models.linear_attention.gated_deltanet import (
     KimiDeltaAttention,
     KimiDeltaAttentionConfig,
 )
+from seqzoo.models.linear_attention.gla import GLA, GLAConfig, SimpleGLA, SimpleGLAConfig
+from seqzoo.models.linear_attention.hgrn2 import HGRN2, HGRN2Config
+from seqzoo.models.linear_attention.lightning import LightningAttention, LightningAttentionConfig
 from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttentionConfig
+from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
 from seqzoo.models.mixer import AuxLoss, Context, Mixer, MixerConfig, StreamState
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.recurrent.elementwise import (
@@ -46,8 +50,10 @@ from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
 from seqzoo.models.ssm.s4d import S4D, S4DConfig
 
 __all__ = [
+    "GLA",
     "GRU",
     "HGRN",
+    "HGRN2",
     "LRU",
     "LSTM",
     "MIXERS",
@@ -69,9 +75,11 @@ __all__ = [
     "DeltaNetConfig",
     "DeltaProduct",
     "DeltaProductConfig",
+    "GLAConfig",
     "GRUConfig",
     "GatedDeltaNet",
     "GatedDeltaNetConfig",
+    "HGRN2Config",
     "HGRNConfig",
     "IndRNN",
     "IndRNNConfig",
@@ -79,6 +87,8 @@ __all__ = [
     "KimiDeltaAttentionConfig",
     "LRUConfig",
     "LSTMConfig",
+    "LightningAttention",
+    "LightningAttentionConfig",
     "LinearAttention",
     "LinearAttentionConfig",
     "Mamba",
@@ -95,9 +105,13 @@ __all__ = [
     "QRNNConfig",
     "RGLRUConfig",
     "RNNConfig",
+    "RetNet",
+    "RetNetConfig",
     "S4DConfig",
     "SRUConfig",
     "SequenceModel",
+    "SimpleGLA",
+    "SimpleGLAConfig",
     "Stack",
     "StreamState",
     "aux_losses",

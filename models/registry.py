@@ -28,7 +28,11 @@ from seqzoo.models.linear_attention.gated_deltanet import (
     KimiDeltaAttention,
     KimiDeltaAttentionConfig,
 )
+from seqzoo.models.linear_attention.gla import GLA, GLAConfig, SimpleGLA, SimpleGLAConfig
+from seqzoo.models.linear_attention.hgrn2 import HGRN2, HGRN2Config
+from seqzoo.models.linear_attention.lightning import LightningAttention, LightningAttentionConfig
 from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttentionConfig
+from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
 from seqzoo.models.mixer import Mixer, MixerConfig
 from seqzoo.models.recurrent.elementwise import (
     QRNN,
@@ -71,6 +75,11 @@ MIXERS: dict[str, Entry] = {
     "attention": Entry(AttentionConfig, Attention),
     # linear attention
     "linear_attention": Entry(LinearAttentionConfig, LinearAttention),
+    "retnet": Entry(RetNetConfig, RetNet),
+    "simple_gla": Entry(SimpleGLAConfig, SimpleGLA),
+    "gla": Entry(GLAConfig, GLA),
+    "hgrn2": Entry(HGRN2Config, HGRN2),
+    "lightning_attention": Entry(LightningAttentionConfig, LightningAttention),
     "deltanet": Entry(DeltaNetConfig, DeltaNet),
     "gated_deltanet": Entry(GatedDeltaNetConfig, GatedDeltaNet),
     "kda": Entry(KimiDeltaAttentionConfig, KimiDeltaAttention),

@@ -1,0 +1,74 @@
+"""HGRN2, a gated recurrence with a widened state (Qin et al. 2024, arXiv:2404.07904).
+
+    f_t = γ + (1 - γ) σ(W_f x_t),   S_t = diag(f_t) S_{t-1} + (1 - f_t) (W_i x_t)ᵀ   (their eq. 6)
+    y_t = W_out (rms(S_tᵀ silu(W_q x_t)) scale)
+
+It is gated linear attention whose key is 1 - f, so that decay and input are tied; the query is the
+output gate of HGRN. The norm runs over all heads together. Where ours differs: the paper learns the
+lower bounds γ of all layers together so that they rise with depth, here γ is the option
+`lower_bound` of each layer.
+
+Cost of L tokens in chunks of C: O(L C (K + V) + L K V) per head. State: H K V elements per
+sequence, K the expansion of the state.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
+from seqzoo.models.mixer import Context, config_of
+
+
+class HGRN2(MatrixState):
+    """Gated linear attention with k = 1 - f; see the module docstring."""
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_heads: int = 4,
+        d_key: int | None = None,
+        d_value: int | None = None,
+        lower_bound: float = 0.0,
+        norm_eps: float = 1e-5,
+        chunk_size: int | None = None,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Widths are d_model / num_heads by default; `lower_bound` is the least decay.
+
+        Raises ValueError for sizes that cannot be and a bound outside [0, 1).
+        """
+        if not 0 <= lower_bound < 1:
+            raise ValueError(f"lower_bound is a decay in [0, 1); got {lower_bound=}")
+        sizes = matrix_sizes(d_model, num_heads, d_key, d_value)
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        super().__init__(d_model, sizes, chunk_size, **options)
+        self.lower_bound = lower_bound
+        self.norm = nnx.RMSNorm(num_heads * sizes.d_value, epsilon=norm_eps, **options)
+
+    def _mix(self, x: Float[Array, "B L D"], inner: Array | None, ctx: Context):
+        q, forget, v = (self._heads(p(x)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        log_decay, k = forget_and_key(forget, self.lower_bound)
+        o, s = self._recur(jax.nn.silu(q), k, v, log_decay, inner, ctx)
+        return self.out_proj(self.norm(o.reshape(*x.shape[:2], -1)).astype(x.dtype)), s
+
+
+HGRN2Config = config_of(HGRN2)
+
+
+def forget_and_key(
+    logits: Float[Array, "..."], lower_bound: float
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """log f and 1 - f, in at least float32 and without cancellation."""
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    key = (1 - lower_bound) * jax.nn.sigmoid(-logits)
+    # log1p is never above 0 but infinite where the key rounds to 1, which a bound prevents.
+    log_forget = jnp.log1p(-key) if lower_bound else jax.nn.log_sigmoid(logits)
+    return log_forget, key

@@ -1,0 +1,57 @@
+"""Runs a mixer with a matrix per head in float64 against its equations written with NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tests.helpers import assert_close, x64
+from tests.models.laws import PACKED, normal, perturbed, runs
+from tests.references.gated_linear_attention import gated_linear_attention
+
+D, HEADS = 8, 2
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def rms_norm(o, scale, eps):
+    return o / np.sqrt(np.mean(o**2, axis=-1, keepdims=True) + eps) * scale
+
+
+def heads(x):
+    return x.reshape(*x.shape[:-1], HEADS, -1)
+
+
+def positions(ids):
+    """Real tokens of the segment before each token."""
+    found = np.zeros(ids.shape, int)
+    for row, own in zip(ids, found, strict=True):
+        for run in runs(row):
+            own[run] = np.arange(len(run))
+    return found
+
+
+def recur(q, k, v, log_decay, scale=1.0):
+    """S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_tᵀ over packed rows, one step at a time."""
+    return gated_linear_attention(q, k, v, log_decay, scale=scale, segment_ids=PACKED)[0]
+
+
+def check(kind, equations, **options):
+    """`equations(w, x)` gives the outputs, `w` the parameters by their paths' first names."""
+    with x64():
+        dtypes = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+        mixer = kind(D, num_heads=HEADS, **options, **dtypes, rngs=nnx.Rngs(0))
+        nnx.update(mixer, perturbed(nnx.state(mixer, nnx.Param), 0.3))
+        flat = nnx.to_flat_state(nnx.state(mixer, nnx.Param))
+        w = {path[0]: np.asarray(leaf[...]) for path, leaf in flat}
+        x = normal(0, *PACKED.shape, D).astype(np.float64)
+        expected = equations(w, x)
+        y = np.asarray(jax.jit(mixer)(jnp.asarray(x), PACKED))
+        real = PACKED > 0
+        assert_close(y[real], expected[real], ratio=1e-12)
