@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seqzoo.models.ops import forms
-from seqzoo.models.ops.selective_scan import selective_scan
+from seqzoo.models.ops.selective_scan import _Inputs, _scan_forward, selective_scan
 from tests.helpers import assert_close, assert_trees_close, value_and_pullback, x64
 from tests.references.selective_scan import selective_scan as reference
 
@@ -98,7 +98,7 @@ def test_nothing_optional_means_zeros(form):
     assert_close(h, expected_h, ratio=1e-12)
 
 
-@pytest.mark.parametrize("length", [1, 21])
+@pytest.mark.parametrize("length", [1, 75])  # 75 is three groups of chunks for the prefix
 def test_gradients_equal_those_of_the_loop(form, length):
     arguments = draw(2, length)
 
@@ -110,6 +110,18 @@ def test_gradients_equal_those_of_the_loop(form, length):
         actual = jax.jit(jax.grad(both_losses(chunked)))(arguments)
         desired = jax.jit(jax.grad(both_losses(plain)))(arguments)
     assert_trees_close(actual, desired, ratio=1e-11)
+
+
+def test_the_states_at_borders_are_those_of_the_loop(form):
+    """A program lowered for several platforms hands them from one form to the other."""
+    a = draw(2, 75)
+    x = _Inputs(*(jnp.asarray(a[k], jnp.float32) for k in ("u", "dt", "B", "C")), None)
+    h0 = np.swapaxes(a["h0"], 1, 2).astype(np.float32)
+    _, (_, _, borders) = _scan_forward(4, x, jnp.asarray(a["A"].T, jnp.float32), h0)
+    for i in range(19):
+        part = {k: a[k][:, : 4 * i] for k in ("u", "dt", "B", "C")}
+        expected = reference(**part, A=a["A"], h0=a["h0"])[1]
+        assert_close(np.swapaxes(borders[i], 1, 2), expected)
 
 
 def test_segments_and_padding(form):
