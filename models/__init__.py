@@ -26,6 +26,7 @@ from seqzoo.models.linear_attention.hgrn2 import HGRN2, HGRN2Config
 from seqzoo.models.linear_attention.lightning import LightningAttention, LightningAttentionConfig
 from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttentionConfig
 from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
+from seqzoo.models.linear_attention.rwkv6 import RWKV6, RWKV6Config
 from seqzoo.models.mixer import AuxLoss, Context, Mixer, MixerConfig, StreamState
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.recurrent.elementwise import (
@@ -61,6 +62,7 @@ __all__ = [
     "QRNN",
     "RGLRU",
     "RNN",
+    "RWKV6",
     "S4D",
     "SRU",
     "Attention",
@@ -105,6 +107,7 @@ __all__ = [
     "QRNNConfig",
     "RGLRUConfig",
     "RNNConfig",
+    "RWKV6Config",
     "RetNet",
     "RetNetConfig",
     "S4DConfig",

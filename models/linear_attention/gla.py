@@ -1,6 +1,6 @@
 """Gated linear attention (Yang et al. 2024, arXiv:2312.06635), with a gate per channel or per head.
 
-    S_t = diag(α_t) S_{t-1} + k_t v_tᵀ,  o_t = S_tᵀ q_t / sqrt(K)       (their eq. 3 and section 4)
+    S_t = diag(α_t) S_{t-1} + k_t v_tᵀ,  o_t = S_tᵀ q_t / sqrt(K)       (their section 4)
     log α_t = logsigmoid(a_t + b) / τ,   y_t = W_out (rms(o_t) scale * silu(W_g x_t))
 
 GLA: a = W_2 W_1 x per key channel through a low rank; keys are half as wide as values by default.

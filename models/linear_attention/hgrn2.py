@@ -1,6 +1,6 @@
 """HGRN2, a gated recurrence with a widened state (Qin et al. 2024, arXiv:2404.07904).
 
-    f_t = γ + (1 - γ) σ(W_f x_t),   S_t = diag(f_t) S_{t-1} + (1 - f_t) (W_i x_t)ᵀ   (their eq. 6)
+    f_t = γ + (1 - γ) σ(W_f x_t),   S_t = diag(f_t) S_{t-1} + (1 - f_t) (W_i x_t)ᵀ
     y_t = W_out (rms(S_tᵀ silu(W_q x_t)) scale)
 
 It is gated linear attention whose key is 1 - f, so that decay and input are tied; the query is the

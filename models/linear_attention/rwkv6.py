@@ -1,0 +1,154 @@
+"""The time mixing of RWKV-6 "Finch" (Peng et al. 2024, arXiv:2404.05892, section 4).
+
+    m_i = x_t + (x_{t-1} - x_t) ⊙ (μ_i + tanh(c A_i) B_i),  c = x_t + (x_{t-1} - x_t) ⊙ μ_x
+    r, k, v, g = W_r m_r, W_k m_k, W_v m_v, W_g m_g,   log w_t = -exp(λ + tanh(m_w A_w) B_w)
+    o_t = (S_{t-1} + diag(u) k_t v_tᵀ)ᵀ r_t,   S_t = diag(w_t) S_{t-1} + k_t v_tᵀ
+    y_t = W_out (groupnorm(o_t) ⊙ silu(g_t))       
+
+i runs over r, k, v, g and w. x_{t-1} is the real token before in the segment, zeros before the
+first. The norm is over each head; its eps is that of the published code. Where ours differs: the
+channel mixing belongs to the block, and initial values follow the layer's place only where it is
+known. Cost of L tokens in chunks of C: O(L C (K + V) + L K V) per head. State: H K K + D elements
+per sequence, the second term the last token.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
+from seqzoo.models.mixer import Context, config_of
+from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
+from seqzoo.models.ops.short_conv import short_conv
+
+MIXES = 5  # of r, k, v, g and w; a sixth vector makes what their changes are read from
+
+
+class RWKV6State(NamedTuple):
+    """The last token, and what every head remembers."""
+
+    before: Float[Array, "B 1 D"]
+    s: Float[Array, "B H K V"]
+
+
+class RWKV6(MatrixState):
+    """Decays per channel and token, and a bonus for the current one; see the module docstring."""
+
+    depends_on_layer: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_heads: int = 4,
+        mix_rank: int = 32,
+        decay_rank: int = 64,
+        norm_eps: float = 64e-5,
+        chunk_size: int | None = None,
+        layer: Any = None,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """`layer`: (index, depth), the first of one where it is not given.
+
+        Raises ValueError for sizes that cannot be.
+        """
+        if min(mix_rank, decay_rank) < 1:
+            raise ValueError(f"ranks must be at least 1; got {mix_rank=}, {decay_rank=}")
+        sizes = matrix_sizes(d_model, num_heads, None, None)
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        super().__init__(d_model, sizes, chunk_size, **options)
+        self.d_model, self.norm_eps = d_model, norm_eps
+        inner = num_heads * sizes.d_key
+        mix, decay, bonus = initial_values(d_model, layer, param_dtype)
+        linear = {"use_bias": False, **options}
+        self.mix = nnx.Param(mix, group="no_decay")
+        self.mix_proj = nnx.Linear(d_model, MIXES * mix_rank, **linear)
+        small = jax.random.uniform(
+            rngs.params(), (MIXES, mix_rank, d_model), param_dtype, -0.01, 0.01
+        )
+        self.B_mix = nnx.Param(small)
+        self.in_proj = nnx.Linear(d_model, decay_rank, **linear)
+        draw = jax.nn.initializers.uniform(0.02)
+        self.decay_proj = nnx.Linear(decay_rank, inner, kernel_init=draw, **linear)
+        self.decay = nnx.Param(decay, group="dynamics")
+        self.bonus = nnx.Param(bonus, group="dynamics")
+        self.gate_proj = nnx.Linear(d_model, inner, **linear)
+        self.scale = nnx.Param(jnp.ones(inner, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(inner, param_dtype))
+
+    def _initial(self, batch_size: int) -> RWKV6State:
+        s = super()._initial(batch_size)
+        return RWKV6State(jnp.zeros((batch_size, 1, self.d_model), s.dtype), s)
+
+    def state_size(self) -> int:
+        """H K K + D."""
+        return super().state_size() + self.d_model
+
+    def _mix(self, x: Float[Array, "B L D"], inner: RWKV6State | None, ctx: Context):
+        layout = ctx.segments if ctx.segments.masked else None
+        window, s0 = (None, None) if inner is None else inner
+        only_before = jnp.zeros((2, self.d_model), x.dtype).at[0].set(1)
+        before, window = short_conv(x, only_before, window, segment_ids=layout)
+        mixed_r, mixed_k, mixed_v, mixed_g, mixed_w = self._mixed(x, before - x)
+        q, k, v = (
+            self._heads(p(m))
+            for p, m in zip(
+                (self.q_proj, self.k_proj, self.v_proj), (mixed_r, mixed_k, mixed_v), strict=True
+            )
+        )
+        d = self.decay_proj(jnp.tanh(self.in_proj(mixed_w)))
+        d = d.astype(jnp.promote_types(d.dtype, jnp.float32)) + self.decay[...]
+        o, s = gated_linear_attention(
+            q,
+            k,
+            v,
+            self._heads(-jnp.exp(d)),
+            s0,
+            chunk_size=self.chunk_size,
+            segment_ids=layout,
+            read_before=True,
+            bonus=self.bonus[...].reshape(self.sizes.heads, -1),
+        )
+        y = self._norm(o) * jax.nn.silu(self.gate_proj(mixed_g))
+        return self.out_proj(y.astype(x.dtype)), RWKV6State(window, s)
+
+    def _mixed(self, x: Float[Array, "B L D"], change: Float[Array, "B L D"]) -> list[Array]:
+        """x moved towards the token before, by an amount of its own for each of the five."""
+        mix = self.mix[...].astype(x.dtype)
+        low = jnp.tanh(self.mix_proj(x + change * mix[0]))
+        low = low.reshape(*low.shape[:2], MIXES, -1)
+        more = jnp.einsum("BLMR,MRD->MBLD", low, self.B_mix[...].astype(low.dtype))
+        return [x + change * (mix[i + 1] + more[i]) for i in range(MIXES)]
+
+    def _norm(self, o: Float[Array, "B L H V"]) -> Float[Array, "B L H*V"]:
+        o = o.astype(jnp.promote_types(o.dtype, jnp.float32))
+        o = o - jnp.mean(o, axis=-1, keepdims=True)
+        o = o * jax.lax.rsqrt(jnp.mean(o**2, axis=-1, keepdims=True) + self.norm_eps)
+        return o.reshape(*o.shape[:2], -1) * self.scale[...] + self.bias[...]
+
+
+RWKV6Config = config_of(RWKV6)
+
+
+def initial_values(
+    d_model: int, layer: Any, dtype: DTypeLike
+) -> tuple[Float[Array, "6 D"], Float[Array, "D"], Float[Array, "D"]]:
+    """μ of x, r, k, v, g and w, then λ and u, as the published code sets them by layer."""
+    index, depth = (0, 1) if layer is None else layer
+    late, early = index / max(depth - 1, 1), 1 - index / depth
+    channel = jnp.arange(d_model, dtype=dtype)
+    ratio, place = channel / d_model, channel / max(d_model - 1, 1)
+    plain, half = 1 - ratio**early, 1 - ratio ** (0.5 * early)
+    mix = jnp.stack([plain, half, plain, plain - 0.3 * late, half, plain])
+    decay = 5 * place ** (0.7 + 1.3 * late) - 6
+    zigzag = 0.1 * ((channel + 1) % 3 - 1)
+    bonus = late * (1 - place) + zigzag
+    return mix.astype(dtype), decay.astype(dtype), bonus.astype(dtype)
