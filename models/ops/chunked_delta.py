@@ -23,9 +23,9 @@ from seqzoo.models.ops.decayed_pairs import Pairs, Reader, decayed_pairs
 from seqzoo.models.ops.segments import Segments
 from seqzoo.models.ops.triangular import unit_inverse
 
-# Steps per chunk, about the key width. B=4, H=4, K=V=32, L=2048 on CPU, forward and backward,
-# against chunks of 32: chunks of 16 take 1.2 (no decay), 1.1 (one a head) and 0.9 (per channel) of
-# the time, chunks of 64 1.1, 1.6 and 1.4; a scan over single steps 3.2, 4.4 and 1.5.
+# Steps per chunk, about the key width. B=4, H=4, K=V=32, L=2048 on one CPU core, forward and
+# backward, against chunks of 32: chunks of 16 take 1.1 (no decay), 1.2 (one a head) and 0.9 (per
+# channel) of the time, chunks of 64 1.05, 1.4 and 1.6; a scan over single steps 3.2, 4.9 and 1.6.
 SMALLEST, LARGEST = 16, 64
 
 
