@@ -3,7 +3,7 @@
     m_i = x_t + (x_{t-1} - x_t) ⊙ (μ_i + tanh(c A_i) B_i),  c = x_t + (x_{t-1} - x_t) ⊙ μ_x
     r, k, v, g = W_r m_r, W_k m_k, W_v m_v, W_g m_g,   log w_t = -exp(λ + tanh(m_w A_w) B_w)
     o_t = (S_{t-1} + diag(u) k_t v_tᵀ)ᵀ r_t,   S_t = diag(w_t) S_{t-1} + k_t v_tᵀ
-    y_t = W_out (groupnorm(o_t) ⊙ silu(g_t))       
+    y_t = W_out (groupnorm(o_t) ⊙ silu(g_t))
 
 i runs over r, k, v, g and w. x_{t-1} is the real token before in the segment, zeros before the
 first. The norm is over each head; its eps is that of the published code. Where ours differs: the
