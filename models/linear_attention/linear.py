@@ -83,20 +83,29 @@ class LinearAttention(Mixer):
             for p in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = _elu1(q), _elu1(k)
-        rotated_q, rotated_k = q, k
+        rotated = None
         if self.positions == "rope":
-            rotated_q = rope(q, ctx.segments.position, base=self.rope_base)
-            rotated_k = rope(k, ctx.segments.position, base=self.rope_base)
-        o, state = self._attend((rotated_q, rotated_k), (q, k), v, inner, ctx)
+            position = ctx.segments.position
+            rotated = tuple(rope(a, position, base=self.rope_base) for a in (q, k))
+        o, state = self._attend((q, k), rotated, v, inner, ctx)
         o = o.reshape(*x.shape[:2], -1).astype(x.dtype)
         return self.out_proj(o), state
 
-    def _attend(self, rotated, plain, v, inner: LinearAttentionState | None, ctx: Context):
+    def _attend(self, plain, rotated, v, inner: LinearAttentionState | None, ctx: Context):
+        """Outputs and sums; `rotated` queries and keys, if any, serve the numerator."""
         s0, z0 = (None, None) if inner is None else inner
-        o, s = self._sum(*rotated, v, s0, ctx)
         if not self.normalize:
+            o, s = self._sum(*(rotated or plain), v, s0, ctx)
             return o * self.d_head**-0.5, LinearAttentionState(s, None)
-        total, z = self._sum(*plain, jnp.ones_like(v[..., :1]), z0, ctx)
+        ones = jnp.ones_like(v[..., :1])
+        if rotated is None:  # the normaliser is one more column of v
+            s0 = None if inner is None else jnp.concatenate([s0, z0], -1)
+            both, s = self._sum(*plain, jnp.concatenate([v, ones], -1), s0, ctx)
+            o, total = both[..., :-1], both[..., -1:]
+            s, z = (None, None) if s is None else (s[..., :-1], s[..., -1:])
+        else:
+            o, s = self._sum(*rotated, v, s0, ctx)
+            total, z = self._sum(*plain, ones, z0, ctx)
         return o / (total + self.eps), LinearAttentionState(s, z)
 
     def _sum(self, q, k, v, s0, ctx: Context):
