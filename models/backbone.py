@@ -25,7 +25,7 @@ from seqzoo.models.layers import (
     ShortConv,
     dropout,
 )
-from seqzoo.models.mixer import AuxLoss, Context, Mixer
+from seqzoo.models.mixer import AuxLoss, Constant, Context, Mixer
 from seqzoo.models.registry import build, pattern_options
 
 Remat = Literal["none", "full", "dots"]
@@ -168,6 +168,9 @@ class Block(Mixer):
         return x + dropout(branch(norm(x, ctx)), self.rate, ctx)
 
 
+WRITTEN = nnx.Not(nnx.Any(nnx.Param, Constant))  # what a call may change
+
+
 class Stack(Mixer):
     """`repeats` units of one structure, one after another, scanned or unrolled.
 
@@ -228,7 +231,7 @@ class Stack(Mixer):
             params, rest, state, key = layer
             unit = nnx.merge(graphdef, params, rest, copy=True)
             carry, state = _run_unit(unit, carry, state, key, ctx.segments)
-            return carry, (nnx.state(unit, nnx.Not(nnx.Param)), state)
+            return carry, (nnx.state(unit, WRITTEN), state)
 
         carry = (x, ctx.shared)
         carry, (rest, states) = jax.lax.scan(
@@ -247,7 +250,7 @@ class Stack(Mixer):
                 params, rest, state, key = layer
                 copy = nnx.merge(graphdef, params, rest, copy=True)
                 carry, state = _run_unit(copy, carry, state, key, ctx.segments)
-                return carry, (nnx.state(copy, nnx.Not(nnx.Param)), state)
+                return carry, (nnx.state(copy, WRITTEN), state)
 
             layer = (
                 params,

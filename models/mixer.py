@@ -46,6 +46,10 @@ class AuxLoss(nnx.Variable):
     """A term for the training loss, a mean over real tokens; the trainer adds all of this type."""
 
 
+class Constant(nnx.Variable):
+    """What is fixed at construction, neither trained nor written, such as a layer's own decay."""
+
+
 class StreamState(NamedTuple):
     """What `extend` carries; the batch axis comes first in every leaf."""
 

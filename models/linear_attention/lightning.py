@@ -23,11 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
-from seqzoo.models.mixer import Context, config_of
-
-
-class Constant(nnx.Variable):
-    """What is fixed at construction and not trained."""
+from seqzoo.models.mixer import Constant, Context, config_of
 
 
 class LightningAttention(MatrixState):

@@ -38,7 +38,7 @@ def test_later_layers_of_a_stack_forget_less(scan):
     else:
         factors = [unit.mixer.decay[...] for unit in stack.units]
     np.testing.assert_allclose(factors, np.array([1.0, 0.5, 0.0]) + 1e-5, rtol=1e-2)
-    assert np.isfinite(stack(normal(0, 1, 4, 8))).all()
+    assert np.isfinite(jax.jit(lambda x: stack(x))(normal(0, 1, 4, 8))).all()
 
 
 def test_the_first_block_equals_the_published_model():
