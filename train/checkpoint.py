@@ -19,9 +19,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
+from seqzoo.train.distributed import barrier, from_first, is_first
 from seqzoo.train.state import TrainState
 
 FOLDER = "checkpoints"
@@ -113,13 +113,10 @@ class Checkpoints:
         """
         self.wait()
         step = int(meta["step"])
-        if step in self.steps() and self.fault(step) is None:
-            return
-        partial = self.folder / f"{step}.partial"
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            self._orbax.save(partial / "state", state)
+            if not from_first(f"whether to save {step}", lambda: self._prepare(step)):
+                return
+            self._orbax.save(self.folder / f"{step}.partial" / "state", state)
         except Exception as error:  # storage back ends raise types of their own
             raise self._failed(step, error) from error
         self._last = step, self._background.submit(self._finish, step, dict(meta), keep_also)
@@ -144,11 +141,21 @@ class Checkpoints:
         self._background.shutdown(wait=True)
         self._orbax.close()
 
+    def _prepare(self, step: int) -> bool:
+        """Makes room for a checkpoint; False if there is a whole one."""
+        if step in self.steps() and self.fault(step) is None:
+            return False
+        partial = self.folder / f"{step}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        return True
+
     def _finish(self, step: int, meta: dict[str, Any], keep_also: int | None) -> None:
         """Runs in the background: waits for Orbax, adds the manifest, renames, prunes."""
         self._orbax.wait_until_finished()
+        barrier(f"checkpoint {step}")
         partial, final = self.folder / f"{step}.partial", self.folder / str(step)
-        if jax.process_index() != 0:
+        if not is_first():
             return
         write_atomically(partial / META, json.dumps(meta))
         files = {path: _entry(partial / path) for path in sorted(_files(partial))}
@@ -161,7 +168,8 @@ class Checkpoints:
                 shutil.rmtree(self.folder / str(old))
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
-        shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
+        if is_first():
+            shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
         whole = [s for s in self.steps() if self.fault(s) is None]
         left = (
             f"whole ones remain at steps {', '.join(map(str, whole))}" if whole else "none is left"

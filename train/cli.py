@@ -2,7 +2,7 @@
 
 Exit codes: 0 done (also after SIGTERM or Ctrl-C, all saved), 2 a request that cannot be,
 3 a step that was not finite, 4 a full disk, a checkpoint that cannot be written, or none that can
-be read. Set SEQZOO_DEBUG=1 to see where an error arose.
+be read, 5 another process of the run is gone. Set SEQZOO_DEBUG=1 to see where an error arose.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from seqzoo.train.usage import UsageError, take, unknown
 
-USAGE, NONFINITE, CHECKPOINT = 2, 3, 4
+USAGE, NONFINITE, CHECKPOINT, LOST = 2, 3, 4, 5
 
 # Verbs with a module of their own have a function main(argv) there.
 MODULES = {
@@ -75,8 +75,9 @@ def list_main(argv: Sequence[str]) -> int:
 
 
 def train_main(argv: Sequence[str]) -> int:
-    """`seqzoo train`: starts a run, or continues it."""
-    from seqzoo.train.flags import experiment_fields, experiment_of, parse
+    """`seqzoo train`: starts a run, or continues it; on several processes, all do so together."""
+    from seqzoo.train.distributed import Processes, joined
+    from seqzoo.train.flags import bare_field, experiment_fields, experiment_of, parse
 
     task, model = _chosen(argv)
     fields = [
@@ -85,10 +86,12 @@ def train_main(argv: Sequence[str]) -> int:
         ("out", Path),
         ("change_steps", bool, dataclasses.field(default=False)),
         *experiment_fields(task, model),
+        bare_field("processes", Processes()),
     ]
     kind = dataclasses.make_dataclass("Train", _with_defaults(fields), kw_only=True)
     parsed = parse(kind, argv, "seqzoo train")
-    return _train(experiment_of(parsed, model), parsed.out, parsed.change_steps)
+    with joined(parsed.processes, _exit_code):
+        return _train(experiment_of(parsed, model), parsed.out, parsed.change_steps)
 
 
 def show_main(argv: Sequence[str]) -> int:
@@ -131,17 +134,16 @@ def evaluate_main(argv: Sequence[str]) -> int:
 
 
 def _train(experiment: Any, out: Path, change_steps: bool) -> int:
-    from seqzoo.train.folder import RunFolder
-    from seqzoo.train.loop import run
+    from seqzoo.train.distributed import is_first
+    from seqzoo.train.loop import finished, run
 
-    folder = RunFolder(out)
-    folder.check(experiment, change_steps=change_steps)
-    before = folder.result()
-    if before and before["step"] == experiment.train.steps:
-        print(f"{out} is already complete at step {before['step']}: {_results(before)}")
+    before = finished(experiment, out, change_steps=change_steps)
+    result = before or run(experiment, out, change_steps=change_steps)
+    if not is_first():
         return 0
-    result = run(experiment, out, change_steps=change_steps)
-    if result["complete"]:
+    if before:
+        print(f"{out} is already complete at step {before['step']}: {_results(before)}")
+    elif result["complete"]:
         print(f"{out}: {result['step']} steps, {_results(result)}")
     else:
         print(
@@ -198,13 +200,15 @@ def _is_folder(argv: Sequence[str], i: int) -> bool:
     return not argv[i].startswith("-") and not follows_flag
 
 
-def _exit_code(error: Exception) -> int | None:
+def _exit_code(error: BaseException) -> int | None:
     """The exit code of an error that is the user's to mend; None for a fault of ours."""
     name = type(error).__name__
     if name == "NonFiniteError":
         return NONFINITE
     if name == "CheckpointError":
         return CHECKPOINT
+    if name == "ProcessLostError":
+        return LOST
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CHECKPOINT
     return USAGE if isinstance(error, ValueError | FileNotFoundError | PermissionError) else None

@@ -14,6 +14,7 @@ from rich.progress import (
 )
 
 REFRESH = 0.2  # seconds between changes of the text
+SILENT = Console(quiet=True, force_terminal=False)
 
 
 class ProgressBar:

@@ -57,10 +57,12 @@ def experiment_fields(task: str, model: str) -> list[tuple]:
         "mesh": MeshConfig(),
     }
     made = [(name, type(value), _default(value)) for name, value in fields.items()]
-    return [
-        *made,
-        ("train", Annotated[TrainConfig, tyro.conf.arg(name="")], _default(TrainConfig())),
-    ]
+    return [*made, bare_field("train", TrainConfig())]
+
+
+def bare_field(name: str, value: Any) -> tuple:
+    """A field of a dataclass of flags; the fields of the dataclass `value` get no prefix."""
+    return name, Annotated[type(value), tyro.conf.arg(name="")], _default(value)
 
 
 def experiment_of(parsed: Any, model: str) -> Experiment:

@@ -87,7 +87,15 @@ class RunFolder:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            self.release()
+
+    def release(self) -> None:
+        """Gives the folder back, if it is this process's."""
+        lock = self.path / LOCK
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            owner, own = json.loads(lock.read_text()), _self()
+            if all(owner.get(key) == own[key] for key in ("pid", "host", "started")):
+                lock.unlink(missing_ok=True)
 
     def sign_of_life(self) -> None:
         """Tells other hosts that the owner is alive."""

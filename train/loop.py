@@ -3,6 +3,8 @@
 Of a step the host does only what costs little: it takes the next batch, starts the step, and reads
 the metrics of a step some time ago. A run that was stopped or killed continues from its newest
 whole checkpoint to bitwise the same result, as batches and random draws follow from seed and step.
+Several processes run this loop side by side; the first one owns the folder and writes, the others
+follow what it decides.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from jaxtyping import Array
 from seqzoo.tasks.task import Source
 from seqzoo.train.checkpoint import Checkpoints
 from seqzoo.train.config import Experiment
-from seqzoo.train.console import ProgressBar
+from seqzoo.train.console import SILENT, ProgressBar
 from seqzoo.train.data import rows_of_process, to_devices, train_batches
+from seqzoo.train.distributed import Ballot, failing_together, from_first, is_first, process_index
 from seqzoo.train.evaluate import evaluate
 from seqzoo.train.folder import RunFolder, RunFolderError, say_on_stderr
-from seqzoo.train.metrics import Late, MetricsLog
+from seqzoo.train.metrics import Late, MetricsLog, NoLog
 from seqzoo.train.program import Program, count_parameters, make_program
 from seqzoo.train.signals import StopRequest
 from seqzoo.train.state import ModelFactory, TrainState, seed_keys
@@ -56,7 +59,9 @@ def run(
     Raises ValueError (RunFolderError for the folder) for what cannot be, NonFiniteError for a step
     that is not finite, and CheckpointError if a checkpoint cannot be written or none read.
     """
-    RunFolder(out).check(experiment, change_steps=change_steps)
+    before = finished(experiment, out, change_steps=change_steps)
+    if before:
+        return before
     program = make_program(experiment, make_model=make_model, devices=devices)
     return run_program(program, out, change_steps=change_steps)
 
@@ -64,14 +69,59 @@ def run(
 def run_program(program: Program, out: Path | str, *, change_steps: bool = False) -> dict[str, Any]:
     """`run` for a program that exists."""
     experiment, folder = program.experiment, RunFolder(out)
-    folder.check(experiment, change_steps=change_steps)
-    result = folder.result()
-    if result and result["step"] == experiment.train.steps:
-        return result
-    with StopRequest() as stop, folder.owned():
-        folder.adopt(experiment)
-        with contextlib.closing(_Run(program, folder, stop)) as training:
+    before = finished(experiment, out, change_steps=change_steps)
+    if before:
+        return before
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        if is_first():
+            stack.enter_context(failing_together(folder.release))
+        stack.enter_context(_owned(folder, experiment))
+        training = stack.enter_context(contextlib.closing(_Run(program, folder, stop)))
+        with failing_together(training.log.flush):
             return training.train()
+
+
+def finished(
+    experiment: Experiment, out: Path | str, *, change_steps: bool = False
+) -> dict[str, Any] | None:
+    """The result in the folder `out` if nothing is left to train there, else None.
+
+    Raises RunFolderError if the folder may not be used, ValueError if the processes of this run
+    were started with different configurations.
+    """
+
+    def look() -> dict[str, Any]:
+        folder = RunFolder(out)
+        folder.check(experiment, change_steps=change_steps)
+        return {"experiment": experiment.to_dict(), "result": folder.result()}
+
+    first = from_first("the state of the folder", look)
+    _check_same(first["experiment"], experiment.to_dict())
+    result = first["result"]
+    return result if result and result["step"] == experiment.train.steps else None
+
+
+def _check_same(first: dict[str, Any], own: dict[str, Any]) -> None:
+    different = [key for key in own if own[key] != first[key]]
+    if different:
+        raise ValueError(
+            f"process {process_index()} was started with other options than process 0 "
+            f"({', '.join(different)}); start the same command on every host"
+        )
+
+
+@contextlib.contextmanager
+def _owned(folder: RunFolder, experiment: Experiment) -> Iterator[None]:
+    """Keeps the folder to this run; the first process does so for all."""
+
+    def adopt() -> None:
+        stack.enter_context(folder.owned())
+        folder.adopt(experiment)
+
+    with contextlib.ExitStack() as stack:
+        from_first("the folder is ours", adopt)
+        yield
 
 
 class _Run:
@@ -89,9 +139,13 @@ class _Run:
         self.alive = time.monotonic()
         initial, self.key = seed_keys(self.config.seed)
         self.state, self.done = self._start(initial)
-        self.log = MetricsLog(folder.path, self.done)
+        self.ballot = Ballot(program.mesh)
+        self.log = MetricsLog(folder.path, self.done) if is_first() else NoLog()
         self.bar = ProgressBar(
-            f"{self.task.name} {program.experiment.model}", self.config.steps, self.done
+            f"{self.task.name} {program.experiment.model}",
+            self.config.steps,
+            self.done,
+            None if is_first() else SILENT,
         )
 
     def train(self) -> dict[str, Any]:
@@ -101,7 +155,7 @@ class _Run:
         validation = self._source("validation")
         with self.bar:
             for step, batch in zip(range(self.done + 1, steps + 1), self._batches(), strict=False):
-                tokens = _tokens(batch, self.task.spec.features)
+                tokens = self.config.batch_size * _positions(batch, self.task.spec.features)
                 batch = to_devices(batch, self.program.rows)
                 state, metrics = self.program.step(state, batch, self.key)
                 self.late.add(step, metrics)
@@ -109,7 +163,7 @@ class _Run:
                 improved = self._due(step, self.config.eval_every) and self._evaluate(
                     step, state, validation, tokens
                 )
-                stopping = self.stop.requested
+                stopping = self.ballot.stopping(step, self.stop.requested)
                 if improved or stopping or self._due(step, self.config.save_every):
                     self._save(step, state, tokens)
                 self.done = step
@@ -124,18 +178,25 @@ class _Run:
         self.checkpoints.close()
 
     def _start(self, initial: Array) -> tuple[TrainState, int]:
+        found = from_first("where to start", self._newest)
+        if found is None:
+            return self.program.init(initial), 0
+        step, meta = found
+        state = self.checkpoints.restore(step, self.program.like)
+        self.best, self.validation = meta["best"], meta["validation"]
+        self.latest = meta["train"]
+        return state, step
+
+    def _newest(self) -> tuple[int, dict[str, Any]] | None:
         step = self.checkpoints.newest_whole(say_on_stderr)
         if step is None:
-            return self.program.init(initial), 0
+            return None
         if step > self.config.steps:
             raise RunFolderError(
                 f"{self.folder.path} is at step {step} already; --steps must be larger"
             )
-        state, meta = self.checkpoints.restore(step, self.program.like), self.checkpoints.meta(step)
-        self.best, self.validation = meta["best"], meta["validation"]
-        self.latest = meta["train"]
         say_on_stderr(f"continuing {self.folder.path} from step {step}")
-        return state, step
+        return step, self.checkpoints.meta(step)
 
     def _batches(self) -> Iterator[dict[str, np.ndarray]]:
         config = self.config
@@ -206,7 +267,8 @@ class _Run:
         self.checkpoints.check()
         if time.monotonic() - self.alive > LIFE:
             self.alive = time.monotonic()
-            self.folder.sign_of_life()
+            if is_first():
+                self.folder.sign_of_life()
 
     def _end(self, state: TrainState) -> dict[str, Any]:
         self.checkpoints.wait()
@@ -221,14 +283,14 @@ class _Run:
             "validation": self.validation,
             "best": self.best,
         }
-        if complete:
+        if complete and is_first():
             self.folder.finish(result)
         return result
 
 
-def _tokens(batch: dict[str, np.ndarray], features: int | None) -> int:
-    """Positions of a batch, padding included."""
-    shape = batch["inputs"].shape
+def _positions(batch: dict[str, np.ndarray], features: int | None) -> int:
+    """Positions of an example of a batch, padding included."""
+    shape = batch["inputs"].shape[1:]
     return math.prod(shape if features is None else shape[:-1])
 
 

@@ -111,6 +111,19 @@ class MetricsLog:
         self._events.close()
 
 
+class NoLog:
+    """Stands for the log in processes that write nothing."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 class Line(NamedTuple):
     """One step's metrics."""
 
