@@ -67,7 +67,7 @@ def sections(steps_scale: float = 1.0) -> dict[str, Section]:
         return TrainConfig(
             steps=steps,
             batch_size=batch_size,
-            eval_every=max(1, steps // 5),
+            eval_every=max(1, steps // 2),
             eval_batch_size=250,
         )
 
@@ -77,7 +77,7 @@ def sections(steps_scale: float = 1.0) -> dict[str, Section]:
             length=32,
             num_pairs=8,
             vocab_size=34,
-            validation_size=500,
+            validation_size=250,
             test_size=1000,
         ),
         backbone=BackboneConfig(d_model=32, depth=2, short_conv=4, feedforward="none"),
@@ -85,7 +85,7 @@ def sections(steps_scale: float = 1.0) -> dict[str, Section]:
         train=train(400, 32),
     )
     listops = Section(
-        task=tasks.build("listops_short", validation_size=500, test_size=1000),
+        task=tasks.build("listops_short", validation_size=250, test_size=1000),
         backbone=BackboneConfig(d_model=32, depth=2, short_conv=4),
         optim=OptimConfig(peak_lr=3e-3, dynamics_lr=3e-3, weight_decay=0.01),
         train=train(250, 16),
