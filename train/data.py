@@ -8,7 +8,7 @@ position in the data is the step count.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import jax
@@ -27,7 +27,7 @@ def train_batches(
     *,
     seed: int,
     start: int = 0,
-    rows: slice | None = None,
+    rows: Sequence[int] | None = None,
     threads: int = 1,
     prefetch: int = 8,
 ) -> Iterator[HostBatch]:
@@ -43,7 +43,7 @@ def train_batches(
         prefetch: batches read ahead.
     """
     order = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    rows = rows or slice(0, batch_size)
+    rows = range(batch_size) if rows is None else rows
     return _batches(_Rows(order, batch_size, rows), rows, start, threads, prefetch)
 
 
@@ -51,30 +51,23 @@ def eval_batches(
     source: Source,
     batch_size: int,
     *,
-    rows: slice | None = None,
+    rows: Sequence[int] | None = None,
     threads: int = 1,
     prefetch: int = 8,
 ) -> Iterator[HostBatch]:
     """The whole split in order; rows that only fill the last batch have `weight` 0."""
-    rows = rows or slice(0, batch_size)
+    rows = range(batch_size) if rows is None else rows
     padded = _Padded(source, batch_size)
     return _batches(_Rows(padded, batch_size, rows), rows, 0, threads, prefetch)
 
 
-def rows_of_process(sharding: NamedSharding, batch_size: int) -> slice:
-    """The rows of a global batch that this process's devices hold.
+def rows_of_process(sharding: NamedSharding, batch_size: int) -> Sequence[int]:
+    """The rows of a global batch that this process's devices hold, in ascending order.
 
-    Raises ValueError where they are not contiguous (devices in an order other than by process).
+    On a pod they need not be neighbours: a mesh follows the wiring of the chips.
     """
     places = sharding.addressable_devices_indices_map((batch_size,)).values()
-    held = {place[0].indices(batch_size)[:2] for place in places}
-    start, stop = min(low for low, _ in held), max(high for _, high in held)
-    if sum(high - low for low, high in held) != stop - start:
-        raise ValueError(
-            f"the rows of this process are not contiguous: {sorted(held)}; order the mesh's "
-            "devices by process"
-        )
-    return slice(start, stop)
+    return sorted({row for place in places for row in range(*place[0].indices(batch_size))})
 
 
 def to_devices(batch: HostBatch, sharding: NamedSharding) -> HostBatch | dict[str, Array]:
@@ -85,9 +78,9 @@ def to_devices(batch: HostBatch, sharding: NamedSharding) -> HostBatch | dict[st
 
 
 def _batches(
-    source: Source, rows: slice, start: int, threads: int, prefetch: int
+    source: Source, rows: Sequence[int], start: int, threads: int, prefetch: int
 ) -> Iterator[HostBatch]:
-    dataset = grain.MapDataset.source(source).batch(rows.stop - rows.start)
+    dataset = grain.MapDataset.source(source).batch(len(rows))
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=prefetch if threads else 0
     )
@@ -96,23 +89,23 @@ def _batches(
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Rows [start, stop) of each global batch, one after another."""
+    """Some rows of each global batch, one after another."""
 
     source: Source
     batch_size: int
-    rows: slice
+    rows: Sequence[int]
 
     def __len__(self) -> int:
         # Grain's own length of an endless dataset is the largest integer.
-        return len(self.source) // self.batch_size * (self.rows.stop - self.rows.start)
+        return len(self.source) // self.batch_size * len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
-        batch, row = divmod(int(index), self.rows.stop - self.rows.start)
-        example = self.source[batch * self.batch_size + self.rows.start + row]
+        batch, row = divmod(int(index), len(self.rows))
+        example = self.source[batch * self.batch_size + self.rows[row]]
         return {"weight": np.float32(1), **example}
 
     def __repr__(self) -> str:
-        return f"rows {self.rows.start}:{self.rows.stop} of {self.batch_size}"
+        return f"{len(self.rows)} rows from {self.rows[0]} of {self.batch_size}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,8 @@ import json
 import os
 import sys
 
+import jax
+
 from seqzoo.train.cli import _exit_code
 from seqzoo.train.distributed import Processes, is_first, joined
 from seqzoo.train.loop import run
@@ -33,6 +35,12 @@ class Broken(Slow):
         return BrokenRows(rows.size, rows.stream) if split == "train" else rows
 
 
+def in_turns():
+    """Devices of both processes in turns, as the mesh of a pod may have them."""
+    first = {d.process_index: d.id for d in reversed(jax.devices())}
+    return sorted(jax.devices(), key=lambda d: d.id - first[d.process_index])
+
+
 def main(folder, port, count, index, options="{}"):
     processes = Processes(
         coordinator=f"127.0.0.1:{port}",
@@ -43,7 +51,7 @@ def main(folder, port, count, index, options="{}"):
     task = Broken() if os.environ.get("TINY_BROKEN") == index else Slow()
     with joined(processes, _exit_code):
         wanted = experiment(task, **json.loads(options))
-        result = run(wanted, folder, make_model=make_model)
+        result = run(wanted, folder, make_model=make_model, devices=in_turns())
         if is_first():
             print(result["step"], result["complete"])
 
