@@ -290,11 +290,12 @@ def _give_up(error: BaseException, code: int | None) -> None:
 
 
 def _farewell() -> str:
-    """Waits until all processes know of the failure; those that do not come."""
+    """Waits until all processes know of the failure; the others that do not come."""
     try:
         _client().wait_at_barrier(f"{FAILED}/heard", FAREWELL)
     except jax.errors.JaxRuntimeError as error:
-        return _missing(error)
+        names = _missing(error).split(", ")
+        return ", ".join(name for name in names if name != str(process_index()))
     return ""
 
 
