@@ -42,9 +42,7 @@ class ProcessLostError(RuntimeError):
 class Processes:
     """Which processes train together; the same on all of them but for `process_id`."""
 
-    distributed: Literal["auto", "off"] = (
-        "auto"  # auto: all processes of a TPU pod, Slurm step, ...
-    )
+    distributed: Literal["auto", "off"] = "auto"  # auto: those of a TPU slice, a Slurm step, ...
     coordinator: str = ""  # HOST:PORT of process 0, a free port; instead of auto
     num_processes: int = 0  # with coordinator
     process_id: int = -1  # with coordinator; 0, 1, ..., one for each process
