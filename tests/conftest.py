@@ -12,6 +12,28 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["SEQZOO_CACHE"] = tempfile.mkdtemp(prefix="seqzoo-tests-")
 
+import gc
+
 import jax
+import pytest
 
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_functions():
+    """What one file has compiled serves no other; kept, it would fill the memory."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
+def pytest_collection_modifyitems(items):
+    """The tests of one group, which share compiled functions, run one after another."""
+    order = {}
+    for item in items:
+        group = item.get_closest_marker("xdist_group")
+        key = (item.path, group.args[0] if group else None)
+        order.setdefault(key, len(order))
+        item.user_properties.append(("order", order[key]))
+    items.sort(key=lambda item: dict(item.user_properties)["order"])

@@ -74,7 +74,7 @@ def perturbed(params, scale: float = 0.1):
     return jax.tree.unflatten(structure, moved)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=2)  # causal and both ways; more would fill the memory
 def subject(name: str, causal: bool = True) -> Subject:
     from tests.models.tiny import TINY
 
