@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from seqzoo.train.distributed import barrier, from_first, is_first
+from seqzoo.train.files import write_atomically
 from seqzoo.train.state import TrainState
 
 FOLDER = "checkpoints"
@@ -178,19 +178,6 @@ class Checkpoints:
             f"the checkpoint of step {step} could not be written to {self.folder} "
             f"({_one_line(error)}); {left}. Make room and run the same command again"
         )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that is seen whole or not at all, also after a power failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _files(folder: Path) -> set[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.train.config import Difference, Experiment, differences
+from seqzoo.train.files import write_atomically
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", "lock.json"
 ABANDONED = 600.0  # seconds without a sign of life after which another host's lock is void
@@ -59,8 +60,6 @@ class RunFolder:
 
     def adopt(self, experiment: Experiment) -> None:
         """Writes the configuration, which `check` has allowed."""
-        from seqzoo.train.checkpoint import write_atomically
-
         text = json.dumps(experiment.to_dict(), indent=2) + "\n"
         if not (self.path / CONFIG).exists() or self.config() != experiment.to_dict():
             write_atomically(self.path / CONFIG, text)
@@ -74,8 +73,6 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Writes the result."""
-        from seqzoo.train.checkpoint import write_atomically
-
         write_atomically(self.path / RESULT, json.dumps(result, indent=2) + "\n")
 
     @contextlib.contextmanager

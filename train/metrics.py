@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array
 
-from seqzoo.train.checkpoint import write_atomically
+from seqzoo.train.files import write_atomically
 
 FILE = "metrics.jsonl"
 LAG = 4  # steps between the start of a step and the reading of its metrics

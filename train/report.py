@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.train import results, tables
+from seqzoo.train.files import write_atomically
 from seqzoo.train.results import Comparison, ModelResult
 from seqzoo.train.runs import comparison_of_run
 from seqzoo.train.statistics import band, interval
@@ -53,7 +54,7 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     path = folder / FILE
-    results.write_atomically(path, render(comparisons_in(folder)))
+    write_atomically(path, render(comparisons_in(folder)))
     return path
 
 
