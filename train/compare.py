@@ -355,7 +355,7 @@ def main(argv: Sequence[str]) -> int:
             highlight=False,
         )
         return INTERRUPTED
-    console.print(f"report: {first.out / REPORT}", markup=False, highlight=False)
+    console.print(f"report: {first.out / REPORT}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

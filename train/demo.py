@@ -119,5 +119,7 @@ def main(argv: Sequence[str]) -> int:
         console.print("stopped; the same command continues", markup=False)
         return INTERRUPTED
     report = write_report(demo.out)
-    console.print(f"{time.perf_counter() - started:.0f} s; report: {report}", highlight=False)
+    console.print(
+        f"{time.perf_counter() - started:.0f} s; report: {report}", highlight=False, soft_wrap=True
+    )
     return 0
