@@ -67,7 +67,7 @@ def sections(steps_scale: float = 1.0) -> dict[str, Section]:
         return TrainConfig(
             steps=steps,
             batch_size=batch_size,
-            eval_every=max(1, steps // 2),
+            eval_every=max(1, steps // 4),
             eval_batch_size=250,
         )
 
