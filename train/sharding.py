@@ -33,6 +33,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(\w+_proj|head\w*)/bias", ("tensor",)),
     (r"(scale|bias|hidden_bias|hidden_scale|dt_bias|initial)", (None,)),
     (r"conv(/kernel)?", (None, None)),
+    (r"B_\w+", ("tensor", "fsdp")),  # LRU's dense maps into and out of the state
+    (r"C_\w+", ("fsdp", "tensor")),
     (r"(log_\w+|\w+_log|decay|bonus|mix|A_\w+|B_\w+|C_\w+|D)", ()),
 )
 _COMPILED = tuple((re.compile(rf"(?:.*/)?{pattern}"), axes) for pattern, axes in RULES)
