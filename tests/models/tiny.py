@@ -22,7 +22,7 @@ TINY = {
     "delta_product": {"num_heads": 2, "chunk_size": 8},
     "delta_product@gated": {"num_heads": 2, "d_conv": 0, "gated": True, "chunk_size": 8},
     "s4d": {"d_state": 4, "chunk_size": 4},
-    "s4d@bilinear": {"d_state": 6, "init": "legs", "discretization": "bilinear", "gate": False},
+    "s4d@bilinear": {"d_state": 8, "init": "legs", "discretization": "bilinear", "gate": False},
     "lru": {"d_state": 6},
     "lru@ring": {"d_state": 6, "r_min": 0.9, "r_max": 0.999, "normalize": False},
     "mamba": {"d_state": 3, "chunk_size": 4},
