@@ -7,6 +7,7 @@ import pytest
 
 from seqzoo import tasks
 from seqzoo.models import names, presets
+from tests.helpers import assert_close
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 
@@ -25,7 +26,7 @@ def test_the_examples_run(code):
 
         streamed = jnp.concatenate([scope["y1"], scope["y2"]], 1)
         real = scope["segments"] > 0
-        assert jnp.allclose(streamed[real], scope["y"][real], atol=1e-4)
+        assert_close(streamed[real], scope["y"][real], ratio=1e-5)
 
 
 def test_the_commands_of_the_readme_parse():
