@@ -10,15 +10,31 @@ from seqzoo.models import MIXERS, build
 from tests.models import laws
 from tests.models.tiny import TINY
 
+SLOW = pytest.mark.slow
+
 # Each mixer's tests run in one worker, where its forms are compiled once.
 GROUPED = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in TINY]
-
-# Variants of a mixer that is wrapped would test the wrapper again.
-BOTH_WAYS = [
-    name
+# What a variant shares with its mixer is tested there, and with the slow tests.
+FIRST = [
+    name if "@" not in name.values[0] else pytest.param(*name.values, marks=[*name.marks, SLOW])
     for name in GROUPED
-    if "@" not in name.values[0] or MIXERS[name.values[0].split("@")[0]].module.looks_both_ways
 ]
+
+
+def _both_ways():
+    """Mixers that look both ways by nature; of those that are wrapped two, the rest when slow.
+
+    Variants of a mixer that is wrapped would test the wrapper again.
+    """
+    for name in GROUPED:
+        base, _, variant = name.values[0].partition("@")
+        if MIXERS[base].module.looks_both_ways or base in ("lru", "gla"):
+            yield name
+        elif not variant:
+            yield pytest.param(*name.values, marks=[*name.marks, SLOW])
+
+
+BOTH_WAYS = list(_both_ways())
 
 
 def test_every_mixer_is_under_the_laws():
@@ -46,7 +62,7 @@ def test_a_mixer_that_looks_both_ways_cannot_stream(name):
         mixer.extend(jnp.zeros((1, 1, laws.D)), None)
 
 
-@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("name", FIRST)
 def test_bfloat16_compute_keeps_float32_state(name):
     """bfloat16 in and out, states in float32, close to the float32 result; finite gradients."""
     s = laws.subject(name)
