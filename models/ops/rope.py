@@ -44,3 +44,37 @@ def angles(positions: Array, width: int, base: float, dtype: jnp.dtype) -> Array
     """positions · base^(-2i/width) for i < width/2, on a new last axis."""
     frequency = base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
     return positions[..., None].astype(dtype) * jnp.asarray(frequency, dtype)
+
+
+def xpos(
+    x: Float[Array, "B L H K"],
+    positions: Int[Array, "#B L"] | Int[Array, "L"],
+    *,
+    keys: bool = False,
+    base: float = 10000.0,
+    scale_base: float = 512.0,
+    interleaved: bool = False,
+) -> Float[Array, "B L H K"]:
+    """Rotary positions whose scores decay with distance (Sun et al. 2022, arXiv:2212.10554).
+
+    Pair i of rotated queries is multiplied by ζ_i^(position / scale_base), that of keys divided by
+    it (`keys`), so that their product holds ζ_i^(distance / scale_base). The factor of keys passes
+    the range of float32 after 36,000 positions at scale_base = 512; a recurrence has that decay in
+    its state instead (see `xpos_log_decay`).
+
+    Raises:
+        ValueError: as `rope`.
+    """
+    turned = rope(x, positions, base=base, interleaved=interleaved)
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    rate = jnp.asarray(xpos_log_decay(x.shape[-1], scale_base, interleaved=interleaved), dtype)
+    exponent = positions[..., None, None].astype(dtype) * rate
+    return (turned.astype(dtype) * jnp.exp(-exponent if keys else exponent)).astype(x.dtype)
+
+
+def xpos_log_decay(
+    width: int, scale_base: float = 512.0, *, interleaved: bool = False
+) -> Float[np.ndarray, "K"]:
+    """log ζ_i / scale_base of every channel, ζ_i = (2i/K + 0.4) / 1.4 for pair i."""
+    rate = np.log((np.arange(0, width, 2) / width + 0.4) / 1.4) / scale_base
+    return np.repeat(rate, 2) if interleaved else np.tile(rate, 2)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqzoo.models.ops.rope import xpos
 from seqzoo.models.positions import rope, sinusoidal
 from tests.helpers import assert_close, x64
 
@@ -44,6 +45,21 @@ def test_rope_positions_broadcast_and_bfloat16_angles_stay_exact():
     low = rope(jnp.asarray(x, jnp.bfloat16), positions)
     assert low.dtype == jnp.bfloat16
     assert_close(low.astype(jnp.float32), one, ratio=0.01)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_xpos_scores_are_those_of_rope_with_a_decay_by_distance(interleaved):
+    q, k = np.random.default_rng(0).normal(size=(2, 1, 6, 2, 8))
+    zeta = (np.arange(4) / 4 + 0.4) / 1.4  # the paper's gamma is 0.4
+    zeta = np.repeat(zeta, 2) if interleaved else np.tile(zeta, 2)
+    distance = np.arange(6)[:, None] - np.arange(6)
+    with x64():
+        at = jnp.arange(6) + 7
+        ours = [xpos(a, at, keys=i == 1, interleaved=interleaved) for i, a in enumerate((q, k))]
+        turned = [np.asarray(rope(a, at, interleaved=interleaved)) for a in (q, k)]
+        scores = jnp.einsum("blhk,bshk->bhls", *ours)
+    decay = zeta ** (distance[..., None] / 512)
+    assert_close(scores, np.einsum("blhk,bshk,lsk->bhls", *turned, decay), ratio=1e-12)
 
 
 @pytest.mark.parametrize("length_width", [(12, 8), (20, 6)], ids=str)
