@@ -103,7 +103,7 @@ class Block(Mixer):
         rngs: nnx.Rngs,
     ):
         d, dtypes = config.d_model, {"dtype": config.dtype, "param_dtype": config.param_dtype}
-        self.post_norm = config.norm_position == "post"
+        self.name, self.post_norm = name, config.norm_position == "post"
         self.rate, self.causal = config.dropout, config.causal
         self.norm = Norm(config.norm, d, **dtypes, rngs=rngs)
         conv = (
@@ -155,11 +155,16 @@ class Block(Mixer):
             return h
 
         def mix(h: Array) -> Array:
-            return run(self.mixer, h if self.conv is None else run(self.conv, h))
+            with jax.named_scope(self.name):  # read in profiles
+                return run(self.mixer, h if self.conv is None else run(self.conv, h))
+
+        def feed(h: Array) -> Array:
+            with jax.named_scope("feedforward"):
+                return run(self.feedforward, h)
 
         x = self._residual(x, self.norm, mix, ctx)
         if self.feedforward is not None:
-            x = self._residual(x, self.ff_norm, lambda h: run(self.feedforward, h), ctx)
+            x = self._residual(x, self.ff_norm, feed, ctx)
         return x, tuple(after)
 
     def _residual(self, x: Array, norm: Norm, branch: Callable[[Array], Array], ctx: Context):

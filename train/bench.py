@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,8 +31,10 @@ from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.registry import MIXERS, build
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.data import to_devices, train_batches
+from seqzoo.train.loop import run
 from seqzoo.train.program import make_program
 from seqzoo.train.state import seed_keys
+from seqzoo.train.trace import SKIP, host_time
 from seqzoo.train.usage import UsageError, unknown
 
 Row = dict[str, Any]
@@ -223,35 +226,29 @@ def _batches(experiment: Experiment, count: int) -> list[dict]:
 
 
 def host(bench: Bench) -> Iterator[Row]:
-    """Milliseconds of the host's thread to start a step: to get a batch, place it, and dispatch.
+    """Milliseconds that the loop's thread works for a step, read from a profile of the loop.
 
-    CPU time, which other programs on the machine do not disturb; each step has ended before the
-    next is started, so that no part holds a wait for the device.
+    What it waits for the compiled program or runs it does not count; `idle_ms` is the time of a
+    step in which no program ran.
     """
     for name in bench.names if bench.models else (bench.baseline,):
-        yield {"model": name, **_host_milliseconds(_experiment(bench, name, 2), bench.steps)}
+        with tempfile.TemporaryDirectory() as folder:
+            run(_watched(bench, name), Path(folder) / "run")
+            time_ = host_time(Path(folder))
+        yield {"model": name, "host_ms": time_.host, "idle_ms": time_.idle, "step_ms": time_.step}
 
 
-def _host_milliseconds(experiment: Experiment, steps: int) -> Row:
-    program, train = make_program(experiment), experiment.train
-    first, key = seed_keys(train.seed)
-    state = program.init(first)
-    source = experiment.task.source("train", train.seed)
-    stream = train_batches(source, train.batch_size, seed=train.seed, threads=train.threads)
-    parts: dict[str, list[float]] = {"batch": [], "place": [], "dispatch": []}
-    walls = []
-    for _ in range(steps + 2):
-        started, marks = time.perf_counter(), [time.thread_time()]
-        batch = next(stream)
-        marks.append(time.thread_time())
-        batch = to_devices(batch, program.rows)
-        marks.append(time.thread_time())
-        state, metrics = program.step(state, batch, key)
-        marks.append(time.thread_time())
-        jax.block_until_ready((state, metrics))
-        walls.append(1e3 * (time.perf_counter() - started))
-        for part, start, end in zip(parts, marks[:-1], marks[1:], strict=True):
-            parts[part].append(1e3 * (end - start))
-    # The first steps compile.
-    row = {f"{part}_ms": statistics.median(values[2:]) for part, values in parts.items()}
-    return {"host_ms": sum(row.values()), **row, "step_wall_ms": statistics.median(walls[2:])}
+def _watched(bench: Bench, name: str) -> Experiment:
+    """An experiment whose loop does nothing but steps while it is traced."""
+    experiment = _experiment(bench, name, 2)
+    train = dataclasses.replace(
+        experiment.train,
+        steps=bench.steps + 2 * SKIP,
+        profile=True,
+        profile_steps=bench.steps,
+        eval_every=0,
+        save_every=0,
+        keep_best=False,
+    )
+    task = dataclasses.replace(experiment.task, validation_size=train.batch_size)
+    return dataclasses.replace(experiment, task=task, train=train)

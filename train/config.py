@@ -83,9 +83,11 @@ class TrainConfig:
     )  # newest checkpoints kept; at least 1
     threads: int = dataclasses.field(default=1, metadata=RUNTIME)  # that read data; 0: none
     prefetch: int = dataclasses.field(default=8, metadata=RUNTIME)  # batches read ahead
+    profile: bool = dataclasses.field(default=False, metadata=RUNTIME)  # write a trace for XProf
+    profile_steps: int = dataclasses.field(default=20, metadata=RUNTIME)  # in the trace
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "keep"):
+        for name in ("steps", "batch_size", "accumulate", "keep", "profile_steps"):
             _check(getattr(self, name) >= 1, self, name, "must be at least 1")
         for name in ("seed", "eval_every", "eval_batch_size", "save_every", "threads", "prefetch"):
             _check(getattr(self, name) >= 0, self, name, "must not be negative")

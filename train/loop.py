@@ -24,7 +24,7 @@ from seqzoo.tasks.task import Source
 from seqzoo.train.checkpoint import Checkpoints
 from seqzoo.train.config import Experiment
 from seqzoo.train.console import SILENT, ProgressBar
-from seqzoo.train.data import rows_of_process, to_devices, train_batches
+from seqzoo.train.data import HostBatch, rows_of_process, to_devices, train_batches
 from seqzoo.train.distributed import Ballot, failing_together, from_first, is_first, process_index
 from seqzoo.train.evaluate import evaluate
 from seqzoo.train.folder import RunFolder, RunFolderError, say_on_stderr
@@ -32,6 +32,7 @@ from seqzoo.train.metrics import Late, MetricsLog, NoLog
 from seqzoo.train.program import Program, count_parameters, make_program
 from seqzoo.train.signals import StopRequest
 from seqzoo.train.state import ModelFactory, TrainState, seed_keys
+from seqzoo.train.trace import Tracer
 
 LIFE = 30.0  # seconds between signs of life in the run's lock
 
@@ -152,25 +153,37 @@ class _Run:
         """All steps that are left, or those until a stop is requested."""
         steps, state = self.config.steps, self.state
         del self.state  # donated by the first step
-        validation = self._source("validation")
-        with self.bar:
-            for step, batch in zip(range(self.done + 1, steps + 1), self._batches(), strict=False):
-                tokens = self.config.batch_size * _positions(batch, self.task.spec.features)
-                batch = to_devices(batch, self.program.rows)
-                state, metrics = self.program.step(state, batch, self.key)
-                self.late.add(step, metrics)
-                self._read(tokens)
-                improved = self._due(step, self.config.eval_every) and self._evaluate(
-                    step, state, validation, tokens
-                )
-                stopping = self.ballot.stopping(step, self.stop.requested)
-                if improved or stopping or self._due(step, self.config.save_every):
-                    self._save(step, state, tokens)
-                self.done = step
+        validation, batches = self._source("validation"), self._batches()
+        traced = self.config.profile_steps if self.config.profile else 0
+        tracer = Tracer(self.folder.path / "profile", self.done + 1, traced)
+        with self.bar, tracer:
+            for step in range(self.done + 1, steps + 1):
+                with tracer.step(step):
+                    batch = next(batches)
+                    state, stopping = self._step(step, state, batch, validation)
                 if stopping:
                     break
-                self._tend()
         return self._end(state)
+
+    def _step(
+        self, step: int, state: TrainState, batch: HostBatch, validation: Source
+    ) -> tuple[TrainState, bool]:
+        """The state after a step and what follows it, and whether that was the last one."""
+        tokens = self.config.batch_size * _positions(batch, self.task.spec.features)
+        placed = to_devices(batch, self.program.rows)
+        state, metrics = self.program.step(state, placed, self.key)
+        self.late.add(step, metrics)
+        self._read(tokens)
+        improved = self._due(step, self.config.eval_every) and self._evaluate(
+            step, state, validation, tokens
+        )
+        stopping = self.ballot.stopping(step, self.stop.requested)
+        if improved or stopping or self._due(step, self.config.save_every):
+            self._save(step, state, tokens)
+        self.done = step
+        if not stopping:
+            self._tend()
+        return state, stopping
 
     def close(self) -> None:
         """Ends files and threads; safe after an error."""
@@ -237,7 +250,7 @@ class _Run:
             self.latest = values
             self.log.write(last, {**values, **self.validation})
         value = metrics[self.task.main_metric]
-        sign = -1 if self.task.main_metric == "loss" else 1
+        sign = 1 if self.task.higher_is_better else -1
         better = math.isfinite(value) and (
             self.best is None or sign * value > sign * self.best["value"]
         )

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Array
 
@@ -22,6 +23,7 @@ from seqzoo.train.files import write_atomically
 FILE = "metrics.jsonl"
 LAG = 4  # steps between the start of a step and the reading of its metrics
 NONFINITE = "nonfinite/"
+WAIT = "wait for the device"  # an event in profiles
 
 
 class NonFiniteError(ArithmeticError):
@@ -56,6 +58,8 @@ class Late:
         """
         while len(self._waiting) > lag:
             step, metrics = self._waiting.popleft()
+            with jax.profiler.TraceAnnotation(WAIT):
+                jax.block_until_ready(metrics)
             yield step, finite_values(step, metrics)
 
 
