@@ -26,6 +26,7 @@ from seqzoo.models.linear_attention.hgrn2 import HGRN2, HGRN2Config
 from seqzoo.models.linear_attention.lightning import LightningAttention, LightningAttentionConfig
 from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttentionConfig
 from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
+from seqzoo.models.linear_attention.rwkv4 import RWKV4, RWKV4Config
 from seqzoo.models.linear_attention.rwkv6 import RWKV6, RWKV6Config
 from seqzoo.models.mixer import AuxLoss, Context, Mixer, MixerConfig, StreamState
 from seqzoo.models.param_groups import param_groups
@@ -62,6 +63,7 @@ __all__ = [
     "QRNN",
     "RGLRU",
     "RNN",
+    "RWKV4",
     "RWKV6",
     "S4D",
     "SRU",
@@ -107,6 +109,7 @@ __all__ = [
     "QRNNConfig",
     "RGLRUConfig",
     "RNNConfig",
+    "RWKV4Config",
     "RWKV6Config",
     "RetNet",
     "RetNetConfig",

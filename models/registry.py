@@ -33,6 +33,7 @@ from seqzoo.models.linear_attention.hgrn2 import HGRN2, HGRN2Config
 from seqzoo.models.linear_attention.lightning import LightningAttention, LightningAttentionConfig
 from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttentionConfig
 from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
+from seqzoo.models.linear_attention.rwkv4 import RWKV4, RWKV4Config
 from seqzoo.models.linear_attention.rwkv6 import RWKV6, RWKV6Config
 from seqzoo.models.mixer import Mixer, MixerConfig
 from seqzoo.models.recurrent.elementwise import (
@@ -81,6 +82,7 @@ MIXERS: dict[str, Entry] = {
     "gla": Entry(GLAConfig, GLA),
     "hgrn2": Entry(HGRN2Config, HGRN2),
     "lightning_attention": Entry(LightningAttentionConfig, LightningAttention),
+    "rwkv4": Entry(RWKV4Config, RWKV4),
     "rwkv6": Entry(RWKV6Config, RWKV6),
     "deltanet": Entry(DeltaNetConfig, DeltaNet),
     "gated_deltanet": Entry(GatedDeltaNetConfig, GatedDeltaNet),

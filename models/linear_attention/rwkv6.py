@@ -23,9 +23,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
+from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
 from seqzoo.models.mixer import Context, config_of
 from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
-from seqzoo.models.ops.short_conv import short_conv
 
 MIXES = 5  # of r, k, v, g and w; a sixth vector makes what their changes are read from
 
@@ -95,8 +95,7 @@ class RWKV6(MatrixState):
     def _mix(self, x: Float[Array, "B L D"], inner: RWKV6State | None, ctx: Context):
         layout = ctx.segments if ctx.segments.masked else None
         window, s0 = (None, None) if inner is None else inner
-        only_before = jnp.zeros((2, self.d_model), x.dtype).at[0].set(1)
-        before, window = short_conv(x, only_before, window, segment_ids=layout)
+        before, window = token_before(x, window, ctx.segments)
         mixed_r, mixed_k, mixed_v, mixed_g, mixed_w = self._mixed(x, before - x)
         q, k, v = (
             self._heads(p(m))
@@ -142,10 +141,8 @@ def initial_values(
     d_model: int, layer: Any, dtype: DTypeLike
 ) -> tuple[Float[Array, "6 D"], Float[Array, "D"], Float[Array, "D"]]:
     """μ of x, r, k, v, g and w, then λ and u, as the published code sets them by layer."""
-    index, depth = (0, 1) if layer is None else layer
-    late, early = index / max(depth - 1, 1), 1 - index / depth
-    channel = jnp.arange(d_model, dtype=dtype)
-    ratio, place = channel / d_model, channel / max(d_model - 1, 1)
+    late, early = place_in_depth(layer)
+    ratio, place, channel = places(d_model, dtype)
     plain, half = 1 - ratio**early, 1 - ratio ** (0.5 * early)
     mix = jnp.stack([plain, half, plain, plain - 0.3 * late, half, plain])
     decay = 5 * place ** (0.7 + 1.3 * late) - 6
