@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models.ops.blockwise import Operands, Sight, blockwise
+from seqzoo.models.ops.relative import Relative, Terms
 from seqzoo.models.ops.segments import Segments, as_segments, compact
 from seqzoo.models.ops.visibility import LOW, Rule, Side, visible
 
@@ -26,6 +27,7 @@ def attention(
     v: Float[Array, "B S Hkv V"],
     *,
     bias: Float[Array, "#B #H #L #S"] | None = None,
+    relative: Relative | None = None,
     causal: bool = False,
     window: int | None = None,
     scale: float | None = None,
@@ -34,7 +36,7 @@ def attention(
     segment_ids: Int[Array, "B L"] | Segments | None = None,
     k_segment_ids: Int[Array, "B S"] | None = None,
 ) -> Float[Array, "B L H V"]:
-    """o_t = Σ_s softmax_s(scale q_t·k_s + bias_ts) v_s over the visible keys s; 0 if there is none.
+    """o_t = Σ_s softmax_s(scale q_t·k_s + bias_ts) v_s over the visible keys s; 0 without any.
 
     Vaswani et al. 2017 (arXiv:1706.03762), eq. 1; in blocks as Dao et al. 2022 (arXiv:2205.14135).
     A key is visible if it is of the query's segment, with `causal` not later than the query, and
@@ -47,6 +49,8 @@ def attention(
         k: keys.
         v: values.
         bias: added to the scaled scores; broadcasts to [B, H, L, S].
+        relative: a term of the scores that depends on the distance t - s in positions, made block
+            by block (models/ops/relative.py); padding and other segments are not counted.
         causal: whether queries see no later key.
         window: how many positions a query sees on a side, its own counted; None for all.
         scale: of the scores; K^-0.5 by default.
@@ -68,9 +72,11 @@ def attention(
     by_index = q_positions is None and k_positions is None
     tags, k_tags, layout = _tags(q, k, segment_ids, k_segment_ids)
     dense = max(q.shape[1], k.shape[1]) <= DENSE_LENGTH or q.shape[1] <= DENSE_QUERIES
-    if by_index and window is not None and layout is not None:
+    counts = window is not None or relative is not None  # padding must not be counted
+    if by_index and counts and layout is not None:
         if bias is None and not dense:
-            return _compactly(q, k, v, layout, causal=causal, window=window, scale=scale)
+            options = {"causal": causal, "window": window, "scale": scale}
+            return _compactly(q, k, v, relative, layout, **options)
         q_positions = k_positions = layout.position
         by_index = False
     sight = Sight(
@@ -80,14 +86,15 @@ def attention(
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     if jnp.finfo(dtype).bits >= 32:  # fewer products than scaling scores, and no rounding to fear
         q, scale = q * jnp.asarray(scale, dtype), 1.0
-    operands = Operands(q, k, v, bias)
-    rule = Rule(causal, window, by_index)
+    term, terms = relative or (None, Terms())
+    operands = Operands(q, k, v, bias, terms)
+    rule = Rule(causal, window, by_index, term)
     return (_dense if dense else blockwise)(rule, float(scale), operands, sight)
 
 
 def _dense(rule: Rule, scale: float, operands: Operands, sight: Sight) -> Array:
     """All scores at once; differentiated as it stands."""
-    q, k, v, bias = operands
+    q, k, v, bias, terms = operands
     batch, length, heads, width = q.shape
     apart = (batch, k.shape[2], heads // k.shape[2])
     wide = jnp.promote_types(q.dtype, jnp.float32)
@@ -96,6 +103,11 @@ def _dense(rule: Rule, scale: float, operands: Operands, sight: Sight) -> Array:
     s = s.reshape(batch, heads, length, k.shape[1]) * scale
     if bias is not None:
         s = s + bias.astype(wide)
+    if rule.term is not None:
+        ahead = sight.queries.positions[:, :, None] - sight.keys.positions[:, None]
+        shared, *rows = terms
+        rows = (None if row is None else row.swapaxes(1, 2) for row in rows)
+        s = s + rule.term(shared, *rows, ahead).astype(wide)
     seen = visible(rule, *sight)
     p = _weights(s, None if seen is None else seen[:, None]).astype(v.dtype)
     o = jnp.einsum("bhgls,bshv->blhgv", p.reshape(*apart, *p.shape[2:]), v)
@@ -112,15 +124,22 @@ def _weights(s: Float[Array, "B H L S"], seen: Bool[Array, "#B 1 L S"] | None) -
     return p / jnp.where(total > 0, total, 1)
 
 
-def _compactly(q: Array, k: Array, v: Array, layout: Segments, **options) -> Array:
-    """Real tokens first: then a window is a band of indices and blocks outside it are skipped."""
+def _compactly(
+    q: Array, k: Array, v: Array, relative: Relative | None, layout: Segments, **options
+) -> Array:
+    """Real tokens first: distances are those of indices, and blocks out of sight are skipped."""
     rows = compact(layout)
+    if relative is not None:
+        shared, *by_token = relative.terms
+        packed = (None if row is None else rows.pack(row) for row in by_token)
+        relative = relative._replace(terms=Terms(shared, *packed))
     tags = _layout_tags(rows.segments)
     return rows.unpack(
         attention(
             rows.pack(q),
             rows.pack(k),
             rows.pack(v),
+            relative=relative,
             **options,
             segment_ids=tags,
             k_segment_ids=tags,

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seqzoo.models.ops import forms
+from seqzoo.models.ops.relative import Terms, pull_back
 from seqzoo.models.ops.visibility import LOW, Rule, Side, block_pairs, visible
 
 # Most queries, and most keys, of a block. On CPU, 256 x 256 scores (float32, 16 heads in all) are
@@ -36,6 +37,7 @@ class Operands(NamedTuple):
     k: Float[Array, "B S Hkv K"]
     v: Float[Array, "B S Hkv V"]
     bias: Float[Array, "#B #H #L #S"] | None = None
+    terms: Terms = Terms()  # what the rule's term is made of
 
 
 class Sight(NamedTuple):
@@ -49,7 +51,7 @@ class Sight(NamedTuple):
 def blockwise(
     rule: Rule, scale: float, operands: Operands, sight: Sight
 ) -> Float[Array, "B L H V"]:
-    """softmax(scale q kᵀ + bias) v over the visible keys; 0 for a query that sees none."""
+    """softmax(scale q kᵀ + bias + term) v over the visible keys; 0 for a query that sees none."""
     return _run(_forward, rule, scale, operands, sight)[0]
 
 
@@ -125,6 +127,7 @@ class _Blocks(NamedTuple):
     k: Float[Array, "m B Hkv b K"]
     v: Float[Array, "m B Hkv b V"]
     bias: Float[Array, "#B #Hkv #G #L #S"] | None  # padded, not in blocks
+    terms: Terms  # [n B Hkv Gb M] by query, [m B Hkv Gb M] by key
     queries: Side
     keys: Side
 
@@ -140,6 +143,7 @@ def _split(plan: _Plan, operands: Operands, sight: Sight) -> _Blocks:
         _cut(operands.k, 1, plan.block_k),
         _cut(operands.v, 1, plan.block_k),
         None if operands.bias is None else _pad_bias(plan, operands.bias),
+        _cut_terms(plan, operands.terms),
         jax.tree.map(lambda x: _cut_row(x, plan.block_q), sight.queries),
         jax.tree.map(lambda x: _cut_row(x, plan.block_k), sight.keys),
     )
@@ -185,25 +189,27 @@ def _backward(
     q_t, do_t = _turn(blocks.q), _turn(do)  # products without a transposed factor are faster
 
     def step(masked: bool, carry, i, j):
-        dq, dk_t, dv_t, dbias = carry
+        dq, dk_t, dv_t, dbias, dterms = carry
         p = jnp.exp(_scores(plan, masked, blocks, i, j) - _at(lse, i))
         ds = p * (_dot("bhrv,bhsv->bhrs", _at(do, i), _at(blocks.v, j)) - _at(delta, i))
         if dbias is not None:
             dbias = _add_tile(plan, dbias, ds, i, j)
+        dterms = _add_terms(plan, dterms, blocks, ds, i, j)
         p, ds = p.astype(do.dtype), ds.astype(blocks.q.dtype)
         dq = _add(dq, _dot("bhrs,bhsk->bhrk", ds, _at(blocks.k, j)), i)
         dk_t = _add(dk_t, _dot("bhkr,bhrs->bhks", _at(q_t, i), ds), j)
         dv_t = _add(dv_t, _dot("bhvr,bhrs->bhvs", _at(do_t, i), p), j)
-        return dq, dk_t, dv_t, dbias
+        return dq, dk_t, dv_t, dbias, dterms
 
-    start = (blocks.q, _turn(blocks.k), _turn(blocks.v), blocks.bias)
+    start = (blocks.q, _turn(blocks.k), _turn(blocks.v), blocks.bias, blocks.terms)
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), start)
-    dq, dk_t, dv_t, dbias = plan.scan(step, start)
+    dq, dk_t, dv_t, dbias, dterms = plan.scan(step, start)
     gradients = Operands(
         _join(dq * plan.scale, plan.groups, plan.length),
         _join(_turn(dk_t) * plan.scale, 1, plan.keys),
         _join(_turn(dv_t), 1, plan.keys),
         None if dbias is None else _trim_bias(dbias, operands.bias),
+        _join_terms(plan, dterms),
     )
     return jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, operands)
 
@@ -212,9 +218,13 @@ def _scores(plan: _Plan, masked: bool, blocks: _Blocks, i, j) -> Float[Array, "B
     s = _dot("bhrk,bhsk->bhrs", _at(blocks.q, i), _at(blocks.k, j))
     if plan.scale != 1:
         s = s * plan.scale
-    if blocks.bias is None and not masked:
+    if blocks.bias is None and plan.rule.term is None and not masked:
         return s
     apart = s.reshape(*s.shape[:2], plan.groups, plan.block_q, plan.block_k)
+    if plan.rule.term is not None:
+        terms, ahead = _terms_of(plan, blocks, i, j)
+        added = plan.rule.term(*terms, ahead).astype(s.dtype)
+        apart = (_by_heads(apart) + added).reshape(apart.shape)
     if blocks.bias is not None:
         start, size = _tile(plan, blocks.bias, i, j)
         apart = apart + jax.lax.dynamic_slice(blocks.bias, start, size).astype(s.dtype)
@@ -283,6 +293,63 @@ def _put(x: Array, new: Array, i) -> Array:
 
 def _add(x: Array, more: Array, i) -> Array:
     return _put(x, _at(x, i) + more, i)
+
+
+# Terms of the rule: rows of numbers in blocks like queries and keys; what is shared stays whole.
+
+
+def _cut_terms(plan: _Plan, terms: Terms) -> Terms:
+    shared, by_query, by_key = terms
+    return Terms(
+        shared,
+        None if by_query is None else _cut(by_query, plan.groups, plan.block_q),
+        None if by_key is None else _cut(by_key, plan.groups, plan.block_k),
+    )
+
+
+def _join_terms(plan: _Plan, terms: Terms) -> Terms:
+    shared, by_query, by_key = terms
+    return Terms(
+        shared,
+        None if by_query is None else _join(by_query, plan.groups, plan.length),
+        None if by_key is None else _join(by_key, plan.groups, plan.keys),
+    )
+
+
+def _terms_of(plan: _Plan, blocks: _Blocks, i, j) -> tuple[Terms, Array]:
+    """What the term is called with for a pair of blocks: [B, H, b, M] each, and distances."""
+    shared, by_query, by_key = blocks.terms
+    if by_query is not None:
+        by_query = _flat_heads(_at(by_query, i), plan.groups, plan.block_q)
+    if by_key is not None:
+        by_key = _flat_heads(_at(by_key, j), plan.groups, plan.block_k)
+    at_query, at_key = _at(blocks.queries.positions, i), _at(blocks.keys.positions, j)
+    return Terms(shared, by_query, by_key), at_query[:, :, None] - at_key[:, None]
+
+
+def _flat_heads(x: Array, groups: int, block: int) -> Float[Array, "B H b M"]:
+    return x.reshape(x.shape[0], x.shape[1] * groups, block, x.shape[-1])
+
+
+def _by_heads(apart: Array) -> Float[Array, "B H b c"]:
+    return apart.reshape(apart.shape[0], -1, *apart.shape[3:])
+
+
+def _add_terms(plan: _Plan, dterms: Terms, blocks: _Blocks, ds: Array, i, j) -> Terms:
+    if not jax.tree.leaves(dterms):
+        return dterms
+    terms, ahead = _terms_of(plan, blocks, i, j)
+    ds = ds.reshape(ds.shape[0], -1, plan.block_q, plan.block_k)
+    shared, by_query, by_key = pull_back(plan.rule.term, terms, ahead, ds)
+    return Terms(
+        jax.tree.map(jnp.add, dterms.shared, shared),
+        _add_rows(dterms.by_query, by_query, i),
+        _add_rows(dterms.by_key, by_key, j),
+    )
+
+
+def _add_rows(x: Array | None, more: Array | None, i) -> Array | None:
+    return None if x is None else _add(x, more.reshape(x.shape[1:]), i)
 
 
 # The bias stays one array, of which every pair of blocks reads a tile; axes of size 1 broadcast.

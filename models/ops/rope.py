@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -13,15 +15,19 @@ def rope(
     *,
     base: float = 10000.0,
     interleaved: bool = False,
+    frequencies: Sequence[float] | np.ndarray | None = None,
+    magnitude: float = 1.0,
 ) -> Float[Array, "B L H K"]:
     """Rotates pair i of the K channels by the angle position · base^(-2i/K).
 
     Su et al. 2021, RoFormer (arXiv:2104.09864), eq. 15: scores of rotated queries and keys depend
     on the difference of their positions only. Pairs are (i, i + K/2), or (2i, 2i + 1) as in the
     paper when `interleaved`. Angles are at least float32; the result has the dtype of x.
+    `frequencies` [K/2], angles a position, take the place of those of `base`, and the result is
+    multiplied by `magnitude` (models/ops/rope_scaling.py makes both).
 
     Raises:
-        ValueError: K is odd, or positions do not fit x.
+        ValueError: K is odd, or positions or frequencies do not fit x.
     """
     width = x.shape[-1]
     if width % 2:
@@ -30,9 +36,16 @@ def rope(
         raise ValueError(
             f"rope: positions must be [B, L] or [L] with L={x.shape[1]} of x; got {positions.shape}"
         )
+    if frequencies is None:
+        frequencies = plain_frequencies(width, base)
+    elif len(frequencies) != width // 2:
+        raise ValueError(
+            f"rope: K={width} channels turn by {width // 2} frequencies; got {len(frequencies)}"
+        )
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    angle = angles(positions, width, base, dtype)[..., None, :]  # [#B, L, 1, K/2]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    angle = positions[..., None].astype(dtype) * jnp.asarray(frequencies, dtype)
+    angle = angle[..., None, :]  # [#B, L, 1, K/2]
+    cos, sin = (f(angle) * jnp.asarray(magnitude, dtype) for f in (jnp.cos, jnp.sin))
     pairs = x.astype(dtype).reshape(*x.shape[:-1], *((-1, 2) if interleaved else (2, -1)))
     axis = -1 if interleaved else -2
     first, second = jnp.take(pairs, 0, axis), jnp.take(pairs, 1, axis)
@@ -42,8 +55,12 @@ def rope(
 
 def angles(positions: Array, width: int, base: float, dtype: jnp.dtype) -> Array:
     """positions · base^(-2i/width) for i < width/2, on a new last axis."""
-    frequency = base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
-    return positions[..., None].astype(dtype) * jnp.asarray(frequency, dtype)
+    return positions[..., None].astype(dtype) * jnp.asarray(plain_frequencies(width, base), dtype)
+
+
+def plain_frequencies(width: int, base: float) -> Float[np.ndarray, "half"]:
+    """base^(-2i/width) for i < width/2."""
+    return base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
 
 
 def xpos(

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from seqzoo.models.ops.relative import Term
+
 # A score that no softmax feels, finite so that differences of two of them are no NaN.
 LOW = -0.7 * float(np.finfo(np.float32).max)
 
@@ -18,6 +20,7 @@ class Rule(NamedTuple):
     causal: bool = False
     window: int | None = None
     by_index: bool = True  # positions are indices, so that blocks can be skipped
+    term: Term | None = None  # makes what is added to the scores by distance
 
     @property
     def reads_positions(self) -> bool:
