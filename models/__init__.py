@@ -28,6 +28,7 @@ from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttenti
 from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
 from seqzoo.models.linear_attention.rwkv4 import RWKV4, RWKV4Config
 from seqzoo.models.linear_attention.rwkv6 import RWKV6, RWKV6Config
+from seqzoo.models.linear_attention.rwkv7 import RWKV7, RWKV7Config
 from seqzoo.models.mixer import AuxLoss, Context, Mixer, MixerConfig, StreamState
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.recurrent.elementwise import (
@@ -65,6 +66,7 @@ __all__ = [
     "RNN",
     "RWKV4",
     "RWKV6",
+    "RWKV7",
     "S4D",
     "SRU",
     "Attention",
@@ -111,6 +113,7 @@ __all__ = [
     "RNNConfig",
     "RWKV4Config",
     "RWKV6Config",
+    "RWKV7Config",
     "RetNet",
     "RetNetConfig",
     "S4DConfig",

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
+from seqzoo.models.bidirectional import Bidirectional
 from seqzoo.models.layers import (
     FeedForward,
     FeedForwardKind,
@@ -25,6 +26,7 @@ from seqzoo.models.layers import (
     ShortConv,
     dropout,
 )
+from seqzoo.models.linear_attention.channel_mix import ChannelMix
 from seqzoo.models.mixer import AuxLoss, Constant, Context, Mixer
 from seqzoo.models.registry import build, pattern_options
 
@@ -43,7 +45,7 @@ class BackboneConfig:
     depth: int = 2  # blocks; a multiple of the pattern's length
     norm: NormKind = "rms"  # rms, layer, or batch (over real tokens of the global batch)
     norm_position: Literal["pre", "post"] = "pre"  # of the residual branch
-    feedforward: FeedForwardKind = "mlp"  # mlp (GELU), glu, swiglu or none
+    feedforward: FeedForwardKind = "mlp"  # mlp (GELU), glu, swiglu, geglu, rwkv, rwkv7 or none
     expansion: float = 2.0  # hidden width of the feed-forward in units of d_model
     dropout: float = 0.0  # of the embedding and of each branch, in [0, 1)
     short_conv: int = 0  # width of a causal convolution in front of every mixer; 0: none
@@ -76,7 +78,7 @@ class BackboneConfig:
 _CHOICES = {
     "norm": ("rms", "layer", "batch"),
     "norm_position": ("pre", "post"),
-    "feedforward": ("mlp", "glu", "swiglu", "none"),
+    "feedforward": ("mlp", "glu", "swiglu", "geglu", "rwkv", "rwkv7", "none"),
     "positions": ("none", "sinusoidal", "learned"),
     "pooling": ("mean", "last", "first"),
     "remat": ("none", "full", "dots"),
@@ -126,9 +128,7 @@ class Block(Mixer):
         ff = None
         if config.feedforward != "none":
             self.ff_norm = Norm(config.norm, d, **dtypes, rngs=rngs)
-            ff = FeedForward(
-                d, kind=config.feedforward, expansion=config.expansion, **dtypes, rngs=rngs
-            )
+            ff = _feedforward(config, layer, rngs)
         self.feedforward = nnx.data(ff)
 
     def _parts(self) -> tuple[Mixer, ...]:
@@ -171,6 +171,23 @@ class Block(Mixer):
         if self.post_norm:
             return norm(x + dropout(branch(x), self.rate, ctx), ctx)
         return x + dropout(branch(norm(x, ctx)), self.rate, ctx)
+
+
+def _feedforward(config: BackboneConfig, layer: Any, rngs: nnx.Rngs) -> Mixer:
+    d = config.d_model
+    options = {"expansion": config.expansion, "rngs": rngs}
+    dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
+    if config.feedforward not in ("rwkv", "rwkv7"):
+        return FeedForward(d, kind=config.feedforward, **options, **dtypes)
+
+    def make() -> ChannelMix:
+        receptance = config.feedforward == "rwkv"
+        return ChannelMix(d, receptance=receptance, layer=layer, **options, **dtypes)
+
+    if config.causal:
+        return make()
+    backward = None if config.shared_directions else make()
+    return Bidirectional(make(), backward, d, **dtypes, rngs=rngs)
 
 
 WRITTEN = nnx.Not(nnx.Any(nnx.Param, Constant))  # what a call may change

@@ -7,7 +7,7 @@ from typing import Literal
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.segments import Segments
@@ -55,11 +55,21 @@ class Bidirectional(Mixer):
         """It cannot stream and keeps no state: 0."""
         return 0
 
+    def initial_shared(self, x: Float[Array, "B L D"]) -> PyTree:
+        """That of each direction."""
+        shared = self.forward.initial_shared(x)
+        return None if shared is None else (shared, shared)
+
     def _mix(self, x: Float[Array, "B L D"], inner: tuple, ctx: Context):
-        ahead = self.forward._mix(x, None, ctx)[0]
-        flipped = Context(ctx.segments.flip(), ctx.rngs)
+        shares = ctx.shared is not None and self.forward.initial_shared(x) is not None
+        ways = ctx.shared if shares else (None, None)
+        onward = Context(ctx.segments, ctx.rngs, ways[0])
+        flipped = Context(ctx.segments.flip(), ctx.rngs, ways[1])
+        ahead = self.forward._mix(x, None, onward)[0]
         backward = self.forward if self.backward is None else self.backward
         behind = backward._mix(jnp.flip(x, 1), None, flipped)[0]
+        if shares:
+            ctx.shared = onward.shared, flipped.shared
         if self.exclusive:
             behind = _delay(behind, flipped.segments)
         behind = jnp.flip(behind, 1)

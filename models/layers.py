@@ -17,7 +17,8 @@ from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.short_conv import short_conv
 
 NormKind = Literal["rms", "layer", "batch"]
-FeedForwardKind = Literal["mlp", "glu", "swiglu", "none"]
+FeedForwardKind = Literal["mlp", "glu", "swiglu", "geglu", "rwkv", "rwkv7", "none"]
+GATES = {"glu": jax.nn.sigmoid, "swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
 
 
 def dropout(x: Float[Array, "B L D"], rate: float, ctx: Context) -> Float[Array, "B L D"]:
@@ -61,7 +62,7 @@ class Norm(nnx.Module):
 
 
 class FeedForward(Mixer):
-    """Position-wise network: GELU MLP, GLU (sigmoid gate) or SwiGLU. No state.
+    """Position-wise network: GELU MLP, or GLU with a sigmoid, SiLU or GELU gate. No state.
 
     `expansion` gives the hidden width in units of `d_model`; the gated forms have a third matrix of
     that width, so that equal parameters ask for 2/3 of the expansion (Shazeer 2020).
@@ -82,7 +83,7 @@ class FeedForward(Mixer):
         hidden = max(1, round(expansion * d_model))
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.kind = kind
-        if kind in ("glu", "swiglu"):
+        if kind in GATES:
             self.gate_proj = nnx.Linear(d_model, hidden, **options)
         self.up_proj = nnx.Linear(d_model, hidden, **options)
         self.down_proj = nnx.Linear(hidden, d_model, **options)
@@ -98,10 +99,8 @@ class FeedForward(Mixer):
         h = self.up_proj(x)
         if self.kind == "mlp":
             h = jax.nn.gelu(h)
-        elif self.kind == "glu":
-            h = h * jax.nn.sigmoid(self.gate_proj(x))
         else:
-            h = h * jax.nn.silu(self.gate_proj(x))
+            h = h * GATES[self.kind](self.gate_proj(x))
         return self.down_proj(h), ()
 
 

@@ -35,6 +35,7 @@ from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttenti
 from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
 from seqzoo.models.linear_attention.rwkv4 import RWKV4, RWKV4Config
 from seqzoo.models.linear_attention.rwkv6 import RWKV6, RWKV6Config
+from seqzoo.models.linear_attention.rwkv7 import RWKV7, RWKV7Config
 from seqzoo.models.mixer import Mixer, MixerConfig
 from seqzoo.models.recurrent.elementwise import (
     QRNN,
@@ -84,6 +85,7 @@ MIXERS: dict[str, Entry] = {
     "lightning_attention": Entry(LightningAttentionConfig, LightningAttention),
     "rwkv4": Entry(RWKV4Config, RWKV4),
     "rwkv6": Entry(RWKV6Config, RWKV6),
+    "rwkv7": Entry(RWKV7Config, RWKV7),
     "deltanet": Entry(DeltaNetConfig, DeltaNet),
     "gated_deltanet": Entry(GatedDeltaNetConfig, GatedDeltaNet),
     "kda": Entry(KimiDeltaAttentionConfig, KimiDeltaAttention),

@@ -31,7 +31,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"hidden_kernel", ("fsdp", "tensor")),
     (r"(out|down)_proj/bias", (None,)),
     (r"(\w+_proj|head\w*)/bias", ("tensor",)),
-    (r"(scale|bias|hidden_bias|hidden_scale|dt_bias|initial)", (None,)),
+    (r"(scale|bias|hidden_bias|hidden_scale|key_scale|dt_bias|initial)", (None,)),
     (r"conv(/kernel)?", (None, None)),
     (r"B_\w+", ("tensor", "fsdp")),  # LRU's dense maps into and out of the state
     (r"C_\w+", ("fsdp", "tensor")),

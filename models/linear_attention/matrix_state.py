@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -28,6 +29,20 @@ def matrix_sizes(
     if d_value is None:
         sizes = sizes._replace(d_value=max(1, int(value_factor * sizes.d_value)))
     return sizes
+
+
+def head_layer_norm(
+    o: Float[Array, "B L H V"],
+    scale: Float[Array, "H*V"],
+    bias: Float[Array, "H*V"] | None,
+    eps: float,
+) -> Float[Array, "B L H*V"]:
+    """Layer norm of every head's outputs, in at least float32."""
+    o = o.astype(jnp.promote_types(o.dtype, jnp.float32))
+    o = o - jnp.mean(o, axis=-1, keepdims=True)
+    o = o * jax.lax.rsqrt(jnp.mean(o**2, axis=-1, keepdims=True) + eps)
+    o = o.reshape(*o.shape[:2], -1) * scale
+    return o if bias is None else o + bias
 
 
 class MatrixState(Mixer):

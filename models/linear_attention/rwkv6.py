@@ -22,7 +22,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
+from seqzoo.models.linear_attention.matrix_state import (
+    MatrixState,
+    head_layer_norm,
+    matrix_sizes,
+)
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
 from seqzoo.models.mixer import Context, config_of
 from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
@@ -116,7 +120,8 @@ class RWKV6(MatrixState):
             read_before=True,
             bonus=self.bonus[...].reshape(self.sizes.heads, -1),
         )
-        y = self._norm(o) * jax.nn.silu(self.gate_proj(mixed_g))
+        o = head_layer_norm(o, self.scale[...], self.bias[...], self.norm_eps)
+        y = o * jax.nn.silu(self.gate_proj(mixed_g))
         return self.out_proj(y.astype(x.dtype)), RWKV6State(window, s)
 
     def _mixed(self, x: Float[Array, "B L D"], change: Float[Array, "B L D"]) -> list[Array]:
@@ -126,12 +131,6 @@ class RWKV6(MatrixState):
         low = low.reshape(*low.shape[:2], MIXES, -1)
         more = jnp.einsum("BLMR,MRD->MBLD", low, self.B_mix[...].astype(low.dtype))
         return [x + change * (mix[i + 1] + more[i]) for i in range(MIXES)]
-
-    def _norm(self, o: Float[Array, "B L H V"]) -> Float[Array, "B L H*V"]:
-        o = o.astype(jnp.promote_types(o.dtype, jnp.float32))
-        o = o - jnp.mean(o, axis=-1, keepdims=True)
-        o = o * jax.lax.rsqrt(jnp.mean(o**2, axis=-1, keepdims=True) + self.norm_eps)
-        return o.reshape(*o.shape[:2], -1) * self.scale[...] + self.bias[...]
 
 
 RWKV6Config = config_of(RWKV6)

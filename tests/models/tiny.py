@@ -17,6 +17,7 @@ TINY = {
     "lightning_attention": {"num_heads": 2, "chunk_size": 4},
     "rwkv4": {"d_hidden": 6},
     "rwkv6": {"num_heads": 2, "mix_rank": 3, "decay_rank": 2, "chunk_size": 8},
+    "rwkv7": {"num_heads": 2, "decay_rank": 2, "gate_rank": 3, "chunk_size": 8},
     "deltanet": {"num_heads": 2, "chunk_size": 4, "allow_negative_eigenvalues": True},
     "gated_deltanet": {"num_heads": 1, "num_value_heads": 2, "d_key": 3, "chunk_size": 4},
     "kda": {"num_heads": 2, "d_value": 3, "chunk_size": 8},
