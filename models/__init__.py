@@ -24,7 +24,17 @@ from seqzoo.models.linear_attention.gated_deltanet import (
 from seqzoo.models.linear_attention.gla import GLA, GLAConfig, SimpleGLA, SimpleGLAConfig
 from seqzoo.models.linear_attention.hgrn2 import HGRN2, HGRN2Config
 from seqzoo.models.linear_attention.lightning import LightningAttention, LightningAttentionConfig
-from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttentionConfig
+from seqzoo.models.linear_attention.linear import (
+    Based,
+    BasedConfig,
+    CosFormer,
+    CosFormerConfig,
+    LinearAttention,
+    LinearAttentionConfig,
+    Rebased,
+    RebasedConfig,
+)
+from seqzoo.models.linear_attention.performer import Performer, PerformerConfig
 from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
 from seqzoo.models.linear_attention.rwkv4 import RWKV4, RWKV4Config
 from seqzoo.models.linear_attention.rwkv6 import RWKV6, RWKV6Config
@@ -74,9 +84,13 @@ __all__ = [
     "AuxLoss",
     "Backbone",
     "BackboneConfig",
+    "Based",
+    "BasedConfig",
     "Bidirectional",
     "Block",
     "Context",
+    "CosFormer",
+    "CosFormerConfig",
     "DeltaNet",
     "DeltaNetConfig",
     "DeltaProduct",
@@ -108,12 +122,16 @@ __all__ = [
     "Mixer",
     "MixerConfig",
     "ModelSpec",
+    "Performer",
+    "PerformerConfig",
     "QRNNConfig",
     "RGLRUConfig",
     "RNNConfig",
     "RWKV4Config",
     "RWKV6Config",
     "RWKV7Config",
+    "Rebased",
+    "RebasedConfig",
     "RetNet",
     "RetNetConfig",
     "S4DConfig",

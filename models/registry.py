@@ -31,7 +31,17 @@ from seqzoo.models.linear_attention.gated_deltanet import (
 from seqzoo.models.linear_attention.gla import GLA, GLAConfig, SimpleGLA, SimpleGLAConfig
 from seqzoo.models.linear_attention.hgrn2 import HGRN2, HGRN2Config
 from seqzoo.models.linear_attention.lightning import LightningAttention, LightningAttentionConfig
-from seqzoo.models.linear_attention.linear import LinearAttention, LinearAttentionConfig
+from seqzoo.models.linear_attention.linear import (
+    Based,
+    BasedConfig,
+    CosFormer,
+    CosFormerConfig,
+    LinearAttention,
+    LinearAttentionConfig,
+    Rebased,
+    RebasedConfig,
+)
+from seqzoo.models.linear_attention.performer import Performer, PerformerConfig
 from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
 from seqzoo.models.linear_attention.rwkv4 import RWKV4, RWKV4Config
 from seqzoo.models.linear_attention.rwkv6 import RWKV6, RWKV6Config
@@ -78,6 +88,10 @@ MIXERS: dict[str, Entry] = {
     "attention": Entry(AttentionConfig, Attention),
     # linear attention
     "linear_attention": Entry(LinearAttentionConfig, LinearAttention),
+    "based": Entry(BasedConfig, Based),
+    "rebased": Entry(RebasedConfig, Rebased),
+    "cosformer": Entry(CosFormerConfig, CosFormer),
+    "performer": Entry(PerformerConfig, Performer),
     "retnet": Entry(RetNetConfig, RetNet),
     "simple_gla": Entry(SimpleGLAConfig, SimpleGLA),
     "gla": Entry(GLAConfig, GLA),

@@ -33,6 +33,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(\w+_proj|head\w*)/bias", ("tensor",)),
     (r"(scale|bias|hidden_bias|hidden_scale|key_scale|dt_bias|initial)", (None,)),
     (r"conv(/kernel)?", (None, None)),
+    (r"projection|calls", ()),  # random directions and their count
     (r"B_\w+", ("tensor", "fsdp")),  # LRU's dense maps into and out of the state
     (r"C_\w+", ("fsdp", "tensor")),
     (r"(log_\w+|\w+_log|decay|bonus|mix|A_\w+|B_\w+|C_\w+|D)", ()),

@@ -1,50 +1,54 @@
-"""Linear attention (Katharopoulos et al. 2020, arXiv:2006.16236).
+"""Linear attention (Katharopoulos et al. 2020, arXiv:2006.16236) with a choice of feature map φ.
 
-    S_t = S_{t-1} + phi(k_t) v_t^T,  z_t = z_{t-1} + phi(k_t)          (their eq. 16, 17)
-    o_t = phi(q_t)^T S_t / (phi(q_t) . z_t + eps)                       (eq. 18)
+    S_t = S_{t-1} + φ(k_t) v_t^T,  z_t = z_{t-1} + φ(k_t)          (their eq. 16, 17)
+    o_t = φ(q_t)^T S_t / (φ(q_t) . z_t + eps)                       (eq. 18)
 
-phi(x) = elu(x) + 1. With `normalize=False` the denominator is left out and q is scaled by
-1/sqrt(K). With `positions="rope"` queries and keys are rotated after phi in the numerator only,
+φ is elementwise (elu + 1, relu, squared relu), or one of the maps of models/ops/feature_maps.py
+with more features F than channels K: `Based` (the exponential to second order), `Rebased` (the
+square of a learned affine map) and `CosFormer` (relu with a cosine of the distance) are this mixer
+with such a map. With `normalize=False` the denominator is left out, and elementwise maps scale q by
+1/sqrt(K). With `positions="rope"` queries and keys are rotated after φ in the numerator only,
 since a rotated normaliser could vanish (Su et al. 2021, eq. 19). With `causal=False` the sums run
-over the whole segment. Cost of L tokens in chunks of C: O(L C (K + V) + L K V) per head. State:
-H K (K + 1) elements with the normaliser, H K K without, K = d_model / H.
+over the whole segment. Cost of L tokens in chunks of C: O(L C (F + V) + L F V) per head. State:
+H F (V + 1) elements with the normaliser, H F V without; V = d_model / H, and F is V, or with K the
+width of keys 1 + K + K (K + 1) / 2 (Based), K (K + 1) / 2 (Rebased), 2 K (CosFormer).
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
+from seqzoo.models.ops.feature_maps import ELEMENTWISE, quadratic, reweighted, taylor
+from seqzoo.models.ops.kernel_sums import kernel_sums
 from seqzoo.models.positions import rope
 
 
 class LinearAttentionState(NamedTuple):
     """Sums over the segment so far."""
 
-    s: Float[Array, "B H K V"]
-    z: Float[Array, "B H K 1"] | None  # None without a normaliser
+    s: Float[Array, "B H F V"]
+    z: Float[Array, "B H F 1"] | None  # None without a normaliser
 
 
-class LinearAttention(Mixer):
-    """Linear attention with the feature map elu + 1; see the module docstring."""
+class KernelAttention(Mixer):
+    """Projections, features and sums; a subclass gives `_features`."""
 
     looks_both_ways = True
 
     def __init__(
         self,
         d_model: int,
+        num_heads: int,
+        d_key: int | None,
+        num_features: int | None,
         *,
-        num_heads: int = 4,
         normalize: bool = True,
-        positions: Literal["none", "rope"] = "none",
-        rope_base: float = 10000.0,
         eps: float = 1e-6,
         chunk_size: int | None = None,
         causal: bool = True,
@@ -52,42 +56,43 @@ class LinearAttention(Mixer):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Raises ValueError where num_heads does not divide d_model."""
+        """`num_features` is F, None for d_key. Raises ValueError for widths that do not divide."""
         if num_heads < 1 or d_model % num_heads:
             raise ValueError(f"num_heads must divide d_model; got {d_model=}, {num_heads=}")
-        if positions not in ("rope", "none"):
-            raise ValueError(f"unknown positions={positions!r}; known: none, rope")
-        if positions == "rope" and (d_model // num_heads) % 2:
-            raise ValueError(f"RoPE needs an even head width; got {d_model // num_heads}")
+        if d_key is not None and d_key < 1:
+            raise ValueError(f"d_key must be at least 1; got {d_key=}")
         self.num_heads, self.d_head = num_heads, d_model // num_heads
-        self.normalize, self.positions, self.rope_base = normalize, positions, rope_base
-        self.eps, self.chunk_size, self.causal, self.dtype = eps, chunk_size, causal, dtype
+        self.d_key = self.d_head if d_key is None else d_key
+        self.num_features = self.d_key if num_features is None else num_features
+        self.normalize, self.eps, self.chunk_size = normalize, eps, chunk_size
+        self.scale, self.causal, self.dtype = 1.0, causal, dtype
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.q_proj = nnx.Linear(d_model, d_model, **options)
-        self.k_proj = nnx.Linear(d_model, d_model, **options)
+        self.q_proj = nnx.Linear(d_model, num_heads * self.d_key, **options)
+        self.k_proj = nnx.Linear(d_model, num_heads * self.d_key, **options)
         self.v_proj = nnx.Linear(d_model, d_model, **options)
         self.out_proj = nnx.Linear(d_model, d_model, **options)
 
     def _initial(self, batch_size: int) -> LinearAttentionState:
         dtype = jnp.promote_types(self.dtype, jnp.float32)
-        s = jnp.zeros((batch_size, self.num_heads, self.d_head, self.d_head), dtype)
+        shape = (batch_size, self.num_heads, self.num_features, self.d_head)
+        s = jnp.zeros(shape, dtype)
         return LinearAttentionState(s, s[..., :1] if self.normalize else None)
 
     def state_size(self) -> int:
-        """H K (K + 1) with the normaliser, H K K without."""
-        return self.num_heads * self.d_head * (self.d_head + int(self.normalize))
+        """H F (V + 1) with the normaliser, H F V without."""
+        return self.num_heads * self.num_features * (self.d_head + int(self.normalize))
+
+    def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, tuple | None]:
+        """φ(q) and φ(k), and the rotated ones for the numerator, if any."""
+        raise NotImplementedError
 
     def _mix(self, x: Float[Array, "B L D"], inner: LinearAttentionState | None, ctx: Context):
         q, k, v = (
-            p(x).reshape(*x.shape[:2], self.num_heads, self.d_head)
+            p(x).reshape(*x.shape[:2], self.num_heads, -1)
             for p in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = _elu1(q), _elu1(k)
-        rotated = None
-        if self.positions == "rope":
-            position = ctx.segments.position
-            rotated = tuple(rope(a, position, base=self.rope_base) for a in (q, k))
-        o, state = self._attend((q, k), rotated, v, inner, ctx)
+        plain, rotated = self._features(q, k, ctx)
+        o, state = self._attend(plain, rotated, v, inner, ctx)
         o = o.reshape(*x.shape[:2], -1).astype(x.dtype)
         return self.out_proj(o), state
 
@@ -96,7 +101,7 @@ class LinearAttention(Mixer):
         s0, z0 = (None, None) if inner is None else inner
         if not self.normalize:
             o, s = self._sum(*(rotated or plain), v, s0, ctx)
-            return o * self.d_head**-0.5, LinearAttentionState(s, None)
+            return o * self.scale, LinearAttentionState(s, None)
         ones = jnp.ones_like(v[..., :1])
         if rotated is None:  # the normaliser is one more column of v
             s0 = None if inner is None else jnp.concatenate([s0, z0], -1)
@@ -109,22 +114,149 @@ class LinearAttention(Mixer):
         return o / (total + self.eps), LinearAttentionState(s, z)
 
     def _sum(self, q, k, v, s0, ctx: Context):
-        """q_t . sum_s k_s v_s^T over the segment, up to t if causal."""
-        layout = ctx.segments
-        options = {"segment_ids": layout if layout.masked else None, "chunk_size": self.chunk_size}
-        if self.causal:
-            return gated_linear_attention(q, k, v, None, s0, **options)
-        if not layout.masked:
-            return jnp.einsum("BLHK,BHKV->BLHV", q, jnp.einsum("BSHK,BSHV->BHKV", k, v)), None
-        ahead = gated_linear_attention(q, k, v, **options)[0]
-        options["segment_ids"] = layout.flip()
-        q, k, v = (jnp.flip(a, 1) for a in (q, k, v))
-        behind = gated_linear_attention(q, k, v, read_before=True, **options)[0]
-        return ahead + jnp.flip(behind, 1), None
+        options = {"causal": self.causal, "chunk_size": self.chunk_size}
+        return kernel_sums(q, k, v, s0, segment_ids=ctx.segments, **options)
+
+
+class LinearAttention(KernelAttention):
+    """Linear attention with an elementwise feature map; see the module docstring."""
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_heads: int = 4,
+        feature_map: Literal["elu+1", "relu", "squared_relu"] = "elu+1",
+        normalize: bool = True,
+        positions: Literal["none", "rope"] = "none",
+        rope_base: float = 10000.0,
+        eps: float = 1e-6,
+        chunk_size: int | None = None,
+        causal: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Raises ValueError where num_heads does not divide d_model, and for unknown options."""
+        options = {"normalize": normalize, "eps": eps, "chunk_size": chunk_size, "causal": causal}
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        super().__init__(d_model, num_heads, None, None, **options, **dtypes, rngs=rngs)
+        if feature_map not in ELEMENTWISE:
+            raise ValueError(f"unknown {feature_map=}; known: {', '.join(ELEMENTWISE)}")
+        if positions not in ("rope", "none"):
+            raise ValueError(f"unknown positions={positions!r}; known: none, rope")
+        if positions == "rope" and self.d_head % 2:
+            raise ValueError(f"RoPE needs an even head width; got {self.d_head}")
+        self.feature_map, self.positions, self.rope_base = feature_map, positions, rope_base
+        self.scale = self.d_head**-0.5
+
+    def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, tuple | None]:
+        phi = ELEMENTWISE[self.feature_map]
+        plain = phi(q), phi(k)
+        if self.positions == "none":
+            return plain, None
+        position = ctx.segments.position
+        return plain, tuple(rope(a, position, base=self.rope_base) for a in plain)
+
+
+class Based(KernelAttention):
+    """Linear attention with weights 1 + s + s²/2 (Arora et al. 2024, arXiv:2402.18668).
+
+    s = q·k / √K with few channels K. The paper mixes it with windowed attention: a pattern here.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_heads: int = 4,
+        d_key: int = 16,
+        normalize: bool = True,
+        eps: float = 1e-6,
+        chunk_size: int | None = None,
+        causal: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """`d_key`: K of each head. Raises ValueError for widths that cannot be."""
+        options = {"normalize": normalize, "eps": eps, "chunk_size": chunk_size, "causal": causal}
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        features = 1 + d_key + d_key * (d_key + 1) // 2
+        super().__init__(d_model, num_heads, d_key, features, **options, **dtypes, rngs=rngs)
+
+    def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, None]:
+        return (taylor(q), taylor(k)), None
+
+
+class Rebased(KernelAttention):
+    """Linear attention with weights s² of normalised and scaled q and k (arXiv:2402.10644).
+
+    s = q'·k' / √K, q' = γ_q norm(q) + β_q and k' alike (Aksenov et al. 2024, eq. 10), where norm
+    is over the K channels of a head.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_heads: int = 4,
+        d_key: int = 16,
+        normalize: bool = True,
+        eps: float = 1e-6,
+        chunk_size: int | None = None,
+        causal: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """`d_key`: K of each head. Raises ValueError for widths that cannot be."""
+        options = {"normalize": normalize, "eps": eps, "chunk_size": chunk_size, "causal": causal}
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        features = d_key * (d_key + 1) // 2
+        super().__init__(d_model, num_heads, d_key, features, **options, **dtypes, rngs=rngs)
+        self.q_norm = nnx.LayerNorm(d_key, **dtypes, rngs=rngs)
+        self.k_norm = nnx.LayerNorm(d_key, **dtypes, rngs=rngs)
+
+    def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, None]:
+        return (quadratic(self.q_norm(q)), quadratic(self.k_norm(k))), None
+
+
+class CosFormer(KernelAttention):
+    """Linear attention with weights relu(q)·relu(k) cos(π (i - j) / 2M) (arXiv:2202.08791).
+
+    Qin et al. 2022 take M from the length of the sequence, which a stream does not know: here it is
+    `horizon`, and tokens beyond it count as at position M.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_heads: int = 4,
+        horizon: int = 4096,
+        eps: float = 1e-6,
+        chunk_size: int | None = None,
+        causal: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """`horizon`: M, in tokens. Raises ValueError for widths that cannot be."""
+        if horizon < 1:
+            raise ValueError(f"horizon is a number of tokens, at least 1; got {horizon=}")
+        options = {"eps": eps, "chunk_size": chunk_size, "causal": causal, "dtype": dtype}
+        d_key = d_model // max(num_heads, 1)
+        options |= {"param_dtype": param_dtype, "rngs": rngs}
+        super().__init__(d_model, num_heads, d_key, 2 * d_key, **options)
+        self.horizon = horizon
+
+    def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, None]:
+        position = ctx.segments.position
+        return tuple(reweighted(a, position, self.horizon) for a in (q, k)), None
 
 
 LinearAttentionConfig = config_of(LinearAttention)
-
-
-def _elu1(x: Array) -> Array:
-    return jax.nn.elu(x) + 1
+BasedConfig = config_of(Based)
+RebasedConfig = config_of(Rebased)
+CosFormerConfig = config_of(CosFormer)

@@ -7,9 +7,11 @@ convolution, are differentiable in everything, and work in float64 under `jax_en
 from seqzoo.models.ops.attention import attention
 from seqzoo.models.ops.diagonal_ssm import diagonal_ssm
 from seqzoo.models.ops.dplr_delta_rule import dplr_delta_rule
+from seqzoo.models.ops.feature_maps import favor_features, random_projection
 from seqzoo.models.ops.fft_conv import fft_conv
 from seqzoo.models.ops.gated_delta_rule import gated_delta_rule
 from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
+from seqzoo.models.ops.kernel_sums import kernel_sums
 from seqzoo.models.ops.linear_scan import linear_scan
 from seqzoo.models.ops.nonlinear_scan import nonlinear_scan
 from seqzoo.models.ops.rope import rope
@@ -22,11 +24,14 @@ __all__ = [
     "attention",
     "diagonal_ssm",
     "dplr_delta_rule",
+    "favor_features",
     "fft_conv",
     "gated_delta_rule",
     "gated_linear_attention",
+    "kernel_sums",
     "linear_scan",
     "nonlinear_scan",
+    "random_projection",
     "rope",
     "segments",
     "selective_scan",

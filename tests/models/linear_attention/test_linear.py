@@ -8,21 +8,27 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqzoo.models import LinearAttention
+from seqzoo.models import Based, CosFormer, LinearAttention, Rebased
 from seqzoo.models.linear_attention.linear import LinearAttentionState
 from seqzoo.models.mixer import Context
+from seqzoo.models.ops.feature_maps import quadratic, taylor
 from seqzoo.models.ops.segments import all_real
-from tests.helpers import assert_close, x64
+from tests.helpers import assert_close, value_and_pullback, x64
 from tests.models.attention.test_softmax import rotate
 from tests.models.laws import PACKED, normal, runs
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "linear_rnn"
 
 
-def by_hand(mixer, x, ids, *, heads, causal, normalize, rotary):
-    def phi(a):
-        return np.where(a > 0, a + 1, np.exp(a))
+PHI = {
+    "elu+1": lambda a: np.where(a > 0, a + 1, np.exp(a)),
+    "relu": lambda a: np.maximum(a, 0),
+    "squared_relu": lambda a: np.maximum(a, 0) ** 2,
+}
 
+
+def by_hand(mixer, x, ids, *, heads, causal, normalize, rotary):
+    phi = PHI[mixer.feature_map]
     w = {n: np.asarray(getattr(mixer, n).kernel[...]) for n in ("q_proj", "k_proj", "v_proj")}
     d_head = x.shape[-1] // heads
     y = np.zeros_like(x)
@@ -47,9 +53,10 @@ def by_hand(mixer, x, ids, *, heads, causal, normalize, rotary):
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(
-    ("normalize", "positions"), [(True, "rope"), (True, "none"), (False, "rope")]
+    ("normalize", "positions", "feature_map"),
+    [(True, "rope", "elu+1"), (True, "none", "relu"), (False, "rope", "squared_relu")],
 )
-def test_equals_the_equations(normalize, positions, causal):
+def test_equals_the_equations(normalize, positions, feature_map, causal):
     with x64():
         x = normal(0, *PACKED.shape, 8).astype(np.float64)
         mixer = LinearAttention(
@@ -57,6 +64,7 @@ def test_equals_the_equations(normalize, positions, causal):
             num_heads=2,
             normalize=normalize,
             positions=positions,
+            feature_map=feature_map,
             causal=causal,
             dtype=jnp.float64,
             param_dtype=jnp.float64,
@@ -90,3 +98,55 @@ def test_the_normaliser_equals_the_published_one(name):
         assert_close(after.z, jnp.moveaxis(golden["final_state_1"], 1, 3), ratio=1e-9)
         for n, grad in zip("qkv", pull(golden["cotangent"]), strict=True):
             assert_close(grad, golden["grad_" + n], ratio=1e-9, what=n)
+
+
+@pytest.mark.parametrize("case", ["based_norm", "based_nonorm", "rebased_norm", "rebased_nonorm"])
+def test_based_and_rebased_equal_the_published_kernels(case):
+    name, norm = case.split("_")
+    phi = {"based": taylor, "rebased": quadratic}[name]
+    with x64(), np.load(GOLDEN / f"{name}_BHTD_{norm}.npz", allow_pickle=False) as file:
+        g = {key: jnp.asarray(file[key]).swapaxes(1, 2) for key in file.files}
+        mixer = Based(8, num_heads=2, normalize=norm == "norm", chunk_size=4, rngs=nnx.Rngs(0))
+
+        def attend(q, k, v):
+            layout = Context(all_real(q.shape[1]))
+            return mixer._attend((phi(q), phi(k)), None, v, None, layout)[0]
+
+        o, grads = value_and_pullback(attend, g["cotangent"], *(g[n] for n in "qkv"))
+        assert_close(o, g["o"], ratio=1e-9)
+        for n, grad in zip("qkv", grads, strict=True):
+            assert_close(grad, g["grad_" + n], ratio=1e-9, what=n)
+
+
+@pytest.mark.parametrize("module", [Rebased, CosFormer])
+def test_learned_and_reweighted_maps_equal_their_weights(module):
+    """One head, no padding: rows of weights written out from the papers."""
+    with x64():
+        dtypes = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+        mixer = module(4, num_heads=1, chunk_size=2, **dtypes, rngs=nnx.Rngs(0))
+        x = normal(3, 1, 6, 4).astype(np.float64)
+        q, k, v = (np.asarray(getattr(mixer, n + "_proj")(x))[0] for n in "qkv")
+        if module is Rebased:
+            mixer.q_norm.scale[...] = jnp.linspace(0.5, 2, 16)
+            mixer.k_norm.bias[...] = jnp.linspace(-1, 1, 16)
+            q, k = (standard(a) for a in (q, k))
+            weights = ((q * np.linspace(0.5, 2, 16)) @ (k + np.linspace(-1, 1, 16)).T) ** 2 / 16
+        else:
+            t = np.arange(6)
+            weights = np.maximum(q, 0) @ np.maximum(k, 0).T
+            weights = weights * np.cos(np.pi / 2 * (t[:, None] - t) / mixer.horizon)
+        weights = np.tril(weights)
+        expected = weights @ v / (weights.sum(1, keepdims=True) + mixer.eps)
+        out = mixer(jnp.asarray(x))[0]
+        assert_close(out, expected @ np.asarray(mixer.out_proj.kernel[...]), ratio=1e-9)
+
+
+def standard(a):
+    return (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-6)
+
+
+def test_unknown_feature_maps_are_refused():
+    with pytest.raises(ValueError, match="squared_relu"):
+        LinearAttention(8, feature_map="tanh", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="horizon"):
+        CosFormer(8, horizon=0, rngs=nnx.Rngs(0))
