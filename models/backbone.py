@@ -28,6 +28,7 @@ from seqzoo.models.layers import (
 )
 from seqzoo.models.linear_attention.channel_mix import ChannelMix
 from seqzoo.models.mixer import AuxLoss, Constant, Context, Mixer
+from seqzoo.models.ops.placement import by_rows
 from seqzoo.models.registry import build, pattern_options
 
 Remat = Literal["none", "full", "dots"]
@@ -295,7 +296,7 @@ def _run_unit(unit: Mixer, carry: tuple, state: PyTree, key: Array | None, layou
     """One unit on (x, shared); the parallel form gives no state, so that none is computed."""
     x, shared = carry
     ctx = Context(layout, None if key is None else nnx.Rngs(key), shared)
-    x, after = unit._mix(x, state, ctx)
+    x, after = unit._mix(by_rows(x), state, ctx)
     return (x, ctx.shared), None if state is None else after
 
 

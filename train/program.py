@@ -63,7 +63,7 @@ def make_program(
     shapes = jax.eval_shape(init, jax.random.key(0))
     placement = place(shapes, mesh)
     whole, rows = replicated(mesh), batch_sharding(mesh)
-    step = make_train_step(task, plan, tx, schedule, accumulate=train.accumulate)
+    step = _over(mesh, make_train_step(task, plan, tx, schedule, accumulate=train.accumulate))
     state = placement.shardings
     return Program(
         experiment,
@@ -74,7 +74,7 @@ def make_program(
             step, in_shardings=(state, rows, whole), out_shardings=(state, whole), donate_argnums=0
         ),
         jax.jit(
-            make_eval_step(task, plan),
+            _over(mesh, make_eval_step(task, plan)),
             in_shardings=(state.params, state.rest, rows),
             out_shardings=whole,
         ),
@@ -112,6 +112,17 @@ def digest(params: Arrays) -> str:
         total.update(f"{path} {value.dtype} {value.shape}\n".encode())
         total.update(value.tobytes())
     return total.hexdigest()
+
+
+def _over(mesh: Mesh, function: Callable) -> Callable:
+    """The function with the mesh as the ambient one, which the layers ask."""
+
+    @functools.wraps(function)
+    def call(*args: PyTree) -> PyTree:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return call
 
 
 def _with_sharding(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
