@@ -60,6 +60,7 @@ from seqzoo.models.spec import ModelSpec
 from seqzoo.models.ssm.lru import LRU, LRUConfig
 from seqzoo.models.ssm.mamba import Mamba, MambaConfig
 from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
+from seqzoo.models.ssm.s4 import S4, S4Config
 from seqzoo.models.ssm.s4d import S4D, S4DConfig
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "RWKV4",
     "RWKV6",
     "RWKV7",
+    "S4",
     "S4D",
     "SRU",
     "Attention",
@@ -134,6 +136,7 @@ __all__ = [
     "RebasedConfig",
     "RetNet",
     "RetNetConfig",
+    "S4Config",
     "S4DConfig",
     "SRUConfig",
     "SequenceModel",

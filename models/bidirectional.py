@@ -71,14 +71,14 @@ class Bidirectional(Mixer):
         if shares:
             ctx.shared = onward.shared, flipped.shared
         if self.exclusive:
-            behind = _delay(behind, flipped.segments)
+            behind = delay(behind, flipped.segments)
         behind = jnp.flip(behind, 1)
         if self.combine == "sum":
             return ahead + behind, ()
         return self.out_proj(jnp.concatenate([ahead, behind], -1)), ()
 
 
-def _delay(y: Float[Array, "B L D"], layout: Segments) -> Float[Array, "B L D"]:
+def delay(y: Float[Array, "B L D"], layout: Segments) -> Float[Array, "B L D"]:
     """Each real token gets the output of the one before it in its segment, the first gets 0."""
     shift = jnp.zeros((2, y.shape[-1]), y.dtype).at[0].set(1)
     return short_conv(y, shift, segment_ids=layout)[0]

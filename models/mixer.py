@@ -19,9 +19,9 @@ same `Context`, so that segments are read once. All of this knows nothing of any
 Parameter names come from this vocabulary, so that one table of sharding rules serves all:
   embed; in_proj, q_proj, k_proj, v_proj, gate_proj, out_proj (kernels [in, out], biases);
   up_proj, down_proj (feed-forward); conv (short convolutions [W, D]); norm, scale, bias;
-  hidden_kernel, hidden_bias (recurrent matrices); log_dt, log_A_real, A_imag, B_*, C_*, D, nu_log,
-  theta_log, gamma_log, decay, dt_bias, bonus, initial (dynamics, per channel or per channel and
-  state); mix (how much of the token before, per channel).
+  hidden_kernel, hidden_bias (recurrent matrices); log_dt, log_A_real, A_real, A_imag, B_*, C_*,
+  P_*, D, nu_log, theta_log, gamma_log, decay, dt_bias, bonus, initial (dynamics, per channel or per
+  channel and state); mix (how much of the token before, per channel).
 """
 
 from __future__ import annotations

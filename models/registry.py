@@ -64,6 +64,7 @@ from seqzoo.models.recurrent.rnn import RNN, RNNConfig
 from seqzoo.models.ssm.lru import LRU, LRUConfig
 from seqzoo.models.ssm.mamba import Mamba, MambaConfig
 from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
+from seqzoo.models.ssm.s4 import S4, S4Config
 from seqzoo.models.ssm.s4d import S4D, S4DConfig
 
 
@@ -105,6 +106,7 @@ MIXERS: dict[str, Entry] = {
     "kda": Entry(KimiDeltaAttentionConfig, KimiDeltaAttention),
     "delta_product": Entry(DeltaProductConfig, DeltaProduct),
     # state space
+    "s4": Entry(S4Config, S4),
     "s4d": Entry(S4DConfig, S4D),
     "lru": Entry(LRUConfig, LRU),
     "mamba": Entry(MambaConfig, Mamba),

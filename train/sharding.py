@@ -36,7 +36,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"projection|calls", ()),  # random directions and their count
     (r"B_\w+", ("tensor", "fsdp")),  # LRU's dense maps into and out of the state
     (r"C_\w+", ("fsdp", "tensor")),
-    (r"(log_\w+|\w+_log|decay|bonus|mix|A_\w+|B_\w+|C_\w+|D)", ()),
+    (r"(log_\w+|\w+_log|decay|bonus|mix|A_\w+|B_\w+|C_\w+|P_\w+|D)", ()),
 )
 _COMPILED = tuple((re.compile(rf"(?:.*/)?{pattern}"), axes) for pattern, axes in RULES)
 

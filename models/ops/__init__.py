@@ -5,6 +5,7 @@ convolution, are differentiable in everything, and work in float64 under `jax_en
 """
 
 from seqzoo.models.ops.attention import attention
+from seqzoo.models.ops.dense_ssm import dense_ssm
 from seqzoo.models.ops.diagonal_ssm import diagonal_ssm
 from seqzoo.models.ops.dplr_delta_rule import dplr_delta_rule
 from seqzoo.models.ops.feature_maps import favor_features, random_projection
@@ -22,6 +23,7 @@ from seqzoo.models.ops.short_conv import short_conv
 __all__ = [
     "Segments",
     "attention",
+    "dense_ssm",
     "diagonal_ssm",
     "dplr_delta_rule",
     "favor_features",
