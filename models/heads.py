@@ -77,6 +77,8 @@ class SequenceModel(nnx.Module):
     lm and regress: [B, L, outputs], one for every position. classify: [B, outputs] from the mean,
     last or first real token. two_tower: inputs [B, 2, L], both rows encoded with the same weights,
     [B, outputs] from (u, v, u - v, u * v) (the two-tower head of S4 and S5 on Long Range Arena).
+    autoencode: [B, L, outputs] from the pooled row alone, to which each position adds its sinusoidal
+    embedding before an MLP of width d that all positions share (MAD's compression task).
     """
 
     def __init__(
@@ -92,12 +94,14 @@ class SequenceModel(nnx.Module):
         _check(spec, config)
         d = config.d_model
         dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype, "rngs": rngs}
-        self.head, self.pooling = spec.head, config.pooling
+        self.head, self.pooling = spec.head, spec.pooling or config.pooling
         self.features = spec.features is not None
         self.encoder = Encoder(spec, pattern, config, options or {}, rngs=rngs)
         self.tied = config.tie_embeddings
         if spec.head == "two_tower":
             self.in_proj = nnx.Linear(4 * d, d, **dtypes)
+        if spec.head == "autoencode":
+            self.decoder = nnx.List([nnx.Linear(d, d, **dtypes) for _ in range(2)])
         if not self.tied:
             self.out_proj = nnx.Linear(d, spec.outputs, **dtypes)
 
@@ -114,6 +118,8 @@ class SequenceModel(nnx.Module):
         h = self.encoder(inputs, segment_ids, rngs=rngs)
         if self.head == "classify":
             h = pool(h, segment_ids, self.pooling)
+        elif self.head == "autoencode":
+            h = self._spread(pool(h, segment_ids, self.pooling), h.shape[1])
         return self._out(h)
 
     def init_state(self, batch_size: int) -> StreamState:
@@ -145,10 +151,16 @@ class SequenceModel(nnx.Module):
         u, v = jnp.moveaxis(h.reshape(batch, 2, -1), 1, 0)
         return self._out(jax.nn.gelu(self.in_proj(jnp.concatenate([u, v, u - v, u * v], -1))))
 
+    def _spread(self, h: Float[Array, "B D"], length: int) -> Float[Array, "B L D"]:
+        """What the decoder makes of one vector at every position."""
+        first, second = self.decoder
+        places = sinusoidal(jnp.arange(length), h.shape[-1]).astype(h.dtype)
+        return second(jax.nn.gelu(first(h[:, None] + places)))
+
     def _check_streams(self) -> None:
         if self.head not in ("lm", "regress"):
             raise ValueError(
-                f"a {self.head} head gives one output a row and cannot be streamed; stream "
+                f"a {self.head} head needs the whole row and cannot be streamed; stream "
                 "model.encoder and pool what it gives"
             )
 

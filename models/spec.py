@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-Head = Literal["lm", "classify", "two_tower", "regress"]
+Head = Literal["lm", "classify", "two_tower", "regress", "autoencode"]
+Pooling = Literal["mean", "last", "first"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,12 +17,13 @@ class ModelSpec:
     [B, L, features]) is given. `outputs` counts classes, tokens or regression channels.
     """
 
-    head: Head  # lm and regress: one output a position; classify and two_tower: one a row
+    head: Head  # lm, regress, autoencode: one output a position; classify, two_tower: one a row
     outputs: int
     length: int  # longest row
     vocab_size: int | None = None
     features: int | None = None
     packed: bool = False  # rows may hold several segments
+    pooling: Pooling | None = None  # where the task prescribes it, in place of the backbone's
 
     def __post_init__(self) -> None:
         if (self.vocab_size is None) == (self.features is None):

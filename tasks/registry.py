@@ -7,14 +7,70 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from seqzoo.tasks import formal
+from seqzoo.tasks.continuous import Adding, Capacity, Delay, Reconstruction
+from seqzoo.tasks.copying import Copying, CopyMemory, InductionHeads, SelectiveCopying
+from seqzoo.tasks.dyck import Dyck
+from seqzoo.tasks.groups import GroupWords, Parity
 from seqzoo.tasks.listops import ListOps, ListOpsShort
+from seqzoo.tasks.mad import (
+    Compression,
+    FuzzyRecall,
+    InContextRecall,
+    MADSelectiveCopying,
+    Memorisation,
+    NoisyRecall,
+)
 from seqzoo.tasks.mqar import MQAR
+from seqzoo.tasks.needle import Needle, Passkey
+from seqzoo.tasks.recall import MQARBased, MQARZoology
 from seqzoo.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {
     "listops": ListOps,
     "listops_short": ListOpsShort,
+    # recall
     "mqar": MQAR,
+    "mqar_zoology": MQARZoology,
+    "mqar_based": MQARBased,
+    "mad_recall": InContextRecall,
+    "mad_fuzzy_recall": FuzzyRecall,
+    "mad_noisy_recall": NoisyRecall,
+    "mad_selective_copying": MADSelectiveCopying,
+    "mad_compression": Compression,
+    "mad_memorisation": Memorisation,
+    "needle": Needle,
+    "passkey": Passkey,
+    # copying
+    "selective_copying": SelectiveCopying,
+    "induction_heads": InductionHeads,
+    "copying": Copying,
+    "copy_memory": CopyMemory,
+    # real inputs
+    "adding": Adding,
+    "delay": Delay,
+    "reconstruction": Reconstruction,
+    "lmu_capacity": Capacity,
+    # state tracking
+    "parity": Parity,
+    "group_words": GroupWords,
+    # formal languages
+    "even_pairs": formal.EvenPairs,
+    "modular_arithmetic": formal.ModularArithmetic,
+    "parity_check": formal.ParityCheck,
+    "cycle_navigation": formal.CycleNavigation,
+    "stack_manipulation": formal.StackManipulation,
+    "reverse_string": formal.ReverseString,
+    "modular_arithmetic_brackets": formal.ModularArithmeticBrackets,
+    "solve_equation": formal.SolveEquation,
+    "duplicate_string": formal.DuplicateString,
+    "missing_duplicate_string": formal.MissingDuplicateString,
+    "odds_first": formal.OddsFirst,
+    "binary_addition": formal.BinaryAddition,
+    "binary_multiplication": formal.BinaryMultiplication,
+    "compute_sqrt": formal.ComputeSqrt,
+    "bucket_sort": formal.BucketSort,
+    "dyck": Dyck,
 }
 
 

@@ -29,7 +29,9 @@ SPLITS: tuple[str, ...] = get_args(Split)
 IGNORED = -100  # the target at positions without a label
 
 Example = dict[str, np.ndarray]
-Metrics = dict[str, tuple[Array, Array]]  # value = total / weight, summed over batches first
+# (total, weight) of each metric, summed over batches first. Its value is total / weight; of
+# vectors, as for an average over classes, the mean over the entries with weight (`metric_value`).
+Metrics = dict[str, tuple[Array, Array]]
 
 
 @runtime_checkable
@@ -58,6 +60,11 @@ class Task(abc.ABC):
     description: ClassVar[str]
     main_metric: ClassVar[str] = "accuracy"
     cite: ClassVar[str]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether the main metric is one to be large."""
+        return self.main_metric.endswith("accuracy")
 
     @property
     @abc.abstractmethod
@@ -113,6 +120,18 @@ def check_count(task: Task, field: str, *, least: int = 1, most: int | None = No
         raise ValueError(f"task {task.name}: {field} must be an integer, {limits}; got {value!r}")
 
 
+def metric_value(total: Array, weight: Array, *, batch_dims: int = 0) -> Array:
+    """total / weight, and the mean of that over the axes after the first `batch_dims`.
+
+    Entries of weight 0 do not count; 0 where no entry counts.
+    """
+    counts = weight > 0
+    xp = jnp if isinstance(total, jax.Array) else np
+    ratio = xp.where(counts, total, 0) / xp.where(counts, weight, 1)
+    axes = tuple(range(batch_dims, ratio.ndim))
+    return ratio.sum(axes) / xp.maximum(counts.sum(axes), 1)
+
+
 def example_weight(batch: Mapping[str, Array]) -> Float[Array, "B"]:
     """`batch["weight"]`, or ones where the batch has none."""
     if "weight" in batch:
@@ -153,6 +172,16 @@ def measure_tokens(logits: Float[Array, "B L V"], batch: Mapping[str, Array]) ->
         "accuracy": (_weighted_sum(by_row, row_weight), row_weight.sum()),
         "token_accuracy": (_weighted_sum(right, token_weight), token_weight.sum()),
     }
+
+
+def measure_regression(outputs: Float[Array, "B *shape"], batch: Mapping[str, Array]) -> Metrics:
+    """Mean squared error over every number of a row; `loss` and `mse` are the same."""
+    weight = example_weight(batch)
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    square = jnp.square(outputs - batch["targets"])
+    square = square.reshape(square.shape[0], -1).mean(1)
+    pair = (_weighted_sum(square, weight), weight.sum())
+    return {"loss": pair, "mse": pair}
 
 
 def _cross_entropy(

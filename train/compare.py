@@ -216,7 +216,7 @@ def _started(
         description=task.description,
         cite=task.cite,
         main_metric=task.main_metric,
-        higher_is_better=task.main_metric.endswith("accuracy"),
+        higher_is_better=task.higher_is_better,
         models=(),
         command=command,
         created=results.now(),

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from seqzoo.tasks.task import Source
+from seqzoo.tasks.task import Source, metric_value
 from seqzoo.train.checkpoint import CheckpointError, Checkpoints
 from seqzoo.train.config import MeshConfig
 from seqzoo.train.data import eval_batches, rows_of_process, to_devices
@@ -43,7 +43,7 @@ def combine(results: list[Measured]) -> dict[str, float]:
     metrics = {}
     for name in host[0]:
         total, weight = np.sum([batch[name] for batch in host], axis=0, dtype=np.float64)
-        metrics[name] = float(total / weight) if weight else math.nan
+        metrics[name] = float(metric_value(total, weight)) if np.any(weight) else math.nan
     metrics["examples"] = int(sum(batch["examples"][0] for batch in host))
     return metrics
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from seqzoo.tasks.task import metric_value
 from seqzoo.train.config import Experiment
 from seqzoo.train.data import HostBatch, eval_batches, to_devices, train_batches
 from seqzoo.train.optimizer import make_optimizer, make_schedule
@@ -281,7 +282,7 @@ class _Run:
             for name, pair in jax.device_get(measured).items():
                 totals[name] = totals.get(name, 0) + np.stack(pair).astype(np.float64)
         examples = totals.pop("examples")[0]
-        means = {name: t[0] / np.where(t[1] > 0, t[1], 1) for name, t in totals.items()}
+        means = {name: metric_value(*t, batch_dims=1) for name, t in totals.items()}
         return {**means, "examples": examples}
 
     def _results(self, state: TrainState) -> tuple[SeedResult, ...]:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from seqzoo.models.backbone import aux_losses
 from seqzoo.models.mixer import AuxLoss
-from seqzoo.tasks.task import Task
+from seqzoo.tasks.task import Task, metric_value
 from seqzoo.train.optimizer import Schedule
 from seqzoo.train.state import Arrays, Blueprint, TrainState
 
@@ -64,7 +64,7 @@ def make_train_step(
         weight = done.measured["loss"][1]
         grads = jax.tree.map(lambda g: _ratio(g, weight), done.grads)
         aux = _ratio(done.aux, weight)
-        metrics = {name: _ratio(*pair) for name, pair in done.measured.items()}
+        metrics = {name: metric_value(*pair) for name, pair in done.measured.items()}
         metrics["loss"] += aux
         if any(_is_aux(plan)):
             metrics["aux_loss"] = aux

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import pickle
 
+import numpy as np
 import pytest
 
 from seqzoo.tasks import TASKS, Task, build, names
@@ -18,6 +20,8 @@ def test_names_are_those_of_the_classes():
 def test_options_round_trip_through_json(name):
     task = build(name, test_size=7)
     options = json.loads(json.dumps(dataclasses.asdict(task)))
+    # JSON has lists for tuples, which the configuration of a run turns back.
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     assert build(name, **options) == task
     with pytest.raises(dataclasses.FrozenInstanceError):
         task.test_size = 8
@@ -26,16 +30,57 @@ def test_options_round_trip_through_json(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_examples_fit_the_spec(name):
     task = build(name, train_size=3, validation_size=3, test_size=3)
+    longest = 0
     for split in ("train", "validation", "test"):
         source = task.source(split)
         assert len(source) == 3
+        rows = {example["inputs"].shape for example in source}
+        assert len(rows) == 1, "rows of a split make a batch"
+        ((length, *features),) = rows
+        longest = max(longest, length)
+        assert features == ([] if task.spec.features is None else [task.spec.features])
         for example in source:
-            assert example["inputs"].shape == (task.spec.length,)
-            assert example["inputs"].max() < task.spec.vocab_size
-            assert example["targets"].max() < task.spec.outputs
+            check_values(example, task.spec)
         for wrong in (-1, 3):
             with pytest.raises(IndexError):
                 source[wrong]
+    # MAD's rows lose a token that is only a label.
+    assert longest in (task.spec.length, task.spec.length - 1)
+
+
+def check_values(example, spec):
+    if spec.vocab_size is not None:
+        assert 0 <= example["inputs"].min() <= example["inputs"].max() < spec.vocab_size
+    if example["targets"].dtype == np.int32:
+        assert example["targets"].max() < spec.outputs
+    else:
+        assert np.isfinite(example["targets"]).all()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_split_is_its_own_and_only_train_follows_the_seed(name):
+    task = build(name, train_size=8, validation_size=8, test_size=8)
+
+    def inputs(split, seed=0):
+        return [task.source(split, seed)[i]["inputs"].tobytes() for i in range(8)]
+
+    train = inputs("train")
+    assert train == inputs("train")
+    assert train != inputs("train", 1)
+    assert len({*train, *inputs("validation"), *inputs("test")}) > 15
+    for split in ("validation", "test"):
+        assert inputs(split) == inputs(split, 1)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_examples_are_decoded_and_baselines_are_numbers(name):
+    task = build(name, train_size=3, validation_size=3, test_size=3)
+    assert task.decode(task.source("test")[0])
+    baselines = task.baselines()
+    assert baselines
+    assert all(0 <= value <= 1 for value in baselines.values())
+    source = pickle.loads(pickle.dumps(task.source("train")))
+    assert np.array_equal(source[1]["inputs"], task.source("train")[1]["inputs"])
 
 
 def test_unknown_task_gets_the_nearest_name():
