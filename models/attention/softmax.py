@@ -1,11 +1,13 @@
-"""Softmax attention (Vaswani et al. 2017, arXiv:1706.03762): RoPE, grouped queries, windows.
+"""Softmax attention (Vaswani et al. 2017, arXiv:1706.03762): positions, grouped queries, windows.
 
     o_t = sum_s softmax_s(q_t . k_s / sqrt(K)) v_s        s in t's segment (and s <= t if causal)
 
-Rotary positions: Su et al. 2021 (arXiv:2104.09864). Grouped queries: Ainslie et al. 2023
-(arXiv:2305.13245), `num_kv_heads` = 1 is multi-query. Cost of L tokens: O(L^2 K) per head, O(L w K)
-with a window of w. State: 2 S num_kv_heads K + 1 elements per sequence, where S is `window` or else
-`max_length`: a ring of rotated keys, one of values, and a count.
+Encodings of position, rotary by default: models/attention/positions.py. Grouped queries: Ainslie
+et al. 2023 (arXiv:2305.13245), `num_kv_heads` = 1 is multi-query. `qk_norm`: RMS norm of every head
+of queries and keys (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
+Cost of L tokens: O(L^2 K) per head, O(L w K) with a window of w. State: 2 S num_kv_heads K + 1
+elements per sequence, where S is `window` or else `max_length`: a ring of keys, rotated where that
+is the encoding, one of values, and a count.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.attention.positions import Sizes, plug_in
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.attention import attention
 from seqzoo.models.ops.segments import Segments, last_real
-from seqzoo.models.positions import rope
+
+PositionKind = Literal["none", "rope", "xpos", "alibi", "t5", "shaw", "transformer_xl", "deberta"]
 
 
 class KVCache(NamedTuple):
@@ -44,8 +48,16 @@ class Attention(Mixer):
         num_kv_heads: int | None = None,
         d_head: int | None = None,
         window: int | None = None,
-        positions: Literal["rope", "none"] = "rope",
+        positions: PositionKind = "rope",
         rope_base: float = 10000.0,
+        rope_interleaved: bool = False,
+        rope_scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none",
+        rope_factor: float = 1.0,
+        rope_trained_length: int = 2048,
+        num_buckets: int = 32,
+        max_distance: int = 128,
+        qk_norm: bool = False,
+        scale: float | None = None,
         use_bias: bool = False,
         max_length: int = 2048,
         causal: bool = True,
@@ -55,7 +67,10 @@ class Attention(Mixer):
     ):
         """`max_length`: most tokens of a segment while streaming without a window.
 
-        Raises ValueError for widths that do not divide and for a window below 1.
+        The options `rope_*` are of rotary positions (`rope_base` also of xpos and transformer_xl),
+        `num_buckets` of t5 and deberta (both ways together), `max_distance` of these and shaw.
+        Raises ValueError for widths that do not divide, a window below 1, and positions that
+        cannot be.
         """
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         d_head = _head_width(d_model, num_heads, num_kv_heads) if d_head is None else d_head
@@ -63,17 +78,12 @@ class Attention(Mixer):
             raise ValueError(
                 f"num_kv_heads must divide num_heads; got {num_kv_heads=}, {num_heads=}"
             )
-        if positions not in ("rope", "none"):
-            raise ValueError(f"unknown positions={positions!r}; known: rope, none")
-        if positions == "rope" and d_head % 2:
-            raise ValueError(f"RoPE rotates pairs and needs an even head width; got {d_head=}")
         if window is not None and window < 1:
             raise ValueError(
                 f"window counts the current token and must be at least 1; got {window=}"
             )
         self.num_heads, self.num_kv_heads, self.d_head = num_heads, num_kv_heads, d_head
-        self.window, self.positions, self.rope_base = window, positions, rope_base
-        self.causal, self.dtype = causal, dtype
+        self.window, self.causal, self.dtype = window, causal, dtype
         self.state_growth = "linear" if window is None else "window"
         self.max_length = max_length if window is None else None
         self.slots = max_length if window is None else window
@@ -82,6 +92,24 @@ class Attention(Mixer):
         self.k_proj = nnx.Linear(d_model, num_kv_heads * d_head, **options)
         self.v_proj = nnx.Linear(d_model, num_kv_heads * d_head, **options)
         self.out_proj = nnx.Linear(num_heads * d_head, d_model, **options)
+        norms = None
+        if qk_norm:
+            options.pop("use_bias")
+            norms = nnx.List([nnx.RMSNorm(d_head, **options) for _ in range(2)])
+        self.qk_norm = nnx.data(norms)
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        self.positions = plug_in(
+            positions,
+            Sizes(d_model, num_heads, num_kv_heads, d_head, causal, scale, **dtypes),
+            base=rope_base,
+            interleaved=rope_interleaved,
+            scaling=rope_scaling,
+            factor=rope_factor,
+            trained_length=rope_trained_length,
+            num_buckets=num_buckets,
+            max_distance=max_distance,
+            rngs=rngs,
+        )
 
     def _initial(self, batch_size: int) -> KVCache:
         dtype = jnp.promote_types(self.dtype, jnp.float32)
@@ -97,9 +125,9 @@ class Attention(Mixer):
         q = _split(self.q_proj(x), self.num_heads)
         k = _split(self.k_proj(x), self.num_kv_heads)
         v = _split(self.v_proj(x), self.num_kv_heads)
-        if self.positions == "rope":
-            q = rope(q, layout.position, base=self.rope_base)
-            k = rope(k, layout.position, base=self.rope_base)
+        if self.qk_norm is not None:
+            q, k = (norm(x) for norm, x in zip(self.qk_norm, (q, k), strict=True))
+        q, k = (self.positions.turn(x, layout.position) for x in (q, k))
         if inner is None:
             o = self._parallel(q, k, v, layout)
         else:
@@ -107,10 +135,13 @@ class Attention(Mixer):
         return self.out_proj(o.reshape(*x.shape[:2], -1).astype(x.dtype)), inner
 
     def _parallel(self, q, k, v, layout: Segments):
+        q, k, relative = self.positions.score(q, k, layout.position, layout.position)
         return attention(
             q,
             k,
             v,
+            relative=relative,
+            scale=self.positions.scale,
             causal=self.causal,
             window=self.window,
             segment_ids=layout if layout.masked else None,
@@ -121,14 +152,21 @@ class Attention(Mixer):
         position = jnp.broadcast_to(layout.position, (batch, chunk))
         tags = _tags(layout, batch, chunk)
         slot_position = _slot_positions(cache.length, self.slots)
+        # Counted from the end of the cache, so that factors and angles stay small in long streams.
+        since = jnp.where(tags == 1, position - cache.length[:, None], position)
+        k_since = jnp.concatenate([slot_position - cache.length[:, None], since], 1)
+        keys = jnp.concatenate([cache.k.astype(k.dtype), k], 1)
+        q, keys, relative = self.positions.score(q, keys, since, k_since)
         o = attention(
             q,
-            jnp.concatenate([cache.k.astype(k.dtype), k], 1),
+            keys,
             jnp.concatenate([cache.v.astype(v.dtype), v], 1),
+            relative=relative,
+            scale=self.positions.scale,
             causal=True,
             window=self.window,
-            q_positions=position,
-            k_positions=jnp.concatenate([slot_position, position], 1),
+            q_positions=since,
+            k_positions=k_since,
             segment_ids=tags,
             k_segment_ids=jnp.concatenate([(slot_position >= 0).astype(tags.dtype), tags], 1),
         )

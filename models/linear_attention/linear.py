@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.feature_maps import ELEMENTWISE, quadratic, reweighted, taylor
 from seqzoo.models.ops.kernel_sums import kernel_sums
-from seqzoo.models.positions import rope
+from seqzoo.models.positions import check_positions, rope
 
 
 class LinearAttentionState(NamedTuple):
@@ -143,8 +143,7 @@ class LinearAttention(KernelAttention):
         super().__init__(d_model, num_heads, None, None, **options, **dtypes, rngs=rngs)
         if feature_map not in ELEMENTWISE:
             raise ValueError(f"unknown {feature_map=}; known: {', '.join(ELEMENTWISE)}")
-        if positions not in ("rope", "none"):
-            raise ValueError(f"unknown positions={positions!r}; known: none, rope")
+        check_positions("linear_attention", positions, ("none", "rope"))
         if positions == "rope" and self.d_head % 2:
             raise ValueError(f"RoPE needs an even head width; got {self.d_head}")
         self.feature_map, self.positions, self.rope_base = feature_map, positions, rope_base

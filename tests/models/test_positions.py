@@ -1,13 +1,21 @@
-"""Rotary and sinusoidal encodings against published implementations."""
+"""Encodings of position against published implementations."""
 
+import json
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqzoo.models.ops import rope_scaling
 from seqzoo.models.ops.rope import xpos
-from seqzoo.models.positions import rope, sinusoidal
+from seqzoo.models.positions import (
+    alibi_slopes,
+    deberta_rows,
+    rope,
+    sinusoidal,
+    t5_buckets,
+)
 from tests.helpers import assert_close, x64
 
 GOLDEN = Path(__file__).parents[1] / "golden/positions"
@@ -71,11 +79,78 @@ def test_sinusoidal_equals_published(length_width):
         assert_close(got, golden[f"{name}_{length}x{width}"], ratio=1e-6, what=name)
 
 
+@pytest.mark.parametrize("length", [None, 16, 100, 300])
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3", "longrope"])
+def test_scaled_frequencies_equal_published(kind, length):
+    golden = np.load(GOLDEN / "rope_scaling.npz", allow_pickle=False)
+    config = json.loads(str(golden[f"{kind}_params"]))
+    trained = config.get("original_max_position_embeddings", config["max_position_embeddings"])
+    options = {"factor": config["factor"], "trained_length": trained}
+    name = f"{kind}_scaling"
+    if kind == "linear":
+        del options["trained_length"]
+    elif kind == "dynamic":
+        name, options["length"] = "dynamic_ntk_scaling", length or trained
+    elif kind == "longrope":
+        long = length is not None and length > trained
+        options["divisors"] = config["long_factor" if long else "short_factor"]
+    made = getattr(rope_scaling, name)(config["head_dim"], config["rope_theta"], **options)
+    want = f"{kind}_seq{length}"
+    assert_close(made.frequencies, golden[f"{want}_inv_freq"], ratio=2e-7)
+    assert_close(made.magnitude, golden[f"{want}_attention_factor"], ratio=1e-12)
+
+
+def test_scaled_rope_turns_by_the_given_angles():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 1, 4)), jnp.float32)
+    want = 1.5 * rope(x, jnp.arange(5), base=100.0)
+    got = rope(x, jnp.arange(5), frequencies=(1.0, 0.1), magnitude=1.5)
+    assert_close(got, want, ratio=1e-6)
+
+
+def test_alibi_slopes_equal_published():
+    golden = np.load(GOLDEN / "alibi.npz", allow_pickle=False)
+    for heads in (1, 2, 4, 8, 16, 3, 6, 12):
+        assert_close(np.array(alibi_slopes(heads)), golden[f"slopes_{heads}"], ratio=1e-6)
+
+
+def test_t5_buckets_equal_published():
+    golden = np.load(GOLDEN / "t5_buckets.npz", allow_pickle=False)
+    for name, causal, number, most in (
+        ("bi_32_128", False, 32, 128),
+        ("causal_32_128", True, 32, 128),
+        ("bi_8_16", False, 8, 16),
+    ):
+        ahead = -golden["relative_position"]
+        got = t5_buckets(ahead, num_buckets=number, max_distance=most, causal=causal)
+        np.testing.assert_array_equal(got, golden[f"bucket_{name}"])
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_t5_biases_equal_published(side):
+    golden = np.load(GOLDEN / f"t5_bias_{side}.npz", allow_pickle=False)
+    options = {"num_buckets": 8, "max_distance": 20, "causal": side == "decoder"}
+    ahead = np.arange(6)[:, None] - np.arange(9)
+    bias = golden["table"][t5_buckets(ahead, **options)]
+    assert_close(np.moveaxis(bias, -1, 0)[None], golden["bias"], ratio=1e-12)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_deberta_rows_equal_published(number):
+    golden = np.load(GOLDEN / f"deberta_v2_attention_{number}.npz", allow_pickle=False)
+    span = len(golden["rel_embeddings"]) // 2
+    ahead = np.arange(9)[:, None] - np.arange(9)
+    got = deberta_rows(ahead, span=span, max_distance=int(golden["max_relative_positions"]))
+    want = np.clip(golden["relative_pos"][0] + span, 0, 2 * span - 1)
+    np.testing.assert_array_equal(got, want)
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="K=3"):
         rope(jnp.zeros((1, 2, 1, 3)), jnp.arange(2))
     with pytest.raises(ValueError, match=r"L=2.*\(3,\)"):
         rope(jnp.zeros((1, 2, 1, 4)), jnp.arange(3))
+    with pytest.raises(ValueError, match="turn by 2 frequencies; got 3"):
+        rope(jnp.zeros((1, 2, 1, 4)), jnp.arange(2), frequencies=(1.0, 0.5, 0.1))
     with pytest.raises(ValueError, match="must be even, got 5"):
         sinusoidal(jnp.arange(3), 5)
     with pytest.raises(ValueError, match="'sideways'"):

@@ -5,8 +5,17 @@ A second entry under the same mixer (`name@variant`) puts an option under the la
 
 TINY = {
     "attention": {"num_heads": 2, "max_length": 32},
-    "attention@window": {"num_heads": 4, "num_kv_heads": 1, "window": 5},
-    "attention@unrotated": {"num_heads": 2, "positions": "none", "max_length": 32},
+    "attention@window": {"num_heads": 4, "num_kv_heads": 1, "window": 5, "positions": "alibi"},
+    "attention@deberta": {
+        "num_heads": 2,
+        "positions": "deberta",
+        "num_buckets": 8,
+        "max_distance": 6,
+        "max_length": 32,
+    },
+    "attention@transformer_xl": {"num_heads": 2, "positions": "transformer_xl", "max_length": 32},
+    "diag_attention": {"num_heads": 2, "block_size": 4},
+    "diag_attention@relu": {"num_heads": 2, "block_size": 3, "kind": "relu", "norm_eps": 0.01},
     "linear_attention": {"num_heads": 2},
     "linear_attention@rope": {"num_heads": 2, "positions": "rope", "chunk_size": 4},
     "linear_attention@plain": {"num_heads": 2, "normalize": False, "chunk_size": 5},

@@ -90,7 +90,6 @@ def test_the_ring_holds_a_window_however_long_the_stream():
         ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads must divide num_heads"),
         ({"num_heads": 8}, "even head width"),
         ({"window": 0}, "at least 1"),
-        ({"positions": "rotary"}, "known: rope, none"),
     ],
 )
 def test_impossible_options_are_refused(options, words):

@@ -1,0 +1,172 @@
+"""Plug-in positions against published attention layers and loops over pairs of tokens."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seqzoo.models import Attention, build
+from seqzoo.models.attention.positions import Disentangled, Shaw, Sizes
+from tests.helpers import assert_close, x64
+from tests.models.laws import PACKED, normal, runs
+
+GOLDEN = Path(__file__).parents[2] / "golden/positions"
+F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+
+
+def published(case, positions="none", names=("linear_q", "linear_k", "linear_v", "linear_out")):
+    """Attention both ways with the projections of a published layer, in float64."""
+    mixer = Attention(
+        12, num_heads=2, positions=positions, use_bias=True, causal=False, **F64, rngs=nnx.Rngs(0)
+    )
+    for ours, theirs in zip(("q_proj", "k_proj", "v_proj", "out_proj"), names, strict=True):
+        if theirs is None:
+            fill(getattr(mixer, ours), np.eye(12), np.zeros(12))
+        else:
+            fill(getattr(mixer, ours), case[f"param_{theirs}.weight"], case[f"param_{theirs}.bias"])
+    return mixer
+
+
+def fill(linear, weight, bias):
+    linear.kernel[...], linear.bias[...] = jnp.asarray(weight.T), jnp.asarray(bias)
+
+
+def sizes(**changes):
+    return dataclasses.replace(Sizes(12, 2, 2, 6, False, None, **F64), **changes)
+
+
+def test_shaw_equals_published():
+    case = np.load(GOLDEN / "shaw_relative_key.npz")
+    with x64():
+        mixer = published(case)
+        left, right = int(case["left_max"]), int(case["right_max"])
+        mixer.positions = Shaw(sizes(), max_distance=left, ahead=right, rngs=nnx.Rngs(0))
+        mixer.positions.embed[...] = jnp.asarray(case["param_distance_embedding.weight"])
+        assert_close(mixer(jnp.asarray(case["x"])), case["y"], ratio=1e-12)
+
+
+def test_transformer_xl_equals_published():
+    """Their sines are rounded to float32, ours are not."""
+    case = np.load(GOLDEN / "transformer_xl_relative.npz")
+    with x64():
+        mixer = published(case, "transformer_xl")
+        plug = mixer.positions
+        plug.pos_proj.kernel[...] = jnp.asarray(case["param_linear_pos.weight"].T)
+        u_v = np.stack([case["param_pos_bias_u"], case["param_pos_bias_v"]])
+        plug.bias[...] = jnp.asarray(u_v)
+        assert_close(mixer(jnp.asarray(case["x"])), case["y"], ratio=1e-6)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_deberta_equals_published(number):
+    """Their divisor sqrt(3K) is rounded to float32."""
+    case = np.load(GOLDEN / f"deberta_v2_attention_{number}.npz")
+    shared = bool(case["share_att_key"])
+    with x64():
+        mixer = published(case, names=("query_proj", "key_proj", "value_proj", None))
+        table = case["rel_embeddings"]
+        most = int(case["max_relative_positions"])
+        plug = Disentangled(
+            sizes(), span=len(table) // 2, max_distance=most, use_bias=True, rngs=nnx.Rngs(0)
+        )
+        plug.embed[...] = jnp.asarray(table)
+        for ours, theirs in ((plug.pos_k_proj, "key_proj"), (plug.pos_q_proj, "query_proj")):
+            name = f"param_{'' if shared else 'pos_'}{theirs}"
+            fill(ours, case[f"{name}.weight"], case[f"{name}.bias"])
+        mixer.positions = plug
+        ids = jnp.asarray(case["attention_mask"][:, 0, 0])
+        y = mixer(jnp.asarray(case["x"]), ids)
+        real = np.asarray(ids) > 0
+        assert_close(np.asarray(y)[real], case["y"][real], ratio=2e-7)
+
+
+def pair(plug, name, q, k, head, t, s):
+    """The score of one pair of tokens at positions t and s, before the scale."""
+    if name == "alibi":
+        return q @ k - 2.0 ** (-4 * (head + 1)) * abs(t - s) * 2  # sqrt(K) = 2
+    if name == "t5":
+        row = (0, 1, 2, 2, 3, 3)[min(abs(t - s), 5)] + 4 * (s > t)  # 2 exact, 2 up to distance 5
+        return q @ k + 2 * np.asarray(plug.embed[...])[row, head]
+    zeta = np.tile((np.array([0, 0.5]) + 0.4) / 1.4, 2)
+    angle = (t - s) * np.array([1, 1e-2])
+    turned = [
+        q[:2] * np.cos(angle) - q[2:] * np.sin(angle),
+        q[:2] * np.sin(angle) + q[2:] * np.cos(angle),
+    ]
+    return (np.concatenate(turned) * zeta ** ((t - s) / 512)) @ k
+
+
+@pytest.mark.parametrize(
+    ("name", "causal"), [("alibi", True), ("alibi", False), ("t5", False), ("xpos", True)]
+)
+def test_packed_rows_equal_loops_over_pairs(name, causal):
+    options = {"num_buckets": 8, "max_distance": 5} if name == "t5" else {}
+    with x64():
+        mixer = Attention(
+            8, num_heads=2, positions=name, causal=causal, **options, **F64, rngs=nnx.Rngs(0)
+        )
+        x = normal(0, *PACKED.shape, 8).astype(np.float64)
+        y = np.asarray(mixer(jnp.asarray(x), PACKED))
+        w = {n: np.asarray(getattr(mixer, f"{n}_proj").kernel[...]) for n in ("q", "k", "v", "out")}
+    for b, run in ((b, run) for b, row in enumerate(PACKED) for run in runs(row)):
+        q, k, v = ((x[b, run] @ w[n]).reshape(len(run), 2, 4) for n in ("q", "k", "v"))
+        for t in range(len(run)):
+            out = []
+            for h in range(2):
+                seen = range(t + 1 if causal else len(run))
+                scores = [pair(mixer.positions, name, q[t, h], k[s, h], h, t, s) / 2 for s in seen]
+                p = np.exp(scores - np.max(scores))
+                out.append(p / p.sum() @ v[: len(p), h])
+            assert_close(y[b, run[t]], np.concatenate(out) @ w["out"], ratio=1e-12)
+
+
+def test_scores_far_into_a_stream_are_finite_and_equal():
+    """xPos factors would overflow at these positions if they were absolute."""
+    mixer = Attention(8, num_heads=2, positions="xpos", window=4, rngs=nnx.Rngs(0))
+    x = jnp.asarray(normal(1, 1, 9, 8))
+    state = mixer.init_state(1)
+    _, state = mixer.extend(x[:, :4], state)
+    inner = state.inner._replace(length=state.inner.length + 10**6)
+    late = state._replace(inner=inner, position=state.position + 10**6)
+    near, _ = mixer.extend(x[:, 4:], state)
+    far, _ = mixer.extend(x[:, 4:], late)
+    assert np.isfinite(far).all()
+    assert_close(far, near, ratio=1e-5)
+
+
+def test_scaled_rotary_positions_are_those_of_the_ops():
+    mixer = Attention(
+        8,
+        num_heads=2,
+        rope_scaling="yarn",
+        rope_factor=4.0,
+        rope_trained_length=32,
+        rngs=nnx.Rngs(0),
+    )
+    assert mixer.positions.magnitude == pytest.approx(1.1386, abs=1e-4)
+    assert np.isfinite(mixer(jnp.ones((1, 3, 8)))).all()
+
+
+@pytest.mark.parametrize(
+    ("mixer", "options", "words"),
+    [
+        ("attention", {"positions": "rotary"}, "knows: none, rope, xpos"),
+        ("attention", {"positions": "learned"}, "backbone's positions='learned'"),
+        ("attention", {"positions": "t5", "max_distance": 3}, "above half of it"),
+        ("attention", {"positions": "deberta", "num_buckets": 3}, "at least 4"),
+        ("attention", {"positions": "shaw", "max_distance": 0}, "at least 1"),
+        ("attention", {"rope_scaling": "more"}, "known: none, linear, ntk, yarn, llama3"),
+        ("linear_attention", {"positions": "alibi"}, "never makes those scores"),
+    ],
+)
+def test_impossible_positions_are_refused(mixer, options, words):
+    with pytest.raises(ValueError, match=words):
+        build(mixer, 8, **options, rngs=nnx.Rngs(0))
+
+
+def test_xpos_is_refused_where_queries_see_later_keys():
+    with pytest.raises(ValueError, match="grows without bound"):
+        build("attention", 8, positions="xpos", causal=False, rngs=nnx.Rngs(0))
