@@ -14,8 +14,6 @@ TINY = {
         "max_length": 32,
     },
     "attention@transformer_xl": {"num_heads": 2, "positions": "transformer_xl", "max_length": 32},
-    "diag_attention": {"num_heads": 2, "block_size": 4},
-    "diag_attention@relu": {"num_heads": 2, "block_size": 3, "kind": "relu", "norm_eps": 0.01},
     "linear_attention": {"num_heads": 2},
     "linear_attention@rope": {"num_heads": 2, "positions": "rope", "chunk_size": 4},
     "linear_attention@plain": {"num_heads": 2, "normalize": False, "chunk_size": 5},
