@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from seqzoo.models.backbone import Backbone, BackboneConfig
 from seqzoo.models.layers import dropout
-from seqzoo.models.mixer import Context, Mixer, StreamState
+from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState
 from seqzoo.models.positions import sinusoidal
 from seqzoo.models.registry import resolve
 from seqzoo.models.spec import ModelSpec
@@ -128,12 +128,22 @@ class SequenceModel(nnx.Module):
         return self.encoder.init_state(batch_size)
 
     def extend(
-        self, inputs: Array, state: StreamState, segment_ids: Int[Array, "B C"] | None = None
+        self,
+        inputs: Array,
+        state: StreamState,
+        segment_ids: Int[Array, "B C"] | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "B C O"], StreamState]:
         """Continues every row; see `Mixer.extend`."""
         self._check_streams()
-        h, state = self.encoder.extend(inputs, state, segment_ids)
+        h, state = self.encoder.extend(inputs, state, segment_ids, rngs=rngs)
         return self._out(h), state
+
+    @property
+    def state_growth(self) -> StateGrowth:
+        """How the state grows with the tokens seen."""
+        return self.encoder.state_growth
 
     def state_size(self) -> int:
         """Elements of recurrent state for one sequence; 0 where the model looks both ways."""
@@ -210,6 +220,11 @@ def pool(
 
 
 def _check(spec: ModelSpec, config: BackboneConfig) -> None:
+    if spec.causal and not config.causal:
+        raise ValueError(
+            "this task predicts each input from those before it, and a model with causal=False "
+            "sees what it should predict; set causal=True"
+        )
     if config.tie_embeddings and (spec.head != "lm" or spec.outputs != spec.vocab_size):
         raise ValueError(
             "tie_embeddings=True needs a language-model head over the input vocabulary; this task "

@@ -132,10 +132,13 @@ class Mixer(nnx.Module, abc.ABC):
         x: Float[Array, "B C D"],
         state: StreamState,
         segment_ids: Int[Array, "B C"] | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "B C D"], StreamState]:
         """Continues every row by C tokens: prefill, a chunk or one step.
 
-        Without `segment_ids` all tokens are real and continue the current segment. Raises
+        Without `segment_ids` all tokens are real and continue the current segment. `rngs` as in a
+        call, for training on a text in parts (truncated back-propagation). Raises
         ValueError for a mixer that looks both ways, and where a state of declared maximum is full
         (inside jit, where that cannot be known, such rows become NaN).
         """
@@ -159,7 +162,7 @@ class Mixer(nnx.Module, abc.ABC):
             last_id = jnp.take_along_axis(segment_ids, last, axis=1)[:, 0]
             segment_id = jnp.where(some, last_id, state.segment_id)
         full = self._check_room(layout)
-        y, inner = self._mix(x, state.inner, Context(layout, None, self.initial_shared(x)))
+        y, inner = self._mix(x, state.inner, Context(layout, rngs, self.initial_shared(x)))
         if full is not None:
             y = jnp.where(full[..., None], jnp.nan, y)
         dtype = state.position.dtype

@@ -23,6 +23,7 @@ class ModelSpec:
     vocab_size: int | None = None
     features: int | None = None
     packed: bool = False  # rows may hold several segments
+    causal: bool = False  # no output may see a later input: it would see what it is to predict
     pooling: Pooling | None = None  # where the task prescribes it, in place of the backbone's
 
     def __post_init__(self) -> None:

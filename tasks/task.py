@@ -15,7 +15,7 @@ import abc
 import dataclasses
 import operator
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,11 @@ class Task(abc.ABC):
         return self.main_metric.endswith("accuracy")
 
     @property
+    def stateful(self) -> bool:
+        """Whether example i + 1 of a source continues example i, for a state that is carried."""
+        return False
+
+    @property
     @abc.abstractmethod
     def spec(self) -> ModelSpec:
         """What the task needs of a model."""
@@ -101,6 +106,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def measure(self, outputs: Array, batch: Mapping[str, Array]) -> Metrics:
         """Totals and weights of every metric of a batch, `loss` among them; runs inside jit."""
+
+    def derived(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """More metrics, functions of the values of those that `measure` names; inside jit or not."""
+        return {}
 
     @abc.abstractmethod
     def baselines(self, split: Split = "test") -> dict[str, float]:
