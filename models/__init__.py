@@ -34,6 +34,7 @@ from seqzoo.models.linear_attention.linear import (
     Rebased,
     RebasedConfig,
 )
+from seqzoo.models.linear_attention.mlstm import MLSTM, MLSTMConfig
 from seqzoo.models.linear_attention.performer import Performer, PerformerConfig
 from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
 from seqzoo.models.linear_attention.rwkv4 import RWKV4, RWKV4Config
@@ -55,6 +56,7 @@ from seqzoo.models.recurrent.lstm import LSTM, LSTMConfig
 from seqzoo.models.recurrent.min_rnn import MinGRU, MinGRUConfig, MinLSTM, MinLSTMConfig
 from seqzoo.models.recurrent.rg_lru import RGLRU, RGLRUConfig
 from seqzoo.models.recurrent.rnn import RNN, RNNConfig
+from seqzoo.models.recurrent.slstm import SLSTM, SLSTMConfig
 from seqzoo.models.registry import MIXERS, PRESETS, build, names, presets, resolve
 from seqzoo.models.spec import ModelSpec
 from seqzoo.models.ssm.lru import LRU, LRUConfig
@@ -71,6 +73,7 @@ __all__ = [
     "LRU",
     "LSTM",
     "MIXERS",
+    "MLSTM",
     "PRESETS",
     "QRNN",
     "RGLRU",
@@ -80,6 +83,7 @@ __all__ = [
     "RWKV7",
     "S4",
     "S4D",
+    "SLSTM",
     "SRU",
     "Attention",
     "AttentionConfig",
@@ -113,6 +117,7 @@ __all__ = [
     "LightningAttentionConfig",
     "LinearAttention",
     "LinearAttentionConfig",
+    "MLSTMConfig",
     "Mamba",
     "Mamba2",
     "Mamba2Config",
@@ -138,6 +143,7 @@ __all__ = [
     "RetNetConfig",
     "S4Config",
     "S4DConfig",
+    "SLSTMConfig",
     "SRUConfig",
     "SequenceModel",
     "SimpleGLA",

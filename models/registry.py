@@ -41,6 +41,7 @@ from seqzoo.models.linear_attention.linear import (
     Rebased,
     RebasedConfig,
 )
+from seqzoo.models.linear_attention.mlstm import MLSTM, MLSTMConfig
 from seqzoo.models.linear_attention.performer import Performer, PerformerConfig
 from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
 from seqzoo.models.linear_attention.rwkv4 import RWKV4, RWKV4Config
@@ -61,6 +62,7 @@ from seqzoo.models.recurrent.lstm import LSTM, LSTMConfig
 from seqzoo.models.recurrent.min_rnn import MinGRU, MinGRUConfig, MinLSTM, MinLSTMConfig
 from seqzoo.models.recurrent.rg_lru import RGLRU, RGLRUConfig
 from seqzoo.models.recurrent.rnn import RNN, RNNConfig
+from seqzoo.models.recurrent.slstm import SLSTM, SLSTMConfig
 from seqzoo.models.ssm.lru import LRU, LRUConfig
 from seqzoo.models.ssm.mamba import Mamba, MambaConfig
 from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
@@ -97,6 +99,7 @@ MIXERS: dict[str, Entry] = {
     "simple_gla": Entry(SimpleGLAConfig, SimpleGLA),
     "gla": Entry(GLAConfig, GLA),
     "hgrn2": Entry(HGRN2Config, HGRN2),
+    "mlstm": Entry(MLSTMConfig, MLSTM),
     "lightning_attention": Entry(LightningAttentionConfig, LightningAttention),
     "rwkv4": Entry(RWKV4Config, RWKV4),
     "rwkv6": Entry(RWKV6Config, RWKV6),
@@ -114,6 +117,7 @@ MIXERS: dict[str, Entry] = {
     # recurrent
     "rnn": Entry(RNNConfig, RNN),
     "lstm": Entry(LSTMConfig, LSTM),
+    "slstm": Entry(SLSTMConfig, SLSTM),
     "gru": Entry(GRUConfig, GRU),
     "indrnn": Entry(IndRNNConfig, IndRNN),
     "qrnn": Entry(QRNNConfig, QRNN),
