@@ -59,13 +59,16 @@ from seqzoo.models.recurrent.rnn import RNN, RNNConfig
 from seqzoo.models.recurrent.slstm import SLSTM, SLSTMConfig
 from seqzoo.models.registry import MIXERS, PRESETS, build, names, presets, resolve
 from seqzoo.models.spec import ModelSpec
+from seqzoo.models.ssm.dss import DSS, DSSConfig
 from seqzoo.models.ssm.lru import LRU, LRUConfig
 from seqzoo.models.ssm.mamba import Mamba, MambaConfig
 from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
 from seqzoo.models.ssm.s4 import S4, S4Config
 from seqzoo.models.ssm.s4d import S4D, S4DConfig
+from seqzoo.models.ssm.s5 import S5, S5Config
 
 __all__ = [
+    "DSS",
     "GLA",
     "GRU",
     "HGRN",
@@ -83,6 +86,7 @@ __all__ = [
     "RWKV7",
     "S4",
     "S4D",
+    "S5",
     "SLSTM",
     "SRU",
     "Attention",
@@ -97,6 +101,7 @@ __all__ = [
     "Context",
     "CosFormer",
     "CosFormerConfig",
+    "DSSConfig",
     "DeltaNet",
     "DeltaNetConfig",
     "DeltaProduct",
@@ -143,6 +148,7 @@ __all__ = [
     "RetNetConfig",
     "S4Config",
     "S4DConfig",
+    "S5Config",
     "SLSTMConfig",
     "SRUConfig",
     "SequenceModel",

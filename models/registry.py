@@ -63,11 +63,13 @@ from seqzoo.models.recurrent.min_rnn import MinGRU, MinGRUConfig, MinLSTM, MinLS
 from seqzoo.models.recurrent.rg_lru import RGLRU, RGLRUConfig
 from seqzoo.models.recurrent.rnn import RNN, RNNConfig
 from seqzoo.models.recurrent.slstm import SLSTM, SLSTMConfig
+from seqzoo.models.ssm.dss import DSS, DSSConfig
 from seqzoo.models.ssm.lru import LRU, LRUConfig
 from seqzoo.models.ssm.mamba import Mamba, MambaConfig
 from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
 from seqzoo.models.ssm.s4 import S4, S4Config
 from seqzoo.models.ssm.s4d import S4D, S4DConfig
+from seqzoo.models.ssm.s5 import S5, S5Config
 
 
 class Entry(NamedTuple):
@@ -111,6 +113,8 @@ MIXERS: dict[str, Entry] = {
     # state space
     "s4": Entry(S4Config, S4),
     "s4d": Entry(S4DConfig, S4D),
+    "dss": Entry(DSSConfig, DSS),
+    "s5": Entry(S5Config, S5),
     "lru": Entry(LRUConfig, LRU),
     "mamba": Entry(MambaConfig, Mamba),
     "mamba2": Entry(Mamba2Config, Mamba2),

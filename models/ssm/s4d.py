@@ -28,14 +28,16 @@ from seqzoo.models.mixer import Mixer, config_of
 from seqzoo.models.ops.diagonal_ssm import CHUNK, diagonal_ssm, powers
 from seqzoo.models.ssm.discretize import Method, discretize
 from seqzoo.models.ssm.hippo import check_even, hippo_dplr
+from seqzoo.models.ssm.parts import check_chunk, check_steps, gelu_glu, log_steps, wide_complex
 
-Init = Literal["lin", "inv", "legs"]
+Init = Literal["lin", "inv", "legs", "inv2", "quad", "real", "random"]
 
 
 def s4d_init(name: Init, n: int) -> Complex[np.ndarray, "M"]:
-    """The diagonal A of S4D-Lin, S4D-Inv or S4D-LegS, float64; n is the real state size, M = n / 2.
+    """The diagonal A of S4D-Lin, -Inv, -LegS, ..., float64; n is the real state size, M = n / 2.
 
-    All have real part -1/2 and negative imaginary parts (LegS: the largest first).
+    All have real part -1/2 and negative imaginary parts (LegS: the largest first), but for "real",
+    which is -1 .. -M.
 
     Raises:
         ValueError: for an unknown name and an n that is not even and positive.
@@ -46,9 +48,28 @@ def s4d_init(name: Init, n: int) -> Complex[np.ndarray, "M"]:
         return -0.5 - 1j * np.pi * m
     if name == "inv":
         return -0.5 - 1j * (n / np.pi) * (n / (2 * m + 1) - 1)
+    if name == "inv2":
+        return -0.5 - 1j * (n / np.pi) * (n / (m + 1) - 1)
+    if name == "quad":
+        return -0.5 - 1j * (2 * m + 1) ** 2 / np.pi
     if name == "legs":
         return hippo_dplr(n)[0]
-    raise ValueError(f"unknown initialisation {name!r}; known: lin, inv, legs")
+    if name == "real":
+        return -(m + 1.0) + 0j
+    raise ValueError(
+        f"unknown initialisation {name!r}; known: lin, inv, legs, inv2, quad, real, and random as "
+        "an option of S4D, which draws anew for every channel"
+    )
+
+
+def _initial_planes(init: Init, d_model: int, n: int, rngs: nnx.Rngs) -> tuple[Array, Array]:
+    """log(-Re A) and Im A of all channels; "random": -Re A uniform in (0, 1), -Im A in (0, n/2)."""
+    if init == "random":
+        check_even(n)
+        real, imag = jax.random.uniform(rngs.params(), (2, d_model, n // 2), minval=1e-4)
+        return jnp.log(real), -0.5 * n * imag
+    A = np.broadcast_to(s4d_init(init, n), (d_model, n // 2))
+    return np.log(-A.real), A.imag
 
 
 def s4d_kernel(
@@ -96,6 +117,7 @@ class S4D(Mixer):
         discretization: Method = "zoh",
         dt_min: float = 0.001,
         dt_max: float = 0.1,
+        step_rescale: float = 1.0,
         gate: bool = True,
         chunk_size: int = CHUNK,
         dtype: DTypeLike = jnp.float32,
@@ -104,26 +126,25 @@ class S4D(Mixer):
     ):
         """`d_state`: real size N, half as many pairs; steps start log-uniform in [dt_min, dt_max].
 
+        `step_rescale` is a factor of all steps, for inputs at another sampling rate than in
+        training: the old rate over the new one.
         Raises ValueError for an odd d_state, an unknown init or discretisation, and steps that are
         not 0 < dt_min <= dt_max.
         """
-        if not 0 < dt_min <= dt_max:
-            raise ValueError(f"steps must keep 0 < dt_min <= dt_max; got {dt_min=}, {dt_max=}")
+        check_steps(dt_min, dt_max, step_rescale)
         if discretization not in ("zoh", "bilinear"):
             raise ValueError(f"unknown {discretization=}; known: zoh, bilinear")
-        if chunk_size < 1 or chunk_size & (chunk_size - 1):
-            raise ValueError(f"chunk_size must be a power of two; got {chunk_size=}")
-        A = np.broadcast_to(s4d_init(init, d_state), (d_model, d_state // 2))
+        check_chunk(chunk_size)
+        log_A_real, A_imag = _initial_planes(init, d_model, d_state, rngs)
         self.d_model, self.d_state, self.dtype = d_model, d_state, dtype
         self.discretization, self.chunk_size = discretization, chunk_size
-        steps = jax.random.uniform(
-            rngs.params(), (d_model,), param_dtype, np.log(dt_min), np.log(dt_max)
-        )
+        self.step_rescale = step_rescale
+        steps = log_steps(rngs, d_model, dt_min, dt_max, param_dtype)
         self.log_dt = nnx.Param(steps, group="dynamics")
-        self.log_A_real = nnx.Param(jnp.asarray(np.log(-A.real), param_dtype), group="dynamics")
-        self.A_imag = nnx.Param(jnp.asarray(A.imag, param_dtype), group="dynamics")
+        self.log_A_real = nnx.Param(jnp.asarray(log_A_real, param_dtype), group="dynamics")
+        self.A_imag = nnx.Param(jnp.asarray(A_imag, param_dtype), group="dynamics")
         self.C_re, self.C_im = (
-            nnx.Param(jax.random.normal(rngs.params(), A.shape, param_dtype) * 0.5**0.5)
+            nnx.Param(jax.random.normal(rngs.params(), A_imag.shape, param_dtype) * 0.5**0.5)
             for _ in range(2)
         )
         self.D = nnx.Param(jax.random.normal(rngs.params(), (d_model,), param_dtype))
@@ -146,22 +167,20 @@ class S4D(Mixer):
             u, dA, dB, c, inner, segment_ids=ctx.segments, chunk_size=self.chunk_size
         )
         y = y + self.D[...].astype(u.dtype) * u
-        if self.out_proj is not None:
-            value, gate = jnp.split(self.out_proj(jax.nn.gelu(y, approximate=False)), 2, axis=-1)
-            y = value * jax.nn.sigmoid(gate)
-        return y.astype(x.dtype), h
+        return gelu_glu(y, self.out_proj).astype(x.dtype), h
 
     def _system(self) -> tuple[Array, Array, Array]:
         """The discrete dA, dB and c, complex [D, M], from parameters in at least float32."""
+        A, dt = self._continuous()
+        dA, dB = discretize(A, jnp.ones((), A.dtype), dt, method=self.discretization)
+        return dA, dB, wide_complex(self.C_re, self.C_im, self.dtype)
+
+    def _continuous(self) -> tuple[Complex[Array, "D M"], Float[Array, "D"]]:
+        """A and the steps."""
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        log_dt, log_A_real, A_imag, C_re, C_im = (
-            p[...].astype(wide)
-            for p in (self.log_dt, self.log_A_real, self.A_imag, self.C_re, self.C_im)
-        )
-        A = jax.lax.complex(-jnp.exp(log_A_real), A_imag)
-        one = jnp.ones((), A.dtype)
-        dA, dB = discretize(A, one, jnp.exp(log_dt), method=self.discretization)
-        return dA, dB, jax.lax.complex(C_re, C_im)
+        real = -jnp.exp(self.log_A_real[...].astype(wide))
+        dt = jnp.exp(self.log_dt[...].astype(wide)) * self.step_rescale
+        return jax.lax.complex(real, self.A_imag[...].astype(wide)), dt
 
 
 S4DConfig = config_of(S4D)

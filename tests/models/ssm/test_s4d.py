@@ -26,10 +26,18 @@ kernel_of = jax.jit(s4d_kernel, static_argnums=3, static_argnames="method")
 discrete = jax.jit(discretize, static_argnames="method")
 
 
-@pytest.mark.parametrize("name", ["lin", "inv", "legs"])
+@pytest.mark.parametrize("name", ["lin", "inv", "inv2", "quad", "legs", "real"])
 @pytest.mark.parametrize("n", [8, 16])
 def test_initialisations_equal_the_published_ones(name, n):
     assert_close(s4d_init(name, n), np.load(GOLDEN / "s4d_inits.npz")[f"A_{name}_{n}"], ratio=1e-13)
+
+
+def test_random_initialisation_differs_between_channels_and_is_stable():
+    mixer = S4D(50, d_state=16, init="random", rngs=nnx.Rngs(0))
+    real, imag = np.exp(mixer.log_A_real[...]), np.asarray(mixer.A_imag[...])
+    assert real.std(0).min() > 0.1
+    assert np.all((real > 0) & (real < 1) & (imag <= 0) & (imag > -8))
+    assert abs(imag.mean() + 4) < 0.5
 
 
 @pytest.mark.parametrize("case", KERNELS)
