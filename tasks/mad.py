@@ -234,7 +234,7 @@ class FuzzyRecall(MADTask):
         value_of = {probe: value()}
         size = len(probe) + len(value_of[probe])
         body = self.length - size - most
-        place, shown = draws.below(max(1, min(body, self.length - 2 * size))), set()
+        place, shown = draws.below(body - most + 1), set()
         tokens: list[int] = []
         labels: list[int] = []
         while len(tokens) < body:
