@@ -4,6 +4,9 @@ A set is named by a key, a flat dict of everything that it is a function of, and
 `<task>-<split>-<digest of the key>` of the cache (`SEQZOO_CACHE`, else `$XDG_CACHE_HOME/seqzoo`,
 else `~/.cache/seqzoo`), readable by `datasets.load_from_disk`. It is written beside its place and
 then renamed, so it is whole or absent, whoever is killed and however many write it at once.
+
+Large sets are made in parts, files of a hidden folder `.<name>.parts` that are whole or absent
+too: who makes the set again after an interruption continues with the parts that are missing.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ import multiprocessing
 import os
 import secrets
 import shutil
+import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -38,7 +42,10 @@ STALE = 3600.0  # seconds after which what a killed process left is swept away
 
 
 class Rows(Protocol):
-    """What can be cached: random access to rows with the same columns; picklable."""
+    """What can be cached: random access to rows with the same columns; picklable.
+
+    Rows that take long to make may say how many of them make a part: an attribute `chunk`.
+    """
 
     def __len__(self) -> int: ...
 
@@ -70,18 +77,24 @@ def write(key: Key, rows: Rows, *, workers: int | None = None, progress: bool = 
     """Keeps `rows` under `key`; returns what was kept, by whichever process came first.
 
     `workers` processes make the rows, by default one for small sets and one a core for large ones.
+    Where a set of several parts was interrupted, the parts that are there are not made again.
     Raises OSError if the cache folder cannot be written.
     """
     final = place(key)
     final.parent.mkdir(parents=True, exist_ok=True)
     _sweep(final)
-    chunks = list(_chunks(rows, workers, progress, f"{key['task']} {key['split']}"))
+    parts = final.with_name(f".{final.name}.parts")
     partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
     try:
+        chunks = _chunks(rows, parts, workers, progress, f"{key['task']} {key['split']}")
         _save(chunks, partial, final.name)
         (partial / "key.json").write_text(json.dumps(dict(key), indent=1, sort_keys=True))
         with contextlib.suppress(FileExistsError):
             _rename(partial, final)
+        shutil.rmtree(parts, ignore_errors=True)
+    except FileNotFoundError:
+        if not final.is_dir():  # else a faster process has finished and taken the parts away
+            raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return CachedRows(final)
@@ -115,6 +128,8 @@ def _rename(partial: Path, final: Path) -> None:
 
 def _sweep(final: Path) -> None:
     for left in final.parent.glob(f".{final.name}.*"):
+        if left.suffix == ".parts":
+            continue
         with contextlib.suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > STALE:
                 shutil.rmtree(left, ignore_errors=True)
@@ -123,23 +138,43 @@ def _sweep(final: Path) -> None:
 # Making rows.
 
 
-def _chunks(rows: Rows, workers: int | None, progress: bool, title: str) -> Iterator[pa.Table]:
+def _chunks(
+    rows: Rows, parts: Path, workers: int | None, progress: bool, title: str
+) -> list[pa.Table]:
+    size = getattr(rows, "chunk", CHUNK)
+    begins = range(0, len(rows), size)
+    if len(begins) == 1:
+        return [_table(rows, 0, size)]
+    missing = [begin for begin in begins if _part(parts, begin, rows) is None]
     if workers is None:
-        workers = _cores() if len(rows) >= LARGE else 1
-    begins = range(0, len(rows), CHUNK)
-    if workers == 1:
-        made = (_table(rows, begin) for begin in begins)
-        yield from _tracked(made, len(begins), progress and len(rows) >= LARGE, title)
+        workers = _cores() if len(missing) * size >= LARGE or size < CHUNK else 1
+    shown = progress and (len(rows) >= LARGE or size < CHUNK)
+    with _mapper(min(workers, len(missing))) as mapped:
+        made = mapped(_make_part, [rows] * len(missing), [parts] * len(missing), missing)
+        for _ in _tracked(made, len(begins), len(begins) - len(missing), shown, title):
+            pass
+    return [_read_part(_name(parts, begin)) for begin in begins]
+
+
+@contextlib.contextmanager
+def _mapper(workers: int) -> Iterator[Callable[..., Iterator]]:
+    if workers <= 1:
+        yield map
         return
     # Forking a process in which JAX runs threads can hang, so the workers are spawned.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
-        made = pool.map(_table, [rows] * len(begins), begins)
-        yield from _tracked(made, len(begins), progress, title)
+        try:
+            yield pool.map
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _tracked(made: Iterator[pa.Table], total: int, shown: bool, title: str) -> Iterator[pa.Table]:
-    return track(made, description=f"making {title}", total=total, disable=not shown)
+def _tracked(made: Iterator, total: int, done: int, shown: bool, title: str) -> Iterator:
+    return track(
+        made, description=f"making {title}", total=total, completed=done, disable=not shown
+    )
 
 
 def _cores() -> int:
@@ -158,10 +193,49 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _table(rows: Rows, begin: int) -> pa.Table:
+def _make_part(rows: Rows, parts: Path, begin: int) -> None:
+    """Writes the part of the rows from `begin`: a file that is whole or absent."""
     import pyarrow as pa
 
-    made = [rows[i] for i in range(begin, min(begin + CHUNK, len(rows)))]
+    table = _table(rows, begin, getattr(rows, "chunk", CHUNK))
+    parts.mkdir(exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=parts)
+    try:
+        with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        os.replace(name, _name(parts, begin))
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _name(parts: Path, begin: int) -> Path:
+    return parts / f"{begin}.arrow"
+
+
+def _part(parts: Path, begin: int, rows: Rows) -> Path | None:
+    """The file of a part, or None where it is not there, damaged or of another size."""
+    import pyarrow as pa
+
+    path = _name(parts, begin)
+    expected = min(getattr(rows, "chunk", CHUNK), len(rows) - begin)
+    try:
+        return path if _read_part(path).num_rows == expected else None
+    except (FileNotFoundError, pa.ArrowInvalid, OSError):
+        return None
+
+
+def _read_part(path: Path) -> pa.Table:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def _table(rows: Rows, begin: int, size: int) -> pa.Table:
+    import pyarrow as pa
+
+    made = [rows[i] for i in range(begin, min(begin + size, len(rows)))]
     return pa.table({name: _arrow([row[name] for row in made]) for name in made[0]})
 
 

@@ -197,3 +197,40 @@ def _session(leader):
         if int(session) == leader and state != "Z":
             found.append(int(name))
     return found
+
+
+class Counted(Toy):
+    """Rows that leave a mark in a folder when they are made, and fail at one index."""
+
+    chunk = 10
+
+    def __init__(self, marks, fails_at=None):
+        super().__init__(64)
+        self.marks, self.fails_at = marks, fails_at
+
+    def __getitem__(self, i):
+        if i == self.fails_at:
+            raise ValueError(f"row {i}")
+        (self.marks / f"{i}").touch()
+        return super().__getitem__(i)
+
+
+def test_an_interrupted_set_is_continued(tmp_path, cache_folder):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with pytest.raises(ValueError, match="row 45"):
+        cache.write(KEY, Counted(marks, fails_at=45), workers=1, progress=False)
+    assert cache.find(KEY) is None
+    (parts,) = cache_folder.iterdir()
+    made = {int(path.stem) for path in parts.iterdir()}
+    assert made >= {0, 10, 20, 30}
+    assert 40 not in made
+    (parts / "20.arrow").write_bytes(b"cut")  # a damaged part is made again
+    os.utime(parts, (0, 0))  # and an old one is not swept away
+    for mark in marks.iterdir():
+        mark.unlink()
+    kept = cache.write(KEY, Counted(marks), workers=1, progress=False)
+    assert equal(kept, Toy(64))
+    again = set(range(64)) - {i for begin in made - {20} for i in range(begin, begin + 10)}
+    assert {int(mark.name) for mark in marks.iterdir()} == again
+    assert list(cache_folder.iterdir()) == [kept.path]
