@@ -26,6 +26,8 @@ MODULES = {
     "compare": ("seqzoo.train.compare", "train several models and compare them"),
     "report": ("seqzoo.train.report", "write the report of a comparison or a run"),
     "bench": ("seqzoo.train.bench", "measure speed, memory and compile time"),
+    "plan": ("seqzoo.train.plan", "whether a configuration fits, and how fast it can be"),
+    "doctor": ("seqzoo.train.doctor", "versions, devices, bandwidth, and what is wrong"),
     "demo": ("seqzoo.train.demo", "a comparison in a few minutes"),
 }
 

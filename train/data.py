@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array
 
-from seqzoo.tasks.task import Example, Source
+from seqzoo.tasks.task import Example, Source, Task
 
 HostBatch = dict[str, np.ndarray]
 
@@ -75,6 +75,22 @@ def to_devices(batch: HostBatch, sharding: NamedSharding) -> HostBatch | dict[st
     if sharding.mesh.size == 1:
         return batch  # a compiled function moves NumPy arrays to its one device by itself, faster
     return jax.make_array_from_process_local_data(sharding, batch)
+
+
+def batch_shapes(
+    task: Task, batch_size: int, sharding: NamedSharding, length: int = 0
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch as they lie on devices; `length` tokens a row instead of its."""
+    own = task.spec.length
+    example = {**task.source("train")[0], "weight": np.float32(1)}
+
+    def shape(value: np.ndarray) -> jax.ShapeDtypeStruct:
+        value = np.asarray(value)
+        row = [length if length and n == own else n for n in value.shape]
+        kind = jax.dtypes.canonicalize_dtype(value.dtype)
+        return jax.ShapeDtypeStruct((batch_size, *row), kind, sharding=sharding)
+
+    return {name: shape(value) for name, value in example.items()}
 
 
 def _batches(

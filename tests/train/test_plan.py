@@ -1,0 +1,196 @@
+"""Plans: what is counted, what is read from compiled programs, and what the command says."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from seqzoo import tasks
+from seqzoo.models.backbone import BackboneConfig
+from seqzoo.train import plan as module
+from seqzoo.train import plan_table
+from seqzoo.train.chips import TPUS, chip_of
+from seqzoo.train.cli import dispatch
+from seqzoo.train.config import Experiment, MeshConfig, TrainConfig
+from seqzoo.train.flops import operations
+from seqzoo.train.hlo import Module, by_kind
+from seqzoo.train.plan import Plan, describe, plan_of
+
+HLO = """HloModule jit_step, is_scheduled=true
+
+%fused (p0: f32[24,128], p1: s32[]) -> f32[1,128] {
+  %p0 = f32[24,128]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  ROOT %ds = f32[1,128]{1,0} dynamic-slice(%p0, %p1), dynamic_slice_sizes={1,128}
+}
+
+%condition (c: (s32[], f32[24,128])) -> pred[] {
+  %c = (s32[], f32[24,128]{1,0}) parameter(0)
+  %limit = s32[]{:T(128)} constant(24)
+  %i = s32[] get-tuple-element(%c), index=0
+  ROOT %lt = pred[] compare(%i, %limit), direction=LT
+}
+
+%body (b: (s32[], f32[24,128])) -> (s32[], f32[24,128]) {
+  %b = (s32[], f32[24,128]{1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%b), index=0
+  %w = f32[24,128]{1,0} get-tuple-element(%b), index=1
+  %slice = f32[1,128]{1,0} fusion(%w, %n), kind=kLoop, calls=%fused
+  %near = f32[8,128]{1,0:T(8,128)S(1)} all-gather(%slice), channel_id=3, replica_groups=[2,8]<=[16]
+  ROOT %t = (s32[], f32[24,128]{1,0}) tuple(%n, %w)
+}
+
+ENTRY %main (a: f32[24,128]) -> f32[24,128] {
+  %a = f32[24,128]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[24,128]{1,0}) tuple(%zero, %a)
+  %loop = (s32[], f32[24,128]{1,0}) while(%start), condition=%condition, body=%body
+  %out = f32[24,128]{1,0} get-tuple-element(%loop), index=1
+  ROOT %sum = f32[24,128]{1,0} all-reduce(%out), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}
+}
+"""
+
+
+def test_loops_count_as_often_as_they_run():
+    kinds = {kind: (n, sent) for kind, n, sent in by_kind(Module(HLO).collectives())}
+    assert kinds["all-gather"] == (24, 24 * 8 * 128 * 4 * 7 / 8)
+    assert kinds["all-reduce"] == (1, 2 * 24 * 128 * 4 * 3 / 4)
+
+
+def test_traffic_counts_slices_and_leaves_out_fast_memory():
+    fusion = 2 * 128 * 4 + 4  # the slice read and written, and the index
+    gather = 128 * 4  # its result stays near the processor
+    assert Module(HLO).traffic() == 24 * (fusion + gather) + 2 * 24 * 128 * 4
+
+
+def test_operations_are_counted_through_loops_and_branches():
+    def f(w, x):
+        x, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h @ w), None), x, length=5)
+        return jax.lax.cond(x.sum() > 0, lambda y: y @ w, lambda y: y + 1, x)
+
+    counted = operations(f, jnp.ones((8, 8)), jnp.ones((4, 8)))
+    assert counted.products == 5 * 2 * 4 * 8 * 8  # the cheaper branch has none
+    assert counted.total == counted.products + 5 * 32 + 32 + 1 + 32
+
+
+def experiment(**mesh):
+    return Experiment(
+        task=tasks.build("mqar", length=32, num_pairs=4, vocab_size=64),
+        model="linear_attention",
+        backbone=BackboneConfig(d_model=16, depth=2, feedforward="none"),
+        train=TrainConfig(batch_size=8),
+        mesh=MeshConfig(**mesh),
+    )
+
+
+@pytest.fixture(scope="module")
+def rows():
+    divided = experiment(data=1, fsdp=2)
+    return [plan_of(divided, Plan(length=n), jax.devices()[:2]) for n in (32, 128)]
+
+
+def test_what_fsdp_sends_does_not_grow_with_the_length(rows):
+    short, long = ({k: sent for k, (_, sent) in row["collectives"].items()} for row in rows)
+    # Tokens are gathered where the embedding is divided, and that is all.
+    activations = 8 // 2 * (128 - 32) * 16 * 4
+    assert sum(long.values()) - sum(short.values()) < 2 * activations
+    assert short["all-gather"] > 0
+
+
+def test_a_plan_tells_what_it_found(rows):
+    row = rows[1]
+    assert (row["devices"], row["mesh"], row["fits"]) == (2, {"fsdp": 2}, None)
+    assert row["flops_per_token"] * 8 * 128 == row["model_flops"] > row["product_flops"] > 0
+    assert row["peak_bytes"] >= row["temporary_bytes"] > 0
+    text = "\n".join(describe(row))
+    assert "limit of memory not known" in text
+    assert "8 rows of 128 tokens" in text
+
+
+def test_the_bound_is_the_slowest_of_products_memory_and_links():
+    class Compiled:
+        def cost_analysis(self):
+            return {"flops": 1.0, "optimal_seconds": -2.0}
+
+    chip, row = TPUS["v5e"], {"product_flops": 197e12, "model_flops": 394e12, "devices": 1}
+    found = module._times(Module(HLO), Compiled(), chip, row)
+    assert found["bounds"]["products"] == found["bound_seconds"] == 1.0
+    assert found["utilisation"] == 2.0  # elementwise work has no peak of its own
+    assert found["compiler_seconds"] is None
+
+
+def test_a_program_that_does_not_fit_is_explained():
+    message = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "hbm. Used 25.50G of 15.75G hbm. Exceeded hbm capacity by 9.75G.\n\n"
+        "Largest program allocations in hbm:\n\n  1. Size: 12.00G\n"
+        '     Operator: op_name="jit(f)/a"\n'
+        "     Shape: f32[1]\n\n  2. Size: 512.00M\n     Shape: bf16[2]\n"
+    )
+    found = module._refused(message)
+    assert (found["fits"], found["peak_bytes"]) == (False, 25.5 * 2**30)
+    assert found["largest"] == [(12 * 2**30, "jit(f)/a"), (512 * 2**20, "bf16[2]")]
+
+
+def test_chips_are_recognised_by_their_kind():
+    @dataclasses.dataclass
+    class Device:
+        device_kind: str
+
+    assert chip_of(Device("TPU v5 lite")) == TPUS["v5e"]
+    assert chip_of(Device("TPU v5")) == TPUS["v5p"]
+    assert chip_of(Device("TPU7x")).memory == TPUS["tpu7x"].memory / 2
+    assert chip_of(Device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--topology", "v5e:17"], "with its shape, such as v5e:16x16"),
+        (["--topology", "v9:2x2"], "one of v5e, v5p, v6e, tpu7x"),
+        (["--slices", "0"], "slices is at least 1"),
+        (["--topology", "v5e:2x2"], "pip install 'seqzoo[tpu]'"),
+    ],
+)
+def test_a_request_that_cannot_be_is_one_line(capsys, monkeypatch, more, says):
+    monkeypatch.setattr(module, "_has_libtpu", lambda: False)
+    assert dispatch(["plan", "--task", "mqar", "--model", "lru", *more]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_a_table_continues_and_keeps_failures(tmp_path, monkeypatch, capsys):
+    made = []
+
+    def make_row(name, flags, limit):
+        made.append(name)
+        return {"model": name, "error": f"not compiled within {limit:.0f} s", "seconds": limit}
+
+    monkeypatch.setattr(plan_table, "make_row", make_row)
+    call = ["plan", "--all", "--out", str(tmp_path / "t"), "--limit-seconds", "7", "--models"]
+    assert dispatch([*call, "lru"]) == 0
+    assert dispatch([*call, "lru,gru", "--page", str(tmp_path / "page.md")]) == 0
+    assert made == ["lru", "gru"]
+    assert "| `gru` | not compiled within 7 s |" in (tmp_path / "page.md").read_text()
+    capsys.readouterr()
+    assert dispatch([*call, "lru", "--length", "5"]) == 2
+    assert "another request" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2", "v5p:2x2x1", "tpu7x:2x2x1"])
+def test_a_tpu_is_planned_without_one(topology, tmp_path):
+    pytest.importorskip("libtpu", reason="libtpu compiles for TPUs; the extra `tpu` installs it")
+    flags = {"--task": "mqar", "--topology": topology, "--batch-size": "8"}
+    row = plan_table.make_row("gru", flags, 300)
+    assert row.get("fits") is True, row
+    assert row["bound_seconds"] > 0
+    assert row["devices"] == 4 * chip_of_topology(topology).devices
+    assert json.dumps(row)
+
+
+def chip_of_topology(topology):
+    return TPUS[topology.partition(":")[0]]
