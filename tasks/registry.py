@@ -10,6 +10,7 @@ from typing import Any
 from seqzoo.tasks import formal
 from seqzoo.tasks.continuous import Adding, Capacity, Delay, Reconstruction
 from seqzoo.tasks.copying import Copying, CopyMemory, InductionHeads, SelectiveCopying
+from seqzoo.tasks.corpora import PG19, Bytes, Enwik8, PythonSource, Text8, WikiText103
 from seqzoo.tasks.dyck import Dyck
 from seqzoo.tasks.groups import GroupWords, Parity
 from seqzoo.tasks.listops import ListOps, ListOpsShort
@@ -71,6 +72,13 @@ TASKS: dict[str, type[Task]] = {
     "compute_sqrt": formal.ComputeSqrt,
     "bucket_sort": formal.BucketSort,
     "dyck": Dyck,
+    # language modelling
+    "python_source": PythonSource,
+    "bytes": Bytes,
+    "enwik8": Enwik8,
+    "text8": Text8,
+    "wikitext103": WikiText103,
+    "pg19": PG19,
 }
 
 

@@ -108,7 +108,7 @@ class Task(abc.ABC):
         """Totals and weights of every metric of a batch, `loss` among them; runs inside jit."""
 
     def derived(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """More metrics, functions of the values of those that `measure` names; inside jit or not."""
+        """More metrics, from the values of those that `measure` names; inside jit or not."""
         return {}
 
     @abc.abstractmethod

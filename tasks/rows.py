@@ -1,0 +1,110 @@
+"""How a long stream of tokens becomes rows to predict: windows, lanes or packed documents.
+
+- `windows`: the stream cut every `length` tokens. The last window is moved back to end where the
+  stream ends, and what it repeats is not labelled.
+- `lanes`: the same cut for states that are carried from window to window; the last one is padded.
+- `packed`: every document by itself, in pieces of at most `length` tokens; short pieces share a row
+  under segment ids of their own (best fit, longest first), so that nothing passes between them.
+
+In all of them each token but the first (of the stream; packed: of each document) is the target of
+exactly one position.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from seqzoo.tasks.task import IGNORED, Example
+
+
+class Stream(NamedTuple):
+    """The tokens of a split and where its documents begin and end."""
+
+    tokens: np.ndarray  # [tokens], of any integer type
+    starts: Int64[np.ndarray, "documents_and_end"]
+
+
+def count_windows(stream: Stream, length: int) -> int:
+    """Windows of `length` targets."""
+    return -(-(len(stream.tokens) - 1) // length)
+
+
+def window(stream: Stream, length: int, index: int, *, padded: bool) -> Example:
+    """Window `index`; the last one is padded or else moved back."""
+    tokens, begin = stream.tokens, index * length
+    shift = 0 if padded else max(0, begin + length + 1 - len(tokens))
+    part = tokens[begin - shift : begin - shift + length + 1].astype(np.int32)
+    inputs, targets = np.zeros(length, np.int32), np.full(length, IGNORED, np.int32)
+    inputs[: len(part) - 1] = part[:-1]
+    targets[shift : len(part) - 1] = part[1 + shift :]
+    return {"inputs": inputs, "targets": targets}
+
+
+class Packing(NamedTuple):
+    """Pieces of documents in rows: row r holds pieces `rows[r] : rows[r + 1]`."""
+
+    begins: Int64[np.ndarray, "pieces"]  # first token of a piece in the stream
+    lengths: Int64[np.ndarray, "pieces"]
+    rows: Int64[np.ndarray, "rows_and_end"]
+
+
+def pack(stream: Stream, length: int) -> Packing:
+    """Rows of `length` that hold every document's inputs, its last token being a target only."""
+    begins, lengths = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for start, end in zip(stream.starts[:-1].tolist(), stream.starts[1:].tolist(), strict=True):
+        cuts = np.arange(start, end - 1, length)
+        begins.append(cuts)
+        lengths.append(np.minimum(cuts + length, end - 1) - cuts)
+    begin, size = np.concatenate(begins), np.concatenate(lengths)
+    rows = best_fit(size.tolist(), length)
+    order = np.array([piece for row in rows for piece in row], np.int64)
+    return Packing(begin[order], size[order], np.cumsum([0, *map(len, rows)], dtype=np.int64))
+
+
+def packed_row(stream: Stream, packing: Packing, length: int, index: int) -> Example:
+    """Row `index` of a packing; `segment_ids` count its pieces from 1, 0 is padding."""
+    inputs, ids = np.zeros(length, np.int32), np.zeros(length, np.int32)
+    targets, at = np.full(length, IGNORED, np.int32), 0
+    first, last = packing.rows[index : index + 2].tolist()
+    for i, piece in enumerate(range(first, last), start=1):
+        begin, size = int(packing.begins[piece]), int(packing.lengths[piece])
+        part = stream.tokens[begin : begin + size + 1]
+        inputs[at : at + size], targets[at : at + size] = part[:-1], part[1:]
+        ids[at : at + size] = i
+        at += size
+    return {"inputs": inputs, "targets": targets, "segment_ids": ids}
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Bins of items whose lengths sum to at most `capacity`, by best fit from the longest down.
+
+    Bins are ordered by their first item, items rise within a bin. Raises ValueError for a length
+    above the capacity.
+    """
+    if max(lengths, default=0) > capacity:
+        raise ValueError(f"an item of {max(lengths)} does not fit into {capacity}")
+    bins: list[list[int]] = []
+    with_room: dict[int, list[int]] = {}  # room left -> bins
+    rooms: list[int] = []  # the keys of `with_room`, rising
+    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = bisect.bisect_left(rooms, lengths[item])
+        if place == len(rooms):
+            room, chosen = capacity, len(bins)
+            bins.append([])
+        else:
+            room = rooms[place]
+            chosen = with_room[room].pop()
+            if not with_room[room]:
+                del with_room[room], rooms[place]
+        bins[chosen].append(item)
+        room -= lengths[item]
+        if room:
+            if room not in with_room:
+                bisect.insort(rooms, room)
+            with_room.setdefault(room, []).append(chosen)
+    return sorted((sorted(items) for items in bins), key=lambda items: items[0])
