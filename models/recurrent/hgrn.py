@@ -4,12 +4,15 @@
     out = W_out (rms(h) * scale * silu(W_g x_t))
 
 Differs from the paper as the flash-linear-attention library does: h is real where the paper rotates
-it by a fixed phase per channel, and the output's gate is a silu behind a norm. The paper learns the
-lower bounds γ of all layers together so that they rise with depth; here γ is the option
-`lower_bound` of each layer. Cost of L tokens: O(L H D). State: d_hidden elements per sequence.
+it by a fixed phase per channel, and the output's gate is a silu behind a norm. The lower bound γ
+rises with depth, l / N in layer l = 0 .. N-1 (0 where no layer is known), or is what `lower_bound`
+says; the paper learns the bounds of all layers together from there, here they stay.
+Cost of L tokens: O(L H D). State: d_hidden elements per sequence.
 """
 
 from __future__ import annotations
+
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +20,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from seqzoo.models.mixer import Mixer, config_of
+from seqzoo.models.mixer import Constant, Mixer, config_of
 from seqzoo.models.ops.linear_scan import linear_scan
 from seqzoo.models.ops.segments import Segments
-from seqzoo.models.recurrent.parts import hidden_width, wide
+from seqzoo.models.recurrent.parts import hidden_width, lower_bound_of, wide
 
 
 def hgrn(
@@ -28,7 +31,7 @@ def hgrn(
     candidate: Float[Array, "B L H"],
     h0: Float[Array, "B H"] | None = None,
     *,
-    lower_bound: float = 0.0,
+    lower_bound: float | Float[Array, ""] = 0.0,
     segments: Segments | None = None,
 ) -> Float[Array, "B L H"]:
     """All states; both inputs are before their nonlinearities."""
@@ -39,24 +42,26 @@ def hgrn(
 class HGRN(Mixer):
     """A gated linear recurrence with a lower bound on its decay; see the module docstring."""
 
+    depends_on_layer: ClassVar[bool] = True
+
     def __init__(
         self,
         d_model: int,
         *,
         d_hidden: int | None = None,
-        lower_bound: float = 0.0,
+        lower_bound: float | None = None,
+        layer: Any = None,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`lower_bound`: least decay of the layer, rising with depth in the paper.
+        """`lower_bound`: least decay, by default that of `layer` = (index, depth).
 
         Raises ValueError for a width below 1 and a bound outside [0, 1).
         """
-        if not 0 <= lower_bound < 1:
-            raise ValueError(f"lower_bound is a decay in [0, 1); got {lower_bound=}")
         width = hidden_width(d_hidden, d_model)
-        self.d_hidden, self.lower_bound, self.dtype = width, lower_bound, dtype
+        self.d_hidden, self.dtype = width, dtype
+        self.lower_bound = Constant(lower_bound_of(lower_bound, layer, param_dtype))
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.in_proj = nnx.Linear(d_model, 2 * width, **options)
         self.gate_proj = nnx.Linear(d_model, width, **options)
@@ -74,7 +79,7 @@ class HGRN(Mixer):
     def _mix(self, x, inner, ctx):
         layout = ctx.segments if ctx.segments.masked else None
         forget, candidate = jnp.split(wide(self.in_proj(x)), 2, axis=-1)
-        h = hgrn(forget, candidate, inner, lower_bound=self.lower_bound, segments=layout)
+        h = hgrn(forget, candidate, inner, lower_bound=self.lower_bound[...], segments=layout)
         y = self.norm(h) * jax.nn.silu(self.gate_proj(x))
         return self.out_proj(y).astype(x.dtype), h[:, -1]
 

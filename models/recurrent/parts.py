@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -38,3 +40,17 @@ def way_out(
 def wide(x: Array) -> Array:
     """x in at least float32, in which recurrences run."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def lower_bound_of(lower_bound: float | None, layer: Any, dtype: DTypeLike) -> Float[Array, ""]:
+    """A layer's least decay: `lower_bound`, else l / N for layer (l, N), else 0.
+
+    l / N is where the published bounds start, sums of the softmax of equal weights. Raises
+    ValueError outside [0, 1).
+    """
+    if lower_bound is None:
+        index, depth = (0, 1) if layer is None else layer
+        return jnp.asarray(index / depth, dtype)
+    if not 0 <= lower_bound < 1:
+        raise ValueError(f"lower_bound is a decay in [0, 1); got {lower_bound=}")
+    return jnp.asarray(lower_bound, dtype)

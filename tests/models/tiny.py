@@ -23,6 +23,7 @@ TINY = {
     "performer": {"num_heads": 2, "num_features": 6, "chunk_size": 4, "feature_eps": 1e-3},
     "performer@relu": {"num_heads": 2, "num_features": 6, "kind": "relu", "chunk_size": 4},
     "retnet": {"num_heads": 2, "chunk_size": 4},
+    "retnet@xpos": {"num_heads": 2, "positions": "xpos", "chunk_size": 8},
     "simple_gla": {"num_heads": 2, "chunk_size": 4},
     "gla": {"num_heads": 2, "gate_rank": 3, "temperature": 2.0, "chunk_size": 8},
     "hgrn2": {"num_heads": 2, "d_key": 3, "lower_bound": 0.2, "chunk_size": 8},

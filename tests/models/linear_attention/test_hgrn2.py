@@ -1,4 +1,4 @@
-"""HGRN2 against its equations."""
+"""HGRN2 against its equations, and the lower bounds of a stack."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqzoo.models import HGRN2
+from seqzoo.models import HGRN2, Backbone, BackboneConfig
 from seqzoo.models.linear_attention.hgrn2 import forget_and_key
 from tests.models.linear_attention import by_hand as hand
 
@@ -21,6 +21,15 @@ def equations(w, x, bound):
 @pytest.mark.parametrize("bound", [0.0, 0.3])
 def test_equals_the_equations(bound):
     hand.check(HGRN2, lambda w, x: equations(w, x, bound), lower_bound=bound, chunk_size=5)
+
+
+@pytest.mark.parametrize("name", ["hgrn2", "hgrn"])
+def test_bounds_rise_with_depth(name):
+    options = {"num_heads": 2} if name == "hgrn2" else {}
+    config = BackboneConfig(d_model=8, depth=4)
+    stack = Backbone((name,), config, options, rngs=nnx.Rngs(0)).stack
+    np.testing.assert_allclose(stack.units.mixer.lower_bound[...], [0, 0.25, 0.5, 0.75])
+    assert np.isfinite(jax.jit(lambda x: stack(x))(np.ones((1, 3, 8), np.float32))).all()
 
 
 @pytest.mark.parametrize("bound", [0.0, 0.3])
