@@ -3,6 +3,7 @@
     seqzoo bench                  forward and backward of mixers, tokens per second
     seqzoo bench --what depth     compile time of a deep stack over that of a shallow one
     seqzoo bench --what host      what the host does for a step outside the compiled program
+    seqzoo bench --what data      examples a second that tasks make and a small model trains on
 
 Timings on a shared machine drift, so mixers take turns within a round, one baseline is measured in
 every round, and ratios to it are medians over rounds. Each measurement is a line of JSON.
@@ -29,6 +30,7 @@ from rich.table import Table
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.registry import MIXERS, build
+from seqzoo.train.bench_data import data
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.data import to_devices, train_batches
 from seqzoo.train.loop import run
@@ -44,8 +46,9 @@ Row = dict[str, Any]
 class Bench:
     """What to measure, and at which sizes."""
 
-    what: Literal["speed", "depth", "host"] = "speed"
+    what: Literal["speed", "depth", "host", "data"] = "speed"
     models: str = ""  # mixers, separated by commas; all by default
+    tasks: str = ""  # whose data is made, separated by commas; all by default
     baseline: str = "lru"  # measured in every round beside the others
     lengths: tuple[int, ...] = (512, 2048, 8192)  # tokens of a row
     batch_size: int = 4  # rows
@@ -61,6 +64,9 @@ class Bench:
         for name in (*self.names, self.baseline):
             if name not in MIXERS:
                 raise unknown("mixer", name, MIXERS)
+        for name in self.task_names:
+            if name not in tasks.TASKS:
+                raise unknown("task", name, tasks.names())
         for name in ("batch_size", "d_model", "rounds", "steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -72,6 +78,11 @@ class Bench:
     def names(self) -> tuple[str, ...]:
         """The mixers to measure."""
         return tuple(n.strip() for n in self.models.split(",")) if self.models else tuple(MIXERS)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks whose data is made."""
+        return tuple(n.strip() for n in self.tasks.split(",")) if self.tasks else tasks.names()
 
     @property
     def mixer_options(self) -> dict[str, dict[str, Any]]:
@@ -92,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
     bench = parse(Bench, argv, "seqzoo bench")
     console = Console()
     rows = []
-    measure = {"speed": speed, "depth": depth, "host": host}[bench.what]
+    measure = {"speed": speed, "depth": depth, "host": host, "data": data}[bench.what]
     for row in measure(bench):
         rows.append({"what": bench.what, "device": jax.devices()[0].device_kind, **row})
         text = json.dumps(rows[-1])

@@ -1,9 +1,11 @@
 import json
+import time
 
 import pytest
 
 from seqzoo.train import bench as module
 from seqzoo.train.bench import Bench, interleaved, speed
+from seqzoo.train.bench_data import examples_per_second
 from seqzoo.train.cli import dispatch
 
 
@@ -36,9 +38,31 @@ def test_a_measurement_is_a_line_of_json(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[0]) == row
 
 
+def test_generation_is_measured_beside_a_step(capsys):
+    sizes = ["--models", "gru", "--d-model", "4", "--batch-size", "1", "--rounds", "1"]
+    assert dispatch(["bench", "--what", "data", "--tasks", "group_words", *sizes]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (row["task"], row["length"]) == ("group_words", 21)
+    assert row["made_per_second"] * row["microseconds"] == pytest.approx(1e6)
+    assert row["ratio"] == pytest.approx(row["made_per_second"] / row["gru_per_second"])
+
+
+def test_a_rate_counts_examples():
+    class Slow:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            assert 0 <= index < 3
+            time.sleep(0.01)
+
+    assert 0 < examples_per_second(Slow(), 1, 0.0) <= 100
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
+        (["--tasks", "mqarr"], "did you mean mqar"),
         (["--models", "lru,grru"], "did you mean gru"),
         (["--options", "{"], "no JSON"),
         (["--options", '{"lru": 3}'], "the form"),
