@@ -151,6 +151,42 @@ PRESETS: dict[str, Preset] = {
         {"norm": "rms", "feedforward": "swiglu", "expansion": 8 / 3},
         "Touvron et al. 2023, arXiv:2302.13971",
     ),
+    "griffin": Preset(
+        ("rg_lru", "rg_lru", "attention"),
+        {"attention": {"num_kv_heads": 1, "window": 1024}},
+        {"norm": "rms", "feedforward": "geglu", "expansion": 3.0},
+        "De et al. 2024, arXiv:2402.19427: two recurrent blocks and one of local attention",
+    ),
+    "hawk": Preset(
+        ("rg_lru",),
+        {},
+        {"norm": "rms", "feedforward": "geglu", "expansion": 3.0},
+        "De et al. 2024, arXiv:2402.19427",
+    ),
+    "rwkv4": Preset(
+        ("rwkv4",),
+        {},
+        {"norm": "layer", "feedforward": "rwkv", "expansion": 4.0},
+        "Peng et al. 2023, arXiv:2305.13048",
+    ),
+    "rwkv6": Preset(
+        ("rwkv6",),
+        {},
+        {"norm": "layer", "feedforward": "rwkv", "expansion": 3.5},
+        "Peng et al. 2024, arXiv:2404.05892",
+    ),
+    "rwkv7": Preset(
+        ("rwkv7",),
+        {},
+        {"norm": "layer", "feedforward": "rwkv7", "expansion": 4.0},
+        "Peng et al. 2025, arXiv:2503.14456",
+    ),
+    "xlstm": Preset(
+        ("mlstm", "slstm"),
+        {},
+        {"norm": "rms", "feedforward": "swiglu", "expansion": 8 / 3},
+        "Beck et al. 2024, arXiv:2405.04517, xLSTM[1:1] with the feed-forward of arXiv:2503.13427",
+    ),
 }
 
 
