@@ -78,6 +78,7 @@ def list_main(argv: Sequence[str]) -> int:
 
 def train_main(argv: Sequence[str]) -> int:
     """`seqzoo train`: starts a run, or continues it; on several processes, all do so together."""
+    from seqzoo.train.backend import prepare
     from seqzoo.train.distributed import Processes, joined
     from seqzoo.train.flags import bare_field, experiment_fields, experiment_of, parse
 
@@ -87,11 +88,13 @@ def train_main(argv: Sequence[str]) -> int:
         ("model", str, model),
         ("out", Path),
         ("change_steps", bool, dataclasses.field(default=False)),
+        ("deterministic", bool, dataclasses.field(default=False)),  # on a GPU, at some cost
         *experiment_fields(task, model),
         bare_field("processes", Processes()),
     ]
     kind = dataclasses.make_dataclass("Train", _with_defaults(fields), kw_only=True)
     parsed = parse(kind, argv, "seqzoo train")
+    prepare(parsed.deterministic)
     with joined(parsed.processes, _exit_code):
         return _train(experiment_of(parsed, model), parsed.out, parsed.change_steps)
 

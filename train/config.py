@@ -83,13 +83,17 @@ class TrainConfig:
     )  # newest checkpoints kept; at least 1
     threads: int = dataclasses.field(default=1, metadata=RUNTIME)  # that read data; 0: none
     prefetch: int = dataclasses.field(default=8, metadata=RUNTIME)  # batches read ahead
+    stop_seconds: float = dataclasses.field(
+        default=0.0, metadata=RUNTIME
+    )  # after SIGTERM at which the process ends, saved or not; 0: when it has saved
     profile: bool = dataclasses.field(default=False, metadata=RUNTIME)  # write a trace for XProf
     profile_steps: int = dataclasses.field(default=20, metadata=RUNTIME)  # in the trace
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "keep", "profile_steps"):
             _check(getattr(self, name) >= 1, self, name, "must be at least 1")
-        for name in ("seed", "eval_every", "eval_batch_size", "save_every", "threads", "prefetch"):
+        counts = ("seed", "eval_every", "eval_batch_size", "save_every", "threads", "prefetch")
+        for name in (*counts, "stop_seconds"):
             _check(getattr(self, name) >= 0, self, name, "must not be negative")
         if self.batch_size % self.accumulate:
             raise ValueError(

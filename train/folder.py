@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -44,6 +45,11 @@ class RunFolder:
 
     def check(self, experiment: Experiment, *, change_steps: bool = False) -> None:
         """Raises RunFolderError if the folder belongs to another configuration or to no run."""
+        if re.match(r"\w+:/", str(self.path)):
+            raise RunFolderError(
+                f"{self.path}: a run's folder is on a file system; mount the bucket (gcsfuse for "
+                "gs://) and give its path"
+            )
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; give a folder for the run")
         if not (self.path / CONFIG).exists():

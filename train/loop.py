@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array
 
 from seqzoo.tasks.task import Source
+from seqzoo.train.backend import keep_compiled
 from seqzoo.train.checkpoint import Checkpoints
 from seqzoo.train.config import Experiment
 from seqzoo.train.console import SILENT, ProgressBar
@@ -31,6 +32,7 @@ from seqzoo.train.folder import RunFolder, RunFolderError, say_on_stderr
 from seqzoo.train.metrics import Late, MetricsLog, NoLog
 from seqzoo.train.program import Program, count_parameters, make_program
 from seqzoo.train.signals import StopRequest
+from seqzoo.train.speed import Speed
 from seqzoo.train.state import ModelFactory, TrainState, seed_keys
 from seqzoo.train.trace import Tracer
 
@@ -63,6 +65,7 @@ def run(
     before = finished(experiment, out, change_steps=change_steps)
     if before:
         return before
+    keep_compiled()
     program = make_program(experiment, make_model=make_model, devices=devices)
     return run_program(program, out, change_steps=change_steps)
 
@@ -74,7 +77,7 @@ def run_program(program: Program, out: Path | str, *, change_steps: bool = False
     if before:
         return before
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopRequest())
+        stop = stack.enter_context(StopRequest(experiment.train.stop_seconds, folder.release))
         if is_first():
             stack.enter_context(failing_together(folder.release))
         stack.enter_context(_owned(folder, experiment))
@@ -133,7 +136,7 @@ class _Run:
         self.config = program.experiment.train
         self.task = program.experiment.task
         self.checkpoints = Checkpoints(folder.path, keep=self.config.keep)
-        self.late = Late()
+        self.late, self.speed = Late(), Speed(program)
         self.latest: dict[str, float] = {}  # of the last step read
         self.validation: dict[str, float] = {}
         self.best: dict[str, Any] | None = None
@@ -238,7 +241,7 @@ class _Run:
     def _read(self, tokens: int, **options: int) -> None:
         for step, values in self.late.read(**options):
             self.latest = values
-            self.log.write(step, values)
+            self.log.write(step, {**values, **self.speed.of_step()})
             self.bar.update(step, values["loss"], tokens)
 
     def _evaluate(self, step: int, state: TrainState, source: Source, tokens: int) -> bool:
@@ -257,6 +260,7 @@ class _Run:
         if better:
             self.best = {"step": step, "metric": self.task.main_metric, "value": value}
         self.bar.say(f"step {step}: {_describe(metrics)}")
+        self.speed.pause()
         return better and self.config.keep_best
 
     def _save(self, step: int, state: TrainState, tokens: int) -> None:
@@ -275,6 +279,7 @@ class _Run:
         }
         best = self.best["step"] if self.best and self.config.keep_best else None
         self.checkpoints.save(state, meta, keep_also=best)
+        self.speed.pause()
 
     def _tend(self) -> None:
         self.checkpoints.check()

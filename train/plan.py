@@ -28,10 +28,10 @@ from seqzoo.models.registry import resolve
 from seqzoo.train.chips import GIB, TPUS, Chip, chip_of
 from seqzoo.train.config import Experiment, MeshConfig
 from seqzoo.train.data import batch_shapes
-from seqzoo.train.flops import Operations, operations
 from seqzoo.train.hlo import Module, by_kind
 from seqzoo.train.program import Program, count_parameters, make_program
 from seqzoo.train.sharding import replicated
+from seqzoo.train.speed import forward_operations
 from seqzoo.train.usage import UsageError
 
 LOCAL = "local"
@@ -137,7 +137,7 @@ def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -
         "parameters": count_parameters(program.like.params),
         "memory_limit": chip.memory if chip else None,
     }
-    row |= _operations(program, batch, tokens)
+    row |= _operations(program, plan.length, tokens)
     started = time.perf_counter()
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(program.mesh))
@@ -214,13 +214,9 @@ def _program(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) 
     return make_program(experiment, make_model=make_model, devices=devices)
 
 
-def _operations(program: Program, batch: dict[str, Any], tokens: int) -> Row:
-    def forward(params: Any, rest: Any, inputs: Any, ids: Any) -> Any:
-        return program.plan.merge(params, rest)(inputs, ids)
-
-    state = program.like
-    shapes = state.params, state.rest, batch["inputs"], batch.get("segment_ids")
-    once: Operations = operations(forward, *shapes)
+def _operations(program: Program, length: int, tokens: int) -> Row:
+    experiment = program.experiment
+    once = forward_operations(program, experiment.task, experiment.train.batch_size, length)
     return {
         "model_flops": 3 * once.total,
         "product_flops": 3 * once.products,

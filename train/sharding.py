@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from seqzoo.models.ops.placement import BATCH_AXES
 from seqzoo.train.config import MeshConfig
 
 AXES = tuple(field.name for field in dataclasses.fields(MeshConfig))
-BATCH_AXES = ("replica", "data", "fsdp")
 SMALL = 2**12  # elements; below, dividing by shape costs more in messages than it saves
 
 # Pattern of the path's end -> axes of the trailing dimensions; the first that matches counts.
@@ -66,7 +67,27 @@ def make_mesh(
             f"mesh sizes must multiply to the number of devices, {len(devices)}; got {config}"
         )
     types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices > 1:
+        within, between = hybrid(sizes, slices)
+        grid = mesh_utils.create_hybrid_device_mesh(within, between, devices=devices)
+        return Mesh(grid, AXES, axis_types=types)
     return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+
+
+def hybrid(sizes: Sequence[int], slices: int) -> tuple[list[int], list[int]]:
+    """Mesh sizes within and between slices: one batch axis runs over the slow network.
+
+    It is the first of replica, data and fsdp that the slices divide. Raises ValueError for none.
+    """
+    axis = next((i for i in range(len(BATCH_AXES)) if sizes[i] % slices == 0), None)
+    if axis is None:
+        raise ValueError(
+            f"one of the axes {', '.join(BATCH_AXES)} must be a multiple of the {slices} slices; "
+            f"got {dict(zip(AXES, sizes, strict=True))}"
+        )
+    between = [slices if i == axis else 1 for i in range(len(sizes))]
+    return [n // m for n, m in zip(sizes, between, strict=True)], between
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -2,17 +2,22 @@
 
 import dataclasses
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from seqzoo.models import MIXERS, PRESETS, ModelSpec, build_model
+from seqzoo.models.heads import default_backbone
 from seqzoo.train.config import MeshConfig
+from seqzoo.train.plan import Plan, devices_of
 from seqzoo.train.program import make_program
-from seqzoo.train.sharding import check_batch, make_mesh, partition, place
+from seqzoo.train.sharding import check_batch, hybrid, make_mesh, partition, place
 from seqzoo.train.state import blueprint, seed_keys
 from tests.helpers import assert_close, assert_trees_close
 from tests.train import tiny
@@ -72,6 +77,48 @@ def test_every_parameter_of_every_model_is_named_by_a_rule(name):
     plan = blueprint(lambda rngs: build_model(spec, name, None, {}, rngs=rngs))
     mesh = make_mesh()
     assert [path for path in plan.params if not partition(path, (8, 8, 8), mesh)[1]] == []
+
+
+# Large and yet whole everywhere, on purpose: small against the rest of the layer.
+WHOLE = re.compile(r".*/(conv|mix\w*|decay\w*|log_\w+|[ABCD](_\w+)?|projection|bonus)(/kernel)?")
+
+
+@pytest.mark.parametrize("name", [*MIXERS, *PRESETS])
+def test_every_large_parameter_is_divided(name):
+    spec = ModelSpec(head="lm", vocab_size=64, outputs=64, length=32)
+    config = dataclasses.replace(default_backbone(name), d_model=192)
+    shapes = nnx.eval_shape(lambda: build_model(spec, name, config, {}, rngs=nnx.Rngs(0)))
+    state = {
+        jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(shapes, nnx.Param))
+    }
+    for axis in ("fsdp", "tensor"):
+        mesh = make_mesh(MeshConfig(**{axis: 2}))
+        whole = [
+            path
+            for path, shape in state.items()
+            if math.prod(shape) >= 2**14 and axis not in partition(path, shape, mesh)[0]
+        ]
+        assert [path for path in whole if not WHOLE.fullmatch(path)] == [], axis
+
+
+def test_one_batch_axis_runs_between_slices():
+    assert hybrid([2, 4, 8, 1, 1, 1], 2) == ([1, 4, 8, 1, 1, 1], [2, 1, 1, 1, 1, 1])
+    assert hybrid([1, 4, 8, 1, 1, 1], 4) == ([1, 1, 8, 1, 1, 1], [1, 4, 1, 1, 1, 1])
+    with pytest.raises(ValueError, match="multiple of the 3 slices"):
+        hybrid([2, 4, 8, 1, 1, 1], 3)
+
+
+@pytest.mark.slow
+def test_slices_are_neighbours_on_the_slow_axis():
+    pytest.importorskip("libtpu", reason="libtpu describes TPUs; the extra `tpu` installs it")
+    mesh = make_mesh(
+        MeshConfig(replica=2, data=1, fsdp=-1),
+        devices_of(Plan(topology="v5e:2x4", slices=2)),
+    )
+    assert mesh.shape["fsdp"] == 8
+    for number, row in enumerate(mesh.devices):
+        assert {device.slice_index for device in row.flat} == {number}
 
 
 def test_what_no_rule_names_is_divided_by_shape_and_reported():
