@@ -60,6 +60,7 @@ from seqzoo.models.recurrent.slstm import SLSTM, SLSTMConfig
 from seqzoo.models.registry import MIXERS, PRESETS, build, names, presets, resolve
 from seqzoo.models.spec import ModelSpec
 from seqzoo.models.ssm.dss import DSS, DSSConfig
+from seqzoo.models.ssm.hippo_cell import HippoCell, HippoCellConfig
 from seqzoo.models.ssm.lru import LRU, LRUConfig
 from seqzoo.models.ssm.mamba import Mamba, MambaConfig
 from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
@@ -112,6 +113,8 @@ __all__ = [
     "GatedDeltaNetConfig",
     "HGRN2Config",
     "HGRNConfig",
+    "HippoCell",
+    "HippoCellConfig",
     "IndRNN",
     "IndRNNConfig",
     "KimiDeltaAttention",

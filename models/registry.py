@@ -64,6 +64,7 @@ from seqzoo.models.recurrent.rg_lru import RGLRU, RGLRUConfig
 from seqzoo.models.recurrent.rnn import RNN, RNNConfig
 from seqzoo.models.recurrent.slstm import SLSTM, SLSTMConfig
 from seqzoo.models.ssm.dss import DSS, DSSConfig
+from seqzoo.models.ssm.hippo_cell import HippoCell, HippoCellConfig
 from seqzoo.models.ssm.lru import LRU, LRUConfig
 from seqzoo.models.ssm.mamba import Mamba, MambaConfig
 from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
@@ -111,6 +112,7 @@ MIXERS: dict[str, Entry] = {
     "kda": Entry(KimiDeltaAttentionConfig, KimiDeltaAttention),
     "delta_product": Entry(DeltaProductConfig, DeltaProduct),
     # state space
+    "hippo": Entry(HippoCellConfig, HippoCell),
     "s4": Entry(S4Config, S4),
     "s4d": Entry(S4DConfig, S4D),
     "dss": Entry(DSSConfig, DSS),

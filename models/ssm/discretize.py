@@ -2,18 +2,21 @@
 
 zoh (input constant over a step):  dA = exp(dt A),                    dB = (dA - 1) / A * B
 bilinear (trapezoid):              dA = (1 + dt A/2) / (1 - dt A/2),  dB = dt / (1 - dt A/2) * B
+forward (Euler):                   dA = 1 + dt A,                     dB = dt B
+backward (Euler):                  dA = 1 / (1 - dt A),               dB = dt / (1 - dt A) * B
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Inexact
 
-Method = Literal["zoh", "bilinear"]
+Method = Literal["zoh", "bilinear", "forward", "backward"]
+LayerMethod = Literal["zoh", "bilinear"]  # exact, or stable at any step and accurate
 
 
 def discretize(
@@ -29,7 +32,7 @@ def discretize(
         A: diagonal of the state matrix, real or complex.
         B: input weights, broadcast to A.
         dt: steps over the batch axes [...], or with a state axis of size 1 or M and A's rank.
-        method: "zoh" or "bilinear".
+        method: "zoh", "bilinear", or Euler's "forward" (not stable at large steps) or "backward".
 
     Raises:
         ValueError: for an unknown method.
@@ -44,7 +47,11 @@ def discretize(
     if method == "bilinear":
         below = 1 - 0.5 * dt * A
         return (1 + 0.5 * dt * A) / below, dt / below * B
-    raise ValueError(f"unknown discretisation {method!r}; known: zoh, bilinear")
+    if method == "forward":
+        return 1 + dt * A, dt * B
+    if method == "backward":
+        return 1 / (1 - dt * A), dt / (1 - dt * A) * B
+    raise ValueError(f"unknown discretisation {method!r}; known: {', '.join(get_args(Method))}")
 
 
 def _zoh(A: Array, B: Array, dt: Array) -> tuple[Array, Array]:

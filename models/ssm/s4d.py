@@ -26,7 +26,7 @@ from jaxtyping import Array, Complex, Float
 
 from seqzoo.models.mixer import Mixer, config_of
 from seqzoo.models.ops.diagonal_ssm import CHUNK, diagonal_ssm, powers
-from seqzoo.models.ssm.discretize import Method, discretize
+from seqzoo.models.ssm.discretize import LayerMethod, Method, discretize
 from seqzoo.models.ssm.hippo import check_even, hippo_dplr
 from seqzoo.models.ssm.parts import check_chunk, check_steps, gelu_glu, log_steps, wide_complex
 
@@ -114,7 +114,7 @@ class S4D(Mixer):
         *,
         d_state: int = 64,
         init: Init = "lin",
-        discretization: Method = "zoh",
+        discretization: LayerMethod = "zoh",
         dt_min: float = 0.001,
         dt_max: float = 0.1,
         step_rescale: float = 1.0,

@@ -25,7 +25,7 @@ from jaxtyping import Array, Complex, Float
 
 from seqzoo.models.mixer import Mixer, config_of
 from seqzoo.models.ops.linear_scan import linear_scan
-from seqzoo.models.ssm.discretize import Method, discretize
+from seqzoo.models.ssm.discretize import LayerMethod, discretize
 from seqzoo.models.ssm.dplr import pairs, planes
 from seqzoo.models.ssm.hippo import check_even, nplr
 from seqzoo.models.ssm.parts import check_steps, log_steps
@@ -68,7 +68,7 @@ class S5(Mixer):
         d_state: int = 64,
         num_blocks: int = 1,
         conj_sym: bool = True,
-        discretization: Method = "zoh",
+        discretization: LayerMethod = "zoh",
         clip_eigs: bool = False,
         dt_min: float = 0.001,
         dt_max: float = 0.1,

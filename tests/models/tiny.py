@@ -37,6 +37,8 @@ TINY = {
     "kda": {"num_heads": 2, "d_value": 3, "chunk_size": 8},
     "delta_product": {"num_heads": 2, "chunk_size": 8},
     "delta_product@gated": {"num_heads": 2, "d_conv": 0, "gated": True, "chunk_size": 8},
+    "hippo": {"d_hidden": 6, "d_state": 4, "memories": 2},
+    "hippo@window": {"d_state": 4, "measure": "legt", "window": 6.0},
     "s4": {"d_state": 4, "chunk_size": 4},
     "s4@window": {"d_state": 4, "measure": "legt", "gate": False, "chunk_size": 2},
     "s4d": {"d_state": 4, "chunk_size": 4},

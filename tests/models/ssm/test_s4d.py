@@ -167,29 +167,6 @@ def test_block_and_gradients_equal_the_published_ones():
         assert_close(grads[ours], g[f"grad_{theirs}"], ratio=1e-9, what=theirs)
 
 
-@pytest.mark.parametrize("length", [1, 7, 64, 200])
-def test_convolution_equals_recurrence_equals_chunks(length):
-    rng = np.random.default_rng(length)
-    with x64():
-        options = {"dtype": jnp.float64, "param_dtype": jnp.float64, "rngs": nnx.Rngs(1)}
-        mixer = S4D(3, d_state=6, init="inv", gate=False, **options)
-        x = jnp.asarray(rng.normal(size=(2, length, 3)))
-        chunks = nnx.jit(type(mixer).__call__)(mixer, x)
-        A = -np.exp(mixer.log_A_real[...]) + 1j * np.asarray(mixer.A_imag[...])
-        c, D = np.asarray(mixer.C_re[...]) + 1j * np.asarray(mixer.C_im[...]), mixer.D[...]
-        dt = np.exp(mixer.log_dt[...])
-        kernel = np.asarray(kernel_of(A, c, dt, length))
-    x, D = np.asarray(x), np.asarray(D)
-    convolved = [[np.convolve(row[:, d], kernel[d])[:length] for d in range(3)] for row in x]
-    dA = np.exp(dt[:, None] * A)
-    dB, h, stepped = (dA - 1) / A, np.zeros((2, *A.shape), np.complex128), []
-    for t in range(length):
-        h = dA * h + dB * x[:, t, :, None]
-        stepped.append(2 * (c * h).sum(-1).real + D * x[:, t])
-    assert_close(np.swapaxes(convolved, 1, 2) + D * x, chunks, ratio=1e-12)
-    assert_close(np.stack(stepped, 1), chunks, ratio=1e-12)
-
-
 def test_recipe_and_sizes():
     mixer = S4D(5, d_state=8, rngs=nnx.Rngs(0))
     groups = param_groups(mixer)
