@@ -8,6 +8,7 @@ position in the data is the step count.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -28,6 +29,7 @@ def train_batches(
     seed: int,
     start: int = 0,
     rows: Sequence[int] | None = None,
+    lanes: bool = False,
     threads: int = 1,
     prefetch: int = 8,
 ) -> Iterator[HostBatch]:
@@ -39,10 +41,15 @@ def train_batches(
         seed: of the order.
         start: steps already done.
         rows: those of each global batch that are wanted here; all by default.
+        lanes: not shuffled: row i of a batch continues row i of the one before, for a state that
+            is carried; `fresh` marks rows that start again.
         threads: reading threads; 0 reads when asked.
         prefetch: batches read ahead.
     """
-    order = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    if lanes:
+        order: Source = _Lanes(source, batch_size, endless=True)
+    else:
+        order = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     rows = range(batch_size) if rows is None else rows
     return _batches(_Rows(order, batch_size, rows), rows, start, threads, prefetch)
 
@@ -52,12 +59,13 @@ def eval_batches(
     batch_size: int,
     *,
     rows: Sequence[int] | None = None,
+    lanes: bool = False,
     threads: int = 1,
     prefetch: int = 8,
 ) -> Iterator[HostBatch]:
-    """The whole split in order; rows that only fill the last batch have `weight` 0."""
+    """The whole split in order (or in `lanes`); rows that only fill batches have `weight` 0."""
     rows = range(batch_size) if rows is None else rows
-    padded = _Padded(source, batch_size)
+    padded = (_Lanes if lanes else _Padded)(source, batch_size)
     return _batches(_Rows(padded, batch_size, rows), rows, 0, threads, prefetch)
 
 
@@ -137,3 +145,39 @@ class _Padded:
     def __getitem__(self, index: int) -> Example:
         real = index < len(self.source)
         return {**self.source[index if real else 0], "weight": np.float32(real)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lanes:
+    """A source in `lanes` equal parts: row i of batch t is example t of part i.
+
+    Endless: what is left over is not read, and after the end each lane starts again. Otherwise the
+    last lanes are filled up with copies of weight 0. `fresh` marks the first example of a lane.
+    """
+
+    source: Source
+    lanes: int
+    endless: bool = False
+
+    def __post_init__(self) -> None:
+        if self._length == 0:
+            raise ValueError(
+                f"{len(self.source)} rows cannot be divided into {self.lanes} lanes; "
+                "choose a smaller batch_size or length"
+            )
+
+    @property
+    def _length(self) -> int:
+        size = len(self.source)
+        return size // self.lanes if self.endless else -(-size // self.lanes)
+
+    def __len__(self) -> int:
+        return sys.maxsize if self.endless else self._length * self.lanes
+
+    def __getitem__(self, index: int) -> Example:
+        step, lane = divmod(int(index), self.lanes)
+        at = step % self._length
+        place = lane * self._length + at
+        real = place < len(self.source)
+        example = self.source[place if real else 0]
+        return {**example, "fresh": np.bool_(at == 0), "weight": np.float32(real)}

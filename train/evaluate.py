@@ -29,9 +29,19 @@ def evaluate(program: Program, params: Arrays, rest: Arrays, source: Source) -> 
     shards = math.prod(program.mesh.shape[axis] for axis in ("replica", "data", "fsdp"))
     size = -(-(train.eval_batch_size or train.batch_size) // shards) * shards
     rows = rows_of_process(program.rows, size)
-    batches = eval_batches(source, size, rows=rows, threads=train.threads, prefetch=train.prefetch)
-    results = [program.evaluate(params, rest, to_devices(b, program.rows)) for b in batches]
+    task = program.experiment.task
+    reading = {"threads": train.threads, "prefetch": train.prefetch}
+    batches = eval_batches(source, size, rows=rows, lanes=task.stateful, **reading)
+    placed = (to_devices(batch, program.rows) for batch in batches)
+    if task.stateful:
+        results, carry = [], program.lanes.start(params, rest, size)
+        for batch in placed:
+            measured, carry = program.lanes.step(params, rest, carry, batch)
+            results.append(measured)
+    else:
+        results = [program.evaluate(params, rest, batch) for batch in placed]
     metrics = combine(results)
+    metrics |= task.derived(metrics)
     if metrics["examples"] != len(source):
         raise RuntimeError(f"evaluated {metrics['examples']} examples of {len(source)}")
     return metrics

@@ -222,6 +222,7 @@ class _Run:
             seed=config.seed,
             start=self.done,
             rows=rows_of_process(self.program.rows, config.batch_size),
+            lanes=self.task.stateful,
             threads=config.threads,
             prefetch=config.prefetch,
         )

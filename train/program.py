@@ -16,7 +16,13 @@ from jaxtyping import Array, Key, PyTree
 from seqzoo.models.heads import build_model
 from seqzoo.train.config import Experiment
 from seqzoo.train.optimizer import make_optimizer, make_schedule
-from seqzoo.train.sharding import batch_sharding, check_batch, make_mesh, place, replicated
+from seqzoo.train.sharding import (
+    batch_sharding,
+    check_batch,
+    make_mesh,
+    place_state,
+    replicated,
+)
 from seqzoo.train.state import (
     Arrays,
     Blueprint,
@@ -25,6 +31,7 @@ from seqzoo.train.state import (
     blueprint,
     init_state,
 )
+from seqzoo.train.stateful import LaneEvaluation, initial_carry, lane_evaluation
 from seqzoo.train.step import Measured, TrainStep, make_eval_step, make_train_step
 
 
@@ -39,6 +46,7 @@ class Program(NamedTuple):
     evaluate: Callable[[Arrays, Arrays, PyTree], Measured]
     like: TrainState  # shapes, dtypes and shardings of the state
     rows: NamedSharding  # of batches
+    lanes: LaneEvaluation  # evaluation of a task whose rows continue each other
     by_shape: tuple[str, ...]  # parameters that no sharding rule names
 
 
@@ -59,10 +67,11 @@ def make_program(
     plan = blueprint(make_model)
     tx = make_optimizer(optim, train.steps, plan.groups)
     schedule = make_schedule(optim, train.steps)
-    init = functools.partial(init_state, make_model, plan, tx)
+    start = functools.partial(initial_carry, task, lanes=train.batch_size)
+    init = functools.partial(init_state, make_model, plan, tx, start=start)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    placement = place(shapes, mesh)
     whole, rows = replicated(mesh), batch_sharding(mesh)
+    placement = place_state(shapes, mesh, rows)
     step = _over(mesh, make_train_step(task, plan, tx, schedule, accumulate=train.accumulate))
     state = placement.shardings
     return Program(
@@ -80,7 +89,23 @@ def make_program(
         ),
         jax.tree.map(_with_sharding, shapes, state),
         rows,
+        _compiled(lane_evaluation(task, plan), state, rows, whole),
         placement.by_shape,
+    )
+
+
+def _compiled(
+    lanes: LaneEvaluation, state: TrainState, rows: NamedSharding, whole: NamedSharding
+) -> LaneEvaluation:
+    inputs = (state.params, state.rest)
+    return LaneEvaluation(
+        jax.jit(lanes.start, static_argnums=2, in_shardings=inputs, out_shardings=rows),
+        jax.jit(
+            lanes.step,
+            in_shardings=(*inputs, rows, rows),
+            out_shardings=(whole, rows),
+            donate_argnums=2,
+        ),
     )
 
 

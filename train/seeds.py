@@ -8,6 +8,7 @@ still from then on and is recorded as failed; the others go on.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -25,7 +26,7 @@ from seqzoo.train.data import HostBatch, eval_batches, to_devices, train_batches
 from seqzoo.train.optimizer import make_optimizer, make_schedule
 from seqzoo.train.program import model_factory
 from seqzoo.train.results import SeedResult
-from seqzoo.train.sharding import BATCH_AXES, batch_sharding, check_batch, make_mesh, place
+from seqzoo.train.sharding import BATCH_AXES, batch_sharding, check_batch, make_mesh, place_state
 from seqzoo.train.state import (
     Blueprint,
     ModelFactory,
@@ -34,6 +35,7 @@ from seqzoo.train.state import (
     init_state,
     seed_keys,
 )
+from seqzoo.train.stateful import LaneEvaluation, initial_carry, lane_evaluation
 from seqzoo.train.step import make_eval_step, make_train_step
 
 KEPT_BYTES = 2**28  # of host batches kept for the next model of a comparison
@@ -92,7 +94,9 @@ def seed_data(experiment: Experiment, seeds: tuple[int, ...]) -> SeedData:
 
     def start(position: int) -> Iterator[HostBatch]:
         streams = [
-            train_batches(source, train.batch_size, seed=seed, start=position, **reading)
+            train_batches(
+                source, train.batch_size, seed=seed, start=position, lanes=task.stateful, **reading
+            )
             for source, seed in zip(sources, seeds, strict=True)
         ]
         for parts in zip(*streams, strict=True):
@@ -101,8 +105,9 @@ def seed_data(experiment: Experiment, seeds: tuple[int, ...]) -> SeedData:
     def whole(split: str) -> Kept:
         # Rows that only fill the last batch weigh nothing, so it may be a little larger.
         size = -(-(train.eval_batch_size or train.batch_size) // shards) * shards
+        source, lanes = held_out[split], task.stateful
         return Kept(
-            lambda n: itertools.islice(eval_batches(held_out[split], size, **reading), n, None)
+            lambda n: itertools.islice(eval_batches(source, size, lanes=lanes, **reading), n, None)
         )
 
     sizes = {"train": len(sources[0])} | {name: len(s) for name, s in held_out.items()}
@@ -116,6 +121,7 @@ class Programs(NamedTuple):
     init: Callable[[], TrainState]
     step: Callable[..., tuple[TrainState, dict]]
     evaluate: Callable[..., dict]
+    lanes: LaneEvaluation
     keys: jax.Array
     batch: NamedSharding  # of a training batch with the seeds in front
     rows: NamedSharding  # of an evaluation batch
@@ -136,9 +142,12 @@ def make_programs(
     first, keys = (jnp.stack(column) for column in zip(*pairs, strict=True))
 
     def init_all() -> TrainState:
-        return jax.vmap(lambda key: init_state(make, plan, tx, key))(first)
+        start = functools.partial(initial_carry, task, lanes=train.batch_size)
+        return jax.vmap(lambda key: init_state(make, plan, tx, key, start))(first)
 
-    shardings = place(jax.eval_shape(init_all), mesh).shardings
+    behind = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+    shardings = place_state(jax.eval_shape(init_all), mesh, behind).shardings
+    lanes = lane_evaluation(task, plan)
     step = make_train_step(task, plan, tx, schedule, accumulate=train.accumulate)
     evaluate = make_eval_step(task, plan)
     return Programs(
@@ -146,8 +155,12 @@ def make_programs(
         jax.jit(init_all, out_shardings=shardings),
         jax.jit(jax.vmap(step), donate_argnums=0, out_shardings=(shardings, None)),
         jax.jit(jax.vmap(evaluate, in_axes=(0, 0, None))),
+        LaneEvaluation(
+            jax.jit(jax.vmap(lanes.start, in_axes=(0, 0, None)), static_argnums=2),
+            jax.jit(jax.vmap(lanes.step, in_axes=(0, 0, 0, None))),
+        ),
         keys,
-        NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)),
+        behind,
         batch_sharding(mesh),
     )
 
@@ -276,14 +289,20 @@ class _Run:
     def _evaluate(self, state: TrainState, batches: Kept) -> dict[str, np.ndarray]:
         """Metrics of every seed over a whole split; `examples` is how many were counted."""
         totals: dict[str, np.ndarray] = {}
+        task, variables, carry = self.experiment.task, (state.params, state.rest), None
         for batch in batches:
             on_devices = to_devices(batch, self.programs.rows)
-            measured = self.programs.evaluate(state.params, state.rest, on_devices)
+            if not task.stateful:
+                measured = self.programs.evaluate(*variables, on_devices)
+            else:
+                lanes = self.programs.lanes
+                carry = lanes.start(*variables, len(batch["fresh"])) if carry is None else carry
+                measured, carry = lanes.step(*variables, carry, on_devices)
             for name, pair in jax.device_get(measured).items():
                 totals[name] = totals.get(name, 0) + np.stack(pair).astype(np.float64)
         examples = totals.pop("examples")[0]
         means = {name: metric_value(*t, batch_dims=1) for name, t in totals.items()}
-        return {**means, "examples": examples}
+        return {**means, **task.derived(means), "examples": examples}
 
     def _results(self, state: TrainState) -> tuple[SeedResult, ...]:
         final = self._evaluate(state, self.data.test)

@@ -125,6 +125,13 @@ def place(tree: PyTree, mesh: Mesh) -> Placement:
     return Placement(shardings, tuple(dict.fromkeys(by_shape)))
 
 
+def place_state(state: PyTree, mesh: Mesh, rows: NamedSharding) -> Placement:
+    """Where the leaves of a `TrainState` lie; its carry is laid out as `rows`."""
+    placed = place(state._replace(carry=()), mesh)
+    carry = jax.tree.map(lambda _: rows, state.carry)
+    return placed._replace(shardings=placed.shardings._replace(carry=carry))
+
+
 def partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[PartitionSpec, bool]:
     """The axes of a variable, and whether a rule named it."""
     for pattern, axes in _COMPILED:

@@ -28,6 +28,7 @@ class TrainState(NamedTuple):
     params: Arrays
     rest: Arrays  # variables that are not trained: batch statistics, codebooks, auxiliary losses
     opt_state: PyTree
+    carry: PyTree = ()  # of a task whose rows continue each other: the model's state, rows first
 
 
 class Blueprint(NamedTuple):
@@ -72,10 +73,15 @@ def init_state(
     plan: Blueprint,
     tx: optax.GradientTransformation,
     key: Key[Array, ""],
+    start: Callable[[nnx.Module], PyTree] = lambda model: (),
 ) -> TrainState:
-    """The state before the first step; pure, for jit (with shardings) and for vmap over keys."""
-    params, rest = plan.split(make_model(nnx.Rngs(key)))
-    return TrainState(jnp.zeros((), jnp.int32), params, rest, tx.init(params))
+    """The state before the first step; pure, for jit (with shardings) and for vmap over keys.
+
+    `start(model)` is the first `carry`.
+    """
+    model = make_model(nnx.Rngs(key))
+    params, rest = plan.split(model)
+    return TrainState(jnp.zeros((), jnp.int32), params, rest, tx.init(params), start(model))
 
 
 def seed_keys(seed: int | Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:

@@ -17,16 +17,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from seqzoo.models.backbone import aux_losses
 from seqzoo.models.mixer import AuxLoss
 from seqzoo.tasks.task import Task, metric_value
 from seqzoo.train.optimizer import Schedule
 from seqzoo.train.state import Arrays, Blueprint, TrainState
+from seqzoo.train.stateful import Measured, forward
 
 Batch = Mapping[str, Array]
-Measured = dict[str, tuple[Array, Array]]  # name -> (total, weight)
 TrainStep = Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Arrays]]
 
 
@@ -37,6 +37,7 @@ class Pass(NamedTuple):
     rest: Arrays
     measured: Measured
     aux: Float[Array, ""]  # weight * auxiliary losses
+    carry: PyTree
 
 
 def make_train_step(
@@ -60,11 +61,12 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, key: Key[Array, ""]):
         key = jax.random.fold_in(key, state.step)
         run = _forward_backward if accumulate == 1 else _accumulated(accumulate)
-        done = run(task, plan, state.params, state.rest, batch, key)
+        done = run(task, plan, state.params, state.rest, batch, key, state.carry)
         weight = done.measured["loss"][1]
         grads = jax.tree.map(lambda g: _ratio(g, weight), done.grads)
         aux = _ratio(done.aux, weight)
         metrics = {name: metric_value(*pair) for name, pair in done.measured.items()}
+        metrics |= task.derived(metrics)
         metrics["loss"] += aux
         if any(_is_aux(plan)):
             metrics["aux_loss"] = aux
@@ -72,7 +74,7 @@ def make_train_step(
         ok = jnp.isfinite(metrics["loss"]) & ~jnp.any(jnp.stack(list(nonfinite.values())))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        new = TrainState(state.step + 1, params, done.rest, opt_state)
+        new = TrainState(state.step + 1, params, done.rest, opt_state, done.carry)
         metrics |= {f"nonfinite/{group}": bad for group, bad in nonfinite.items()}
         metrics |= {"grad_norm": optax.tree.norm(grads), "lr": schedule(state.step)}
         metrics["weight"] = weight
@@ -94,44 +96,54 @@ def make_eval_step(task: Task, plan: Blueprint) -> Callable[[Arrays, Arrays, Bat
 
 
 def _forward_backward(
-    task: Task, plan: Blueprint, params: Arrays, rest: Arrays, batch: Batch, key: Array
+    task: Task,
+    plan: Blueprint,
+    params: Arrays,
+    rest: Arrays,
+    batch: Batch,
+    key: Array,
+    carry: PyTree,
 ) -> Pass:
     def objective(params: Arrays) -> tuple[Array, tuple]:
         model = plan.merge(params, rest)
-        rngs = nnx.Rngs(dropout=key)
-        measured = task.measure(model(batch["inputs"], batch.get("segment_ids"), rngs=rngs), batch)
+        outputs, after = forward(model, batch, carry, nnx.Rngs(dropout=key))
+        measured = task.measure(outputs, batch)
         total, weight = measured["loss"]
         # Weighted like the loss, so that the sum over microbatches is divided once for both.
         aux = jax.lax.stop_gradient(weight) * aux_losses(model)
-        return total + aux, (plan.split(model)[1], measured, aux)
+        return total + aux, (plan.split(model)[1], measured, aux, after)
 
-    grads, (rest, measured, aux) = jax.grad(objective, has_aux=True)(params)
-    return Pass(grads, rest, measured, aux)
+    grads, (rest, *others) = jax.grad(objective, has_aux=True)(params)
+    return Pass(grads, rest, *others)
 
 
 def _accumulated(count: int) -> Callable[..., Pass]:
-    def run(task, plan, params, rest, batch, key) -> Pass:
+    def split(x: Array) -> Array:
         # Microbatch i takes rows i, i + count, ...: rows stay on the device that holds them.
-        parts = {
-            name: jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
-            for name, x in batch.items()
-        }
+        return jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
 
-        def body(carry: tuple, index_and_part: tuple) -> tuple:
-            rest, sums = carry
-            index, part = index_and_part
+    def join(x: Array) -> Array:
+        return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
+
+    def run(task, plan, params, rest, batch, key, carry) -> Pass:
+        parts = jax.tree.map(split, (dict(batch), carry))
+
+        def body(going: tuple, index_and_part: tuple) -> tuple:
+            rest, sums = going
+            index, (part, carry) = index_and_part
             draw = jax.random.fold_in(key, index)
-            done = _forward_backward(task, plan, params, rest, part, draw)
-            sums = jax.tree.map(jnp.add, sums, done._replace(rest=None))
-            return (done.rest, sums), None
+            done = _forward_backward(task, plan, params, rest, part, draw, carry)
+            sums = jax.tree.map(jnp.add, sums, done._replace(rest=None, carry=None))
+            return (done.rest, sums), done.carry
 
-        first = {name: x[0] for name, x in parts.items()}
+        first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(
-            lambda rest: _forward_backward(task, plan, params, rest, first, key), rest
+            lambda rest: _forward_backward(task, plan, params, rest, first[0], key, first[1]), rest
         )
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes._replace(rest=None))
-        (rest, sums), _ = jax.lax.scan(body, (rest, zeros), (jnp.arange(count), parts))
-        return sums._replace(rest=rest)
+        sums = shapes._replace(rest=None, carry=None)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
+        (rest, sums), carries = jax.lax.scan(body, (rest, zeros), (jnp.arange(count), parts))
+        return sums._replace(rest=rest, carry=jax.tree.map(join, carries))
 
     return run
 
