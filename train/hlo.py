@@ -72,7 +72,8 @@ class Module:
                 channel = re.search(r"channel_id=(\d+)", i.rest)
                 key = f"{kind} {channel[1]}" if channel else f"{name} {i.name}"
                 sent = times * _sent(kind, max(_parts(i.shape)), _group_size(i.rest))
-                if key not in seen or seen[key].sent < sent:
+                # Its parts may lie in loops that run beside it; it starts once.
+                if key not in seen or seen[key].times > times:
                     seen[key] = Collective(kind, sent, times)
         return list(seen.values())
 
@@ -169,33 +170,53 @@ class Module:
         if i.opcode.endswith("-start"):  # its result holds operand and result
             return out
         if i.opcode == "fusion":
-            inner = self.computations[_named(i.rest, "calls")[0]]
-            return _fusion_moved(i, inner, shapes)
+            inner = _named(i.rest, "calls")[0]
+            read = sum(
+                self._read(inner, n, _bytes_of(name, shapes)) for n, name in enumerate(i.operands)
+            )
+            return read + (self._written(inner) if out else 0)
         return out + sum(_bytes_of(name, shapes) for name in i.operands)
 
+    def _read(self, fusion: str, number: int, size: float) -> float:
+        """What a fusion reads of an operand of `size` bytes: the slices that it takes of it."""
+        lines = self.computations[fusion]
+        name = next(
+            i.name for i in lines if i.opcode == "parameter" and i.operands[0] == str(number)
+        )
+        return min(size, self._used(lines, name, size)) if size else 0.0
 
-def _fusion_moved(i: Instruction, inner: list[Instruction], shapes: dict[str, str]) -> float:
-    """Traffic of a fusion: of an operand that it slices or updates in place only that part."""
-    users = collections.defaultdict(list)
-    for own in inner:
-        for operand in own.operands:
-            users[operand].append(own)
-    total = float(sum(_parts(i.shape, slow=True)))
-    for own in inner:
-        if own.opcode != "parameter":
-            continue
-        outer = i.operands[int(own.operands[0])]
-        size, uses = _bytes_of(outer, shapes), users[own.name]
-        if uses and all(u.opcode in _SLICES and u.operands[0] == own.name for u in uses):
-            size = min(size, sum(sum(_parts(u.shape)) for u in uses))
-        elif uses and all(
-            u.opcode == "dynamic-update-slice" and u.operands[0] == own.name for u in uses
-        ):
-            names = {own.name: own.shape for own in inner}
-            written = sum(sum(_parts(names.get(u.operands[1], ""))) for u in uses)
-            total, size = total - size + written, 0
-        total += size
-    return max(total, 0.0)
+    def _used(self, lines: list[Instruction], name: str, size: float) -> float:
+        total = 0.0
+        for i in lines:
+            for place, operand in enumerate(i.operands):
+                if operand != name or i.opcode == "parameter":
+                    continue
+                if i.opcode == "bitcast":
+                    total += self._used(lines, i.name, size)
+                elif i.opcode == "fusion":
+                    total += self._read(_named(i.rest, "calls")[0], place, size)
+                elif i.opcode in _SLICES and place == 0:
+                    total += sum(_parts(i.shape))
+                elif i.opcode != "tuple" and (i.opcode != "dynamic-update-slice" or place):
+                    total += size
+        return total
+
+    def _written(self, fusion: str) -> float:
+        """What a fusion writes: of a value that it updates in place only the new part."""
+        lines = {i.name: i for i in self.computations[fusion]}
+
+        def of(i: Instruction) -> float:
+            if i.opcode == "tuple":
+                return sum(of(lines[name]) for name in i.operands)
+            if i.opcode == "bitcast" and i.operands[0] in lines:
+                return of(lines[i.operands[0]])
+            if i.opcode == "dynamic-update-slice":
+                return _bytes_of(i.operands[1], {n: own.shape for n, own in lines.items()})
+            if i.opcode == "fusion":
+                return self._written(_named(i.rest, "calls")[0])
+            return sum(_parts(i.shape, slow=True))
+
+        return of(next(i for i in lines.values() if i.root))
 
 
 def _instruction(name: str, text: str, root: bool) -> Instruction:

@@ -26,6 +26,20 @@ HLO = """HloModule jit_step, is_scheduled=true
   ROOT %ds = f32[1,128]{1,0} dynamic-slice(%p0, %p1), dynamic_slice_sizes={1,128}
 }
 
+%inner (q0: f32[24,128], q1: s32[]) -> f32[1,128] {
+  %q0 = f32[24,128]{1,0} parameter(0)
+  %q1 = s32[] parameter(1)
+  %same = f32[24,128]{1,0} bitcast(%q0)
+  ROOT %part = f32[1,128]{1,0} dynamic-slice(%same, %q1), dynamic_slice_sizes={1,128}
+}
+
+%update (r0: f32[24,128], r1: s32[]) -> f32[24,128] {
+  %r0 = f32[24,128]{1,0} parameter(0)
+  %r1 = s32[] parameter(1)
+  %deep = f32[1,128]{1,0} fusion(%r0, %r1), kind=kLoop, calls=%inner
+  ROOT %put = f32[24,128]{1,0} dynamic-update-slice(%r0, %deep, %r1)
+}
+
 %condition (c: (s32[], f32[24,128])) -> pred[] {
   %c = (s32[], f32[24,128]{1,0}) parameter(0)
   %limit = s32[]{:T(128)} constant(24)
@@ -39,7 +53,8 @@ HLO = """HloModule jit_step, is_scheduled=true
   %w = f32[24,128]{1,0} get-tuple-element(%b), index=1
   %slice = f32[1,128]{1,0} fusion(%w, %n), kind=kLoop, calls=%fused
   %near = f32[8,128]{1,0:T(8,128)S(1)} all-gather(%slice), channel_id=3, replica_groups=[2,8]<=[16]
-  ROOT %t = (s32[], f32[24,128]{1,0}) tuple(%n, %w)
+  %next = f32[24,128]{1,0} fusion(%w, %n), kind=kLoop, calls=%update
+  ROOT %t = (s32[], f32[24,128]{1,0}) tuple(%n, %next)
 }
 
 ENTRY %main (a: f32[24,128]) -> f32[24,128] {
@@ -62,7 +77,15 @@ def test_loops_count_as_often_as_they_run():
 def test_traffic_counts_slices_and_leaves_out_fast_memory():
     fusion = 2 * 128 * 4 + 4  # the slice read and written, and the index
     gather = 128 * 4  # its result stays near the processor
-    assert Module(HLO).traffic() == 24 * (fusion + gather) + 2 * 24 * 128 * 4
+    update = 2 * 128 * 4 + 4  # a row read by a fusion in the fusion, and written in place
+    assert Module(HLO).traffic() == 24 * (fusion + gather + update) + 2 * 24 * 128 * 4
+
+
+def test_a_gather_whose_steps_run_in_another_loop_counts_once():
+    step = "  %near.2 = f32[8,128]{1,0} all-gather(%a), channel_id=3, replica_groups=[2,8]<=[16]\n"
+    text = HLO.replace("  ROOT %sum", step + "  ROOT %sum")
+    kinds = {kind: n for kind, n, _ in by_kind(Module(text).collectives())}
+    assert kinds["all-gather"] == 1
 
 
 def test_operations_are_counted_through_loops_and_branches():
