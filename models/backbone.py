@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from seqzoo.models.bidirectional import Bidirectional
+from seqzoo.models.initialization import InitKind, deepnorm_skip, initialize
 from seqzoo.models.layers import (
     FeedForward,
     FeedForwardKind,
@@ -28,6 +29,7 @@ from seqzoo.models.layers import (
 )
 from seqzoo.models.linear_attention.channel_mix import ChannelMix
 from seqzoo.models.mixer import AuxLoss, Constant, Context, Mixer
+from seqzoo.models.normformer import scale_heads
 from seqzoo.models.ops.placement import by_rows
 from seqzoo.models.registry import build, pattern_options
 
@@ -45,12 +47,22 @@ class BackboneConfig:
     d_model: int = 64  # width of the residual stream
     depth: int = 2  # blocks; a multiple of the pattern's length
     norm: NormKind = "rms"  # rms, layer, or batch (over real tokens of the global batch)
-    norm_position: Literal["pre", "post"] = "pre"  # of the residual branch
-    feedforward: FeedForwardKind = "mlp"  # mlp (GELU), glu, swiglu, geglu, rwkv, rwkv7 or none
+    norm_eps: float | None = None  # added to the variance; None: 1e-6, batch 1e-5
+    # pre: of each branch's input; post: of each sum; deep: post with DeepNorm's larger skip
+    norm_position: Literal["pre", "post", "deep"] = "pre"
+    # sandwich: each branch's output too; normformer: the mixer's output and inside the
+    # feed-forward, and a learned gain for each head
+    extra_norms: Literal["none", "sandwich", "normformer"] = "none"
+    init: InitKind = "default"  # deepnorm (smaller branches), t5 (queries for unscaled scores)
+    # mlp (GELU by tanh), gelu (exact), relu, glu, swiglu, geglu, rwkv, rwkv7 or none
+    feedforward: FeedForwardKind = "mlp"
+    feedforward_bias: bool = True  # whether the feed-forward's projections have biases
     expansion: float = 2.0  # hidden width of the feed-forward in units of d_model
     dropout: float = 0.0  # of the embedding and of each branch, in [0, 1)
     short_conv: int = 0  # width of a causal convolution in front of every mixer; 0: none
-    positions: Literal["none", "sinusoidal", "learned"] = "none"  # added to the embedding
+    positions: Literal["none", "sinusoidal", "learned", "conv"] = "none"  # added to the embedding
+    position_width: int = 16  # tokens on a side that positions="conv" sees, its own counted
+    embed_norm: bool = False  # normalise the sum of embedding and positions
     pooling: Literal["mean", "last", "first"] = "mean"  # over real tokens, for classifiers
     tie_embeddings: bool = False  # use the embedding as language-model head
     causal: bool = True  # False: mixers look both ways
@@ -67,6 +79,8 @@ class BackboneConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
+        if self.position_width < 1:
+            raise ValueError(f"position_width must be at least 1; got {self.position_width}")
         if self.short_conv < 0:
             raise ValueError(f"short_conv is a width of at least 0; got {self.short_conv}")
         for field, known in _CHOICES.items():
@@ -78,9 +92,11 @@ class BackboneConfig:
 
 _CHOICES = {
     "norm": ("rms", "layer", "batch"),
-    "norm_position": ("pre", "post"),
-    "feedforward": ("mlp", "glu", "swiglu", "geglu", "rwkv", "rwkv7", "none"),
-    "positions": ("none", "sinusoidal", "learned"),
+    "norm_position": ("pre", "post", "deep"),
+    "extra_norms": ("none", "sandwich", "normformer"),
+    "init": ("default", "deepnorm", "t5"),
+    "feedforward": get_args(FeedForwardKind),
+    "positions": ("none", "sinusoidal", "learned", "conv"),
     "pooling": ("mean", "last", "first"),
     "remat": ("none", "full", "dots"),
     "dtype": ("float32", "bfloat16", "float64"),
@@ -90,6 +106,10 @@ _CHOICES = {
 
 class Block(Mixer):
     """One residual block: x + mixer(norm(x)), then x + feedforward(norm(x)); or norm of the sum.
+
+    Sandwich norm: CogView (Ding et al. 2021, arXiv:2105.13290, figure 3). NormFormer: Shleifer et
+    al. 2021 (arXiv:2110.09456), without its learned scale of the residual. DeepNorm: Wang et al.
+    2022 (arXiv:2203.00555), norm(alpha x + branch(x)). All work around any mixer.
 
     State: those of the short convolution, the mixer and the feed-forward.
     """
@@ -106,9 +126,13 @@ class Block(Mixer):
         rngs: nnx.Rngs,
     ):
         d, dtypes = config.d_model, {"dtype": config.dtype, "param_dtype": config.param_dtype}
-        self.name, self.post_norm = name, config.norm_position == "post"
+        self.name, self.post_norm = name, config.norm_position != "pre"
+        self.skip = deepnorm_skip(config.depth) if config.norm_position == "deep" else 1.0
         self.rate, self.causal = config.dropout, config.causal
-        self.norm = Norm(config.norm, d, **dtypes, rngs=rngs)
+        norms = {"eps": config.norm_eps, **dtypes, "rngs": rngs}
+        self.norm = Norm(config.norm, d, **norms)
+        after = None if config.extra_norms == "none" else Norm(config.norm, d, **norms)
+        self.after_norm = nnx.data(after)
         conv = (
             ShortConv(d, width=config.short_conv, **dtypes, rngs=rngs)
             if config.short_conv
@@ -125,12 +149,16 @@ class Block(Mixer):
             **options,
             rngs=rngs,
         )
+        if config.extra_norms == "normformer":
+            self.mixer = scale_heads(self.mixer, config.param_dtype, rngs=rngs)
         self.state_growth, self.max_length = self.mixer.state_growth, self.mixer.max_length
-        ff = None
+        ff = after = None
         if config.feedforward != "none":
-            self.ff_norm = Norm(config.norm, d, **dtypes, rngs=rngs)
+            self.ff_norm = Norm(config.norm, d, **norms)
             ff = _feedforward(config, layer, rngs)
-        self.feedforward = nnx.data(ff)
+            after = Norm(config.norm, d, **norms) if config.extra_norms == "sandwich" else None
+        self.feedforward, self.ff_after_norm = nnx.data(ff), nnx.data(after)
+        initialize(self, config.init, config.depth)
 
     def _parts(self) -> tuple[Mixer, ...]:
         return tuple(p for p in (self.conv, self.mixer, self.feedforward) if p is not None)
@@ -163,15 +191,22 @@ class Block(Mixer):
             with jax.named_scope("feedforward"):
                 return run(self.feedforward, h)
 
-        x = self._residual(x, self.norm, mix, ctx)
+        x = self._residual(x, mix, self.norm, self.after_norm, ctx)
         if self.feedforward is not None:
-            x = self._residual(x, self.ff_norm, feed, ctx)
+            x = self._residual(x, feed, self.ff_norm, self.ff_after_norm, ctx)
         return x, tuple(after)
 
-    def _residual(self, x: Array, norm: Norm, branch: Callable[[Array], Array], ctx: Context):
-        if self.post_norm:
-            return norm(x + dropout(branch(x), self.rate, ctx), ctx)
-        return x + dropout(branch(norm(x, ctx)), self.rate, ctx)
+    def _residual(
+        self,
+        x: Array,
+        branch: Callable[[Array], Array],
+        norm: Norm,
+        after: Norm | None,
+        ctx: Context,
+    ) -> Array:
+        h = branch(x if self.post_norm else norm(x, ctx))
+        h = dropout(h if after is None else after(h, ctx), self.rate, ctx)
+        return norm(self.skip * x + h, ctx) if self.post_norm else x + h
 
 
 def _feedforward(config: BackboneConfig, layer: Any, rngs: nnx.Rngs) -> Mixer:
@@ -179,7 +214,9 @@ def _feedforward(config: BackboneConfig, layer: Any, rngs: nnx.Rngs) -> Mixer:
     options = {"expansion": config.expansion, "rngs": rngs}
     dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
     if config.feedforward not in ("rwkv", "rwkv7"):
-        return FeedForward(d, kind=config.feedforward, **options, **dtypes)
+        inner_norm = config.norm if config.extra_norms == "normformer" else None
+        more = {"use_bias": config.feedforward_bias, "inner_norm": inner_norm}
+        return FeedForward(d, kind=config.feedforward, **more, **options, **dtypes)
 
     def make() -> ChannelMix:
         receptance = config.feedforward == "rwkv"
@@ -372,7 +409,7 @@ class Backbone(Mixer):
         final = None
         if config.norm_position == "pre":
             dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
-            final = Norm(config.norm, config.d_model, **dtypes, rngs=rngs)
+            final = Norm(config.norm, config.d_model, eps=config.norm_eps, **dtypes, rngs=rngs)
         self.norm = nnx.data(final)
 
     def _initial(self, batch_size: int) -> PyTree:

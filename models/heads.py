@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from seqzoo.models.backbone import Backbone, BackboneConfig
-from seqzoo.models.layers import dropout
+from seqzoo.models.layers import ConvPositions, Norm, dropout
 from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState
 from seqzoo.models.positions import sinusoidal
 from seqzoo.models.registry import resolve
@@ -22,7 +22,8 @@ from seqzoo.models.spec import ModelSpec
 class Encoder(Mixer):
     """Embedding, positions and backbone: tokens [B, L] or features [B, L, F] to [B, L, D].
 
-    State: the backbone's. Positions count the real tokens of a segment.
+    Positions count the real tokens of a segment. State: the backbone's, and before it that of
+    positions="conv".
     """
 
     looks_both_ways = True
@@ -39,7 +40,7 @@ class Encoder(Mixer):
         d = config.d_model
         dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype, "rngs": rngs}
         if spec.vocab_size is not None:
-            init = nnx.initializers.normal(d**-0.5)
+            init = nnx.initializers.normal(1.0 if config.init == "t5" else d**-0.5)
             self.embed = nnx.Embed(spec.vocab_size, d, embedding_init=init, **dtypes)
         else:
             self.embed = nnx.Linear(spec.features, d, **dtypes)
@@ -47,28 +48,45 @@ class Encoder(Mixer):
             init = nnx.initializers.normal(0.02)
             table = init(rngs.params(), (spec.length, d), config.param_dtype)
             self.position_embed = nnx.Param(table)
+        conv = norm = None
+        if config.positions == "conv":
+            sizes = {"width": config.position_width, "causal": config.causal}
+            conv = ConvPositions(d, **sizes, **dtypes)
+        if config.embed_norm:
+            norm = Norm(config.norm, d, eps=config.norm_eps, **dtypes)
+        self.conv, self.norm = nnx.data(conv), nnx.data(norm)
         self.positions, self.length, self.rate = config.positions, spec.length, config.dropout
         self.backbone = Backbone(pattern, config, options, rngs=rngs)
         self.causal, self.state_growth = self.backbone.causal, self.backbone.state_growth
         self.max_length = self.backbone.max_length
+        if conv is not None and self.state_growth == "constant":
+            self.state_growth = "window"
         if config.positions == "learned":  # there is no position after the last
             self.state_growth = "linear"
             self.max_length = min(self.length, self.max_length or self.length)
 
     def _initial(self, batch_size: int) -> PyTree:
-        return self.backbone._initial(batch_size)
+        inner = self.backbone._initial(batch_size)
+        return inner if self.conv is None else (self.conv._initial(batch_size), inner)
 
     def state_size(self) -> int:
-        """The backbone's."""
-        return self.backbone.state_size()
+        """The backbone's, and that of the convolution."""
+        own = 0 if self.conv is None else self.conv.state_size()
+        return own + self.backbone.state_size()
 
     def _mix(self, x: Array, inner: PyTree, ctx: Context):
-        h = self.embed(x)
+        h, window = self.embed(x), None
+        if self.conv is not None:
+            window, inner = (None, None) if inner is None else inner
+            h, window = self.conv._mix(h, window, ctx)
         if self.positions == "sinusoidal":
             h = h + sinusoidal(ctx.segments.position, h.shape[-1]).astype(h.dtype)
         elif self.positions == "learned":
             h = h + self.position_embed[...].astype(h.dtype)[ctx.segments.position]
-        return self.backbone._mix(dropout(h, self.rate, ctx), inner, ctx)
+        if self.norm is not None:
+            h = self.norm(h, ctx)
+        h, inner = self.backbone._mix(dropout(h, self.rate, ctx), inner, ctx)
+        return h, inner if self.conv is None else (window, inner)
 
 
 class SequenceModel(nnx.Module):
@@ -98,6 +116,8 @@ class SequenceModel(nnx.Module):
         self.features = spec.features is not None
         self.encoder = Encoder(spec, pattern, config, options or {}, rngs=rngs)
         self.tied = config.tie_embeddings
+        # T5 makes embeddings of variance 1 and divides where they serve as head.
+        self.head_scale = d**-0.5 if self.tied and config.init == "t5" else 1.0
         if spec.head == "two_tower":
             self.in_proj = nnx.Linear(4 * d, d, **dtypes)
         if spec.head == "autoencode":
@@ -150,7 +170,8 @@ class SequenceModel(nnx.Module):
         return self.encoder.state_size() if self.encoder.causal else 0
 
     def _out(self, h: Array) -> Array:
-        logits = self.encoder.embed.attend(h) if self.tied else self.out_proj(h)
+        tied = self.encoder.embed.attend
+        logits = tied(self.head_scale * h) if self.tied else self.out_proj(h)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
     def _two_tower(self, inputs: Array, segment_ids: Array | None, rngs: nnx.Rngs | None):

@@ -5,6 +5,7 @@ Feed-forwards and the short convolution keep the contract of `mixer.py` too, sin
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import jax
@@ -13,12 +14,18 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.short_conv import short_conv
 
 NormKind = Literal["rms", "layer", "batch"]
-FeedForwardKind = Literal["mlp", "glu", "swiglu", "geglu", "rwkv", "rwkv7", "none"]
+FeedForwardKind = Literal["mlp", "gelu", "relu", "glu", "swiglu", "geglu", "rwkv", "rwkv7", "none"]
 GATES = {"glu": jax.nn.sigmoid, "swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
+ACTIVATIONS = {
+    "mlp": jax.nn.gelu,  # by tanh
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+}
 
 
 def dropout(x: Float[Array, "B L D"], rate: float, ctx: Context) -> Float[Array, "B L D"]:
@@ -37,12 +44,16 @@ class Norm(nnx.Module):
         kind: NormKind,
         d_model: int,
         *,
+        eps: float | None = None,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        """`eps`: added to the variance, 1e-6 by default (batch: 1e-5)."""
         self.kind = kind
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        if eps is not None:
+            options["epsilon"] = eps
         if kind == "batch":
             self.norm = nnx.BatchNorm(d_model, momentum=0.95, **options)
         elif kind == "layer":
@@ -62,10 +73,11 @@ class Norm(nnx.Module):
 
 
 class FeedForward(Mixer):
-    """Position-wise network: GELU MLP, or GLU with a sigmoid, SiLU or GELU gate. No state.
+    """Position-wise network: an MLP, or GLU with a sigmoid, SiLU or GELU gate. No state.
 
     `expansion` gives the hidden width in units of `d_model`; the gated forms have a third matrix of
-    that width, so that equal parameters ask for 2/3 of the expansion (Shazeer 2020).
+    that width, so that equal parameters ask for 2/3 of the expansion (Shazeer 2020). `inner_norm`
+    normalises the hidden units (NormFormer; Shleifer et al. 2021, arXiv:2110.09456, eq. 3).
     """
 
     looks_both_ways = True
@@ -76,6 +88,8 @@ class FeedForward(Mixer):
         *,
         kind: FeedForwardKind = "mlp",
         expansion: float = 2.0,
+        use_bias: bool = True,
+        inner_norm: NormKind | None = None,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -84,9 +98,10 @@ class FeedForward(Mixer):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.kind = kind
         if kind in GATES:
-            self.gate_proj = nnx.Linear(d_model, hidden, **options)
-        self.up_proj = nnx.Linear(d_model, hidden, **options)
-        self.down_proj = nnx.Linear(hidden, d_model, **options)
+            self.gate_proj = nnx.Linear(d_model, hidden, use_bias=use_bias, **options)
+        self.up_proj = nnx.Linear(d_model, hidden, use_bias=use_bias, **options)
+        self.down_proj = nnx.Linear(hidden, d_model, use_bias=use_bias, **options)
+        self.norm = nnx.data(Norm(inner_norm, hidden, **options) if inner_norm else None)
 
     def _initial(self, batch_size: int) -> tuple[()]:
         return ()
@@ -97,10 +112,12 @@ class FeedForward(Mixer):
 
     def _mix(self, x, inner, ctx):
         h = self.up_proj(x)
-        if self.kind == "mlp":
-            h = jax.nn.gelu(h)
+        if self.kind in ACTIVATIONS:
+            h = ACTIVATIONS[self.kind](h)
         else:
             h = h * GATES[self.kind](self.gate_proj(x))
+        if self.norm is not None:
+            h = self.norm(h, ctx)
         return self.down_proj(h), ()
 
 
@@ -139,3 +156,44 @@ class ShortConv(Mixer):
         y, window = short_conv(x, self.conv[...], inner, segment_ids=ctx.segments)
         dtype = jnp.promote_types(self.dtype, jnp.float32)
         return y.astype(x.dtype), window.astype(dtype)
+
+
+class ConvPositions(Mixer):
+    """x + gelu(conv(x)) over the neighbours of a segment (Baevski et al. 2020, arXiv:2006.11477).
+
+    Their section 2: order is read from the neighbours, so that no position is counted. Where ours
+    differs: one filter per channel, and causal models see what came before only. `width` tokens on
+    a side, the current one counted. State: the last width - 1 inputs.
+    """
+
+    looks_both_ways = True
+    state_growth = "window"
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        width: int = 16,
+        causal: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.causal = causal
+        self.conv = DepthwiseConv(d_model, width, **options)
+        self.behind = nnx.data(None if causal else DepthwiseConv(d_model, width, **options))
+
+    def _initial(self, batch_size: int) -> Float[Array, "B W D"]:
+        return self.conv.initial(batch_size)
+
+    def state_size(self) -> int:
+        """(width - 1) d_model."""
+        return self.conv.state_size()
+
+    def _mix(self, x, inner, ctx):
+        h, window = self.conv(x, inner, ctx.segments)
+        if self.behind is not None:
+            later, _ = self.behind(jnp.flip(x, 1), None, ctx.segments.flip())
+            h = h + jnp.flip(later, 1)
+        return x + jax.nn.gelu(h), window

@@ -312,6 +312,7 @@ def plug_in(
     trained_length: int,
     num_buckets: int,
     max_distance: int,
+    use_bias: bool,
     rngs: nnx.Rngs,
 ) -> Positions:
     """The plug-in `name` with attention's options. Raises ValueError for what cannot be."""
@@ -332,7 +333,8 @@ def plug_in(
     if name == "transformer_xl":
         return TransformerXL(sizes, base=base, rngs=rngs)
     span = min(num_buckets // 2, max_distance)
-    return Disentangled(sizes, span=span, max_distance=max_distance, rngs=rngs)
+    options = {"max_distance": max_distance, "use_bias": use_bias}
+    return Disentangled(sizes, span=span, **options, rngs=rngs)
 
 
 KNOWN = ("none", "rope", "xpos", "alibi", "t5", "shaw", "transformer_xl", "deberta")

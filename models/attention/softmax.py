@@ -108,6 +108,7 @@ class Attention(Mixer):
             trained_length=rope_trained_length,
             num_buckets=num_buckets,
             max_distance=max_distance,
+            use_bias=use_bias,
             rngs=rngs,
         )
 

@@ -26,17 +26,21 @@ from tests.models import laws
 SMALL = BackboneConfig(d_model=laws.D, depth=2, expansion=1.0)
 HEADS = {"num_heads": 2}
 BACKBONES = {
-    "conv, layer norm, glu": (
+    "conv, normformer, glu": (
         ("attention",),
-        dataclasses.replace(SMALL, short_conv=3, norm="layer", feedforward="glu"),
+        dataclasses.replace(
+            SMALL, short_conv=3, norm="layer", feedforward="glu", extra_norms="normformer"
+        ),
     ),
     "pattern, batch norm, post": (
         ("linear_attention", "attention"),
         dataclasses.replace(SMALL, norm="batch", norm_position="post", depth=4, remat="full"),
     ),
-    "unrolled pattern, swiglu": (
+    "unrolled pattern, sandwich, swiglu": (
         ("linear_attention", "attention"),
-        dataclasses.replace(SMALL, scan=False, short_conv=2, feedforward="swiglu"),
+        dataclasses.replace(
+            SMALL, scan=False, short_conv=2, feedforward="swiglu", extra_norms="sandwich"
+        ),
     ),
 }
 

@@ -1,0 +1,131 @@
+"""Norms, gains and initialisations of blocks, against the papers' equations."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seqzoo.models import Backbone, BackboneConfig, Block, ModelSpec, build_model, names
+from seqzoo.models.layers import ConvPositions
+from seqzoo.models.normformer import HeadScaledLinear
+from tests.helpers import assert_close
+from tests.models import laws
+
+D = laws.D
+SMALL = BackboneConfig(d_model=D, depth=3, expansion=1.0, norm="layer")
+
+
+def block(name="linear_attention", options=None, **changes):
+    config = dataclasses.replace(SMALL, **changes)
+    made = Block(name, options or {"num_heads": 2}, config, rngs=nnx.Rngs(0))
+    params = nnx.state(made, nnx.Param)
+    nnx.update(made, laws.perturbed(params))
+    return made
+
+
+def normed(x, norm):
+    x = np.asarray(x)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return x * np.asarray(norm.norm.scale[...]) + np.asarray(norm.norm.bias[...])
+
+
+X = laws.normal(0, 2, 5, D)
+
+
+def test_normformer_is_its_equations():
+    b = block("attention", extra_norms="normformer")
+    mixer, ff = b.mixer, b.feedforward
+    heads = []
+    scale = np.asarray(mixer.out_proj.scale[...])
+    assert isinstance(mixer.out_proj, HeadScaledLinear)
+    assert scale.shape == (2,)
+    for h in range(2):  # each head alone, with its gain, through its rows of the projection
+        mixer.out_proj.scale[...] = jnp.asarray(scale * (np.arange(2) == h))
+        heads.append(np.asarray(mixer(jnp.asarray(normed(X, b.norm)))) / scale[h])
+    mixer.out_proj.scale[...] = jnp.asarray(scale)
+    x = X + normed(sum(g * y for g, y in zip(scale, heads, strict=True)), b.after_norm)
+    hidden = jax.nn.gelu(ff.up_proj(jnp.asarray(normed(x, b.ff_norm))))
+    x = x + np.asarray(ff.down_proj(jnp.asarray(normed(hidden, ff.norm))))
+    assert_close(b(X), x, ratio=1e-5)
+
+
+def test_sandwich_normalises_both_ends_of_a_branch():
+    b = block(extra_norms="sandwich")
+    x = X + normed(b.mixer(jnp.asarray(normed(X, b.norm))), b.after_norm)
+    x = x + normed(b.feedforward(jnp.asarray(normed(x, b.ff_norm))), b.ff_after_norm)
+    assert_close(b(X), x, ratio=1e-5)
+
+
+def test_deepnorm_skips_more_and_starts_smaller():
+    b = block(norm_position="deep")
+    alpha = 6**0.25  # three layers
+    x = normed(alpha * X + np.asarray(b.mixer(X)), b.norm)
+    x = normed(alpha * x + np.asarray(b.feedforward(jnp.asarray(x))), b.ff_norm)
+    assert_close(b(X), x, ratio=1e-5)
+    plain, deep = (
+        Backbone(("attention",), dataclasses.replace(SMALL, init=init), rngs=nnx.Rngs(0))
+        for init in ("default", "deepnorm")
+    )
+    plain, deep = plain.stack.units, deep.stack.units
+    for name in ("v_proj", "out_proj"):
+        got, want = (getattr(u.mixer, name).kernel[...] for u in (deep, plain))
+        assert_close(got, 24**-0.25 * want, ratio=1e-6)
+    assert_close(deep.mixer.q_proj.kernel[...], plain.mixer.q_proj.kernel[...], ratio=0)
+    got, want = (u.feedforward.down_proj.kernel[...] for u in (deep, plain))
+    assert_close(got, 24**-0.25 * want, ratio=1e-6)
+
+
+def test_t5_initialisation_makes_up_for_scores_without_a_scale():
+    """The same attention at birth as with 1/sqrt(K), whatever the scale."""
+    config = dataclasses.replace(SMALL, init="t5")
+    outs = [
+        Block("attention", {"num_heads": 2, "scale": scale}, config, rngs=nnx.Rngs(0))(X)
+        for scale in (None, 1.0)
+    ]
+    assert_close(outs[1], outs[0], ratio=1e-5)
+    plain = Block("attention", {"num_heads": 2}, SMALL, rngs=nnx.Rngs(0))(X)
+    assert_close(outs[0], plain, ratio=0)
+
+
+@pytest.mark.parametrize("name", names())
+def test_normformer_takes_every_mixer(name):
+    """Built only: a gain for each head where there are heads, else for the whole."""
+    config = dataclasses.replace(SMALL, extra_norms="normformer", d_model=64)
+    made = nnx.eval_shape(lambda: Block(name, {}, config, layer=(0, 3), rngs=nnx.Rngs(0)))
+    paths = [path for path, _ in nnx.to_flat_state(nnx.state(made.mixer, nnx.Param))]
+    assert ("out_proj", "scale") in paths or ("scale",) in paths
+
+
+def test_convolutional_positions_see_their_neighbours_in_the_segment():
+    for causal in (True, False):
+        conv = ConvPositions(D, width=3, causal=causal, rngs=nnx.Rngs(0))
+        x = laws.normal(1, laws.B, laws.L, D)
+        y = np.asarray(jax.jit(conv)(x, laws.PACKED))
+        for b, run in ((b, r) for b, row in enumerate(laws.PACKED) for r in laws.runs(row)):
+            for i, t in enumerate(run):
+                h = np.asarray(conv.conv.bias[...]).copy()
+                for j in range(min(3, i + 1)):
+                    h += np.asarray(conv.conv.kernel[...])[2 - j] * x[b, run[i - j]]
+                if not causal:
+                    h += np.asarray(conv.behind.bias[...])
+                    for j in range(min(3, len(run) - i)):
+                        h += np.asarray(conv.behind.kernel[...])[2 - j] * x[b, run[i + j]]
+                assert_close(y[b, t], x[b, t] + np.asarray(jax.nn.gelu(h)), ratio=1e-5)
+
+
+def test_a_model_with_convolutional_positions_streams():
+    spec = ModelSpec(head="lm", vocab_size=7, outputs=7, length=laws.L)
+    config = dataclasses.replace(
+        SMALL, positions="conv", position_width=3, embed_norm=True, init="t5", tie_embeddings=True
+    )
+    model = build_model(spec, "linear_attention", config, {"num_heads": 2}, rngs=nnx.Rngs(0))
+    tokens = np.random.default_rng(0).integers(0, 7, (2, laws.L))
+    state = model.init_state(2)
+    assert sum(a.size for a in jax.tree.leaves(state.inner)) == 2 * model.state_size()
+    assert model.state_growth == "window"
+    one, state = model.extend(tokens[:, :5], state)
+    two, state = model.extend(tokens[:, 5:], state)
+    assert_close(jnp.concatenate([one, two], 1), model(tokens), ratio=1e-5)
