@@ -179,11 +179,13 @@ class Module:
 
     def _read(self, fusion: str, number: int, size: float) -> float:
         """What a fusion reads of an operand of `size` bytes: the slices that it takes of it."""
+        if size == 0:  # in fast memory, or no operand at all
+            return 0.0
         lines = self.computations[fusion]
         name = next(
             i.name for i in lines if i.opcode == "parameter" and i.operands[0] == str(number)
         )
-        return min(size, self._used(lines, name, size)) if size else 0.0
+        return min(size, self._used(lines, name, size))
 
     def _used(self, lines: list[Instruction], name: str, size: float) -> float:
         total = 0.0
