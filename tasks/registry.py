@@ -11,8 +11,11 @@ from seqzoo.tasks import formal
 from seqzoo.tasks.continuous import Adding, Capacity, Delay, Reconstruction
 from seqzoo.tasks.copying import Copying, CopyMemory, InductionHeads, SelectiveCopying
 from seqzoo.tasks.corpora import PG19, Bytes, Enwik8, PythonSource, Text8, WikiText103
+from seqzoo.tasks.digits import PermutedDigits, SequentialDigits
+from seqzoo.tasks.documents import Retrieval, Text
 from seqzoo.tasks.dyck import Dyck
 from seqzoo.tasks.groups import GroupWords, Parity
+from seqzoo.tasks.images import Image, PermutedMnist, SequentialCifar, SequentialMnist
 from seqzoo.tasks.listops import ListOps, ListOpsShort
 from seqzoo.tasks.mad import (
     Compression,
@@ -24,12 +27,28 @@ from seqzoo.tasks.mad import (
 )
 from seqzoo.tasks.mqar import MQAR
 from seqzoo.tasks.needle import Needle, Passkey
+from seqzoo.tasks.pathfinder import Pathfinder, PathfinderGenerated, PathX, PathXGenerated
 from seqzoo.tasks.recall import MQARBased, MQARZoology
+from seqzoo.tasks.speech import SpeechCommands
 from seqzoo.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {
     "listops": ListOps,
     "listops_short": ListOpsShort,
+    "text": Text,
+    "retrieval": Retrieval,
+    "image": Image,
+    "pathfinder": Pathfinder,
+    "path_x": PathX,
+    "pathfinder_generated": PathfinderGenerated,
+    "path_x_generated": PathXGenerated,
+    # pictures and sounds step by step
+    "sdigits": SequentialDigits,
+    "psdigits": PermutedDigits,
+    "smnist": SequentialMnist,
+    "psmnist": PermutedMnist,
+    "scifar": SequentialCifar,
+    "speech_commands": SpeechCommands,
     # recall
     "mqar": MQAR,
     "mqar_zoology": MQARZoology,

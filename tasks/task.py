@@ -72,6 +72,11 @@ class Task(abc.ABC):
         return False
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its numbers must know; a report prints it."""
+        return ()
+
+    @property
     @abc.abstractmethod
     def spec(self) -> ModelSpec:
         """What the task needs of a model."""
