@@ -93,8 +93,7 @@ def nplr(measure: Measure, n: int) -> Dplr:
     lam, v = real + 1j * frequencies[: n // 2], v[:, : n // 2]
     if measure.startswith("fourier"):
         # Frequency 0 is a double eigenvalue, whose real plane must become one conjugate pair.
-        lam[-1], v[:, -1] = real, 0
-        v[:2, -1] = np.array([1, 1j]) * 0.5**0.5
+        v[:, -1] = 0.5**0.5 * (np.eye(n)[0] + 1j * np.eye(n)[1])
     return Dplr(lam, P @ v.conj(), v.conj().T @ B, v)
 
 

@@ -13,6 +13,7 @@ from tests.models.ops.test_diagonal_ssm import IDS, largest
 from tests.references.dense_ssm import dense_ssm as reference
 
 B, H, N = 3, 4, 3
+LONG = np.array([[1] * 3 + [2] * 10, [1] * 10 + [0, 2, 2], IDS[0]])  # borders behind whole chunks
 run = functools.partial(jax.jit, static_argnames="chunk_size")(dense_ssm)
 
 
@@ -63,7 +64,7 @@ def loop(u, A, b, c, h0, ids):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_gradients_equal_those_of_the_loop(packed):
-    ids = IDS if packed else np.ones_like(IDS)
+    ids = LONG if packed else np.ones_like(IDS)
     (u, h0), (dy, dh) = draw(IDS.shape[1]), draw(IDS.shape[1], seed=2)
     dy = np.where((ids > 0)[..., None], dy, 0)
 
@@ -71,7 +72,7 @@ def test_gradients_equal_those_of_the_loop(packed):
         y, h = op(u, *system, h0)
         return jnp.sum(jnp.where((ids > 0)[..., None], y, 0) * dy) + jnp.sum(h * dh)
 
-    ours = functools.partial(dense_ssm, segment_ids=ids if packed else None, chunk_size=4)
+    ours = functools.partial(dense_ssm, segment_ids=ids if packed else None, chunk_size=2)
     naive = functools.partial(loop, ids=ids)
     with x64():
         args = jax.tree.map(jnp.asarray, (u, system(), h0))
