@@ -5,6 +5,7 @@ a chunk, D model width, H heads, K key width, V value width, N state size, W con
 S key positions or cache slots.
 """
 
+from seqzoo.models.attention.cross import CrossAttention, CrossMixer
 from seqzoo.models.attention.softmax import Attention, AttentionConfig
 from seqzoo.models.backbone import Backbone, BackboneConfig, Block, Stack, aux_losses
 from seqzoo.models.bidirectional import Bidirectional
@@ -100,6 +101,8 @@ __all__ = [
     "Bidirectional",
     "Block",
     "Context",
+    "CrossAttention",
+    "CrossMixer",
     "CosFormer",
     "CosFormerConfig",
     "DSSConfig",

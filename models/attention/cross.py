@@ -1,0 +1,108 @@
+"""Attention of one sequence to another, as in an encoder-decoder (Vaswani et al. 2017, 3.2.3).
+
+    o_t = sum_s softmax_s(q_t . k_s / sqrt(K)) v_s      q from x, k and v from the context
+
+No order is kept between the two. `CrossMixer` is the interface of whatever lets one sequence read
+another; it is no `Mixer`, since its state would be the whole context.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from seqzoo.models.ops.attention import attention
+
+
+class CrossMixer(nnx.Module, abc.ABC):
+    """A map [B, L, D], [B, S, E] -> [B, L, D] in which a token reads the context of its own id.
+
+    A token with segment id i > 0 reads every context token with the id i, wherever it stands; 0 is
+    padding in both. Rows of x may so be packed with the contexts that belong to them. Without ids
+    all tokens are of one segment. A token that has no context reads 0.
+    """
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        context: Float[Array, "B S E"],
+        segment_ids: Int[Array, "B L"] | None = None,
+        context_segment_ids: Int[Array, "B S"] | None = None,
+    ) -> Float[Array, "B L D"]:
+        """What the tokens read."""
+
+
+class CrossAttention(CrossMixer):
+    """Multi-head cross-attention; cost O(L S K) per head, memory linear in L and S."""
+
+    def __init__(
+        self,
+        d_model: int,
+        d_context: int | None = None,
+        *,
+        num_heads: int = 4,
+        num_kv_heads: int | None = None,
+        d_head: int | None = None,
+        scale: float | None = None,
+        use_bias: bool = False,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """`d_context`: width of the context, d_model by default; `scale` of scores, K^-0.5.
+
+        Raises ValueError for numbers of heads that do not divide.
+        """
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_heads < 1 or (d_head is None and d_model % num_heads):
+            raise ValueError(
+                f"num_heads must divide d_model (or give d_head); got {d_model=}, {num_heads=}"
+            )
+        if num_kv_heads < 1 or num_heads % num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads must divide num_heads; got {num_kv_heads=}, {num_heads=}"
+            )
+        d_head = d_model // num_heads if d_head is None else d_head
+        d_context = d_model if d_context is None else d_context
+        self.d_head, self.scale = d_head, scale
+        options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.q_proj = nnx.Linear(d_model, num_heads * d_head, **options)
+        self.k_proj = nnx.Linear(d_context, num_kv_heads * d_head, **options)
+        self.v_proj = nnx.Linear(d_context, num_kv_heads * d_head, **options)
+        self.out_proj = nnx.Linear(num_heads * d_head, d_model, **options)
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        context: Float[Array, "B S E"],
+        segment_ids: Int[Array, "B L"] | None = None,
+        context_segment_ids: Int[Array, "B S"] | None = None,
+    ) -> Float[Array, "B L D"]:
+        """See `CrossMixer`. Raises ValueError where ids do not have the shape of their tokens."""
+        _check("segment_ids", x, segment_ids)
+        _check("context_segment_ids", context, context_segment_ids)
+        if segment_ids is not None or context_segment_ids is not None:
+            segment_ids, context_segment_ids = (
+                jnp.ones(a.shape[:2], jnp.int32) if ids is None else ids
+                for a, ids in ((x, segment_ids), (context, context_segment_ids))
+            )
+        heads = [
+            projection(a).reshape(*a.shape[:2], -1, self.d_head)
+            for projection, a in ((self.q_proj, x), (self.k_proj, context), (self.v_proj, context))
+        ]
+        tags = {"segment_ids": segment_ids, "k_segment_ids": context_segment_ids}
+        o = attention(*heads, scale=self.scale, **tags)
+        return self.out_proj(o.reshape(*x.shape[:2], -1).astype(x.dtype))
+
+
+def _check(name: str, tokens: Array, ids: Array | None) -> None:
+    if ids is not None and ids.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"CrossMixer: {name} must have the shape {tokens.shape[:2]} of their tokens; "
+            f"got {ids.shape}"
+        )
