@@ -161,13 +161,23 @@ def _within_per_head(q, k, v, G_read, G, run, read_before) -> Array:
 
 
 def _within_per_channel(q, k, v, G_read, G, run, read_before) -> Array:
-    """Halves the chunk until `WRITTEN_OUT` steps are left."""
+    """Splits the chunk into halves until `WRITTEN_OUT` steps are left."""
+    parts = (q, k, v, G_read, G, run)
+    whole = (None if x is None else x[..., None, :, :] for x in parts)
+    return _in_parts(*whole, read_before)[..., 0, :, :]
+
+
+def _in_parts(q, k, v, G_read, G, run, read_before) -> Array:
+    """The parts of a chunk, [..., P, C, D], each on its own.
+
+    They share one axis however many they are: XLA's CPU backend aborts at products of 8 axes.
+    """
     size = q.shape[-2]
     if size <= WRITTEN_OUT:
         return _written_out(q, k, v, G_read, G, run, read_before)
     parts = (q, k, v, G_read, G, run)
     halves = [None if x is None else _halves(x) for x in parts]
-    o = _within_per_channel(*halves, read_before)
+    o = _in_parts(*halves, read_before)
 
     (_, q), (k, _), (v, _) = (_two(x) for x in halves[:3])
     (_, G_read), (G, _) = (_two(x) for x in halves[3:5])
@@ -181,13 +191,17 @@ def _within_per_channel(q, k, v, G_read, G, run, read_before) -> Array:
 
 
 def _halves(x: Array) -> Array:
-    """[..., C, D] to [..., 2, C/2, D]; an odd C repeats its last step, unseen by the others."""
+    """[..., P, C, D] to [..., 2P, C/2, D]; an odd C repeats its last step, unseen by the others."""
     if x.shape[-2] % 2:
         x = jnp.concatenate([x, x[..., -1:, :]], axis=-2)
-    return x.reshape(*x.shape[:-2], 2, x.shape[-2] // 2, x.shape[-1])
+    *lead, parts, size, width = x.shape
+    return x.reshape(*lead, 2 * parts, size // 2, width)
 
 
 def _two(x: Array) -> tuple[Array, Array]:
+    """The first and the second of each two parts."""
+    *lead, parts, size, width = x.shape
+    x = x.reshape(*lead, parts // 2, 2, size, width)
     return x[..., 0, :, :], x[..., 1, :, :]
 
 

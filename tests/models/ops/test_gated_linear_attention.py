@@ -230,3 +230,10 @@ def test_equals_the_published_implementation(name):
     assert len(compared) >= 4
     for n in compared:
         assert_close(actual[n], data[n], ratio=1e-9, what=n)
+
+
+def test_a_large_chunk_with_a_decay_a_channel_compiles():
+    """XLA's CPU backend aborts the process at products of 8 axes, which each halving once added."""
+    x = jnp.ones((2, 128, 2, 4))
+    run = jax.jit(lambda x: gated_linear_attention(x, x, x, -x, chunk_size=128)[0])
+    assert_close(run(x)[:, -1], jnp.full((2, 2, 4), 4 / (1 - np.exp(-1.0))), ratio=1e-5)
