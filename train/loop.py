@@ -35,6 +35,7 @@ from seqzoo.train.signals import StopRequest
 from seqzoo.train.speed import Speed
 from seqzoo.train.state import ModelFactory, TrainState, seed_keys
 from seqzoo.train.trace import Tracer
+from seqzoo.train.waiting import Waiting
 
 LIFE = 30.0  # seconds between signs of life in the run's lock
 
@@ -156,7 +157,7 @@ class _Run:
         """All steps that are left, or those until a stop is requested."""
         steps, state = self.config.steps, self.state
         del self.state  # donated by the first step
-        validation, batches = self._source("validation"), self._batches()
+        validation, batches = self._source("validation"), Waiting(self._batches())
         traced = self.config.profile_steps if self.config.profile else 0
         tracer = Tracer(self.folder.path / "profile", self.done + 1, traced)
         with self.bar, tracer:
@@ -166,7 +167,7 @@ class _Run:
                     state, stopping = self._step(step, state, batch, validation)
                 if stopping:
                     break
-        return self._end(state)
+        return self._end(state, batches.share)
 
     def _step(
         self, step: int, state: TrainState, batch: HostBatch, validation: Source
@@ -289,7 +290,7 @@ class _Run:
             if is_first():
                 self.folder.sign_of_life()
 
-    def _end(self, state: TrainState) -> dict[str, Any]:
+    def _end(self, state: TrainState, data_wait: float | None) -> dict[str, Any]:
         self.checkpoints.wait()
         complete = self.done == self.config.steps
         result = {
@@ -301,6 +302,7 @@ class _Run:
             "train": self.latest,
             "validation": self.validation,
             "best": self.best,
+            "data_wait": data_wait,  # share of the time since this start, not of the whole run
         }
         if complete and is_first():
             self.folder.finish(result)

@@ -76,7 +76,7 @@ def test_a_run_learns_and_reports(finished):
 @pytest.mark.parametrize("steps", [7, 20])
 def test_stop_and_resume_equals_uninterrupted(program, finished, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopRequest", lambda: StopAfter(steps))
+        patch.setattr(loop, "StopRequest", lambda *_: StopAfter(steps))
         result = run_program(program, tmp_path / "run")
     assert (result["step"], result["complete"]) == (steps, False)
     assert run_program(program, tmp_path / "run")["step"] == 40
