@@ -16,6 +16,7 @@ from seqzoo.tasks.task import SPLITS, Example, Split
 
 PIXELS = 64
 BRIGHTEST = 16
+PACKAGE = "scikit-learn"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,12 @@ class SequentialDigits(StoredTask):
     train_size: int = 1257
     validation_size: int = 180
     test_size: int = 360
-    data: str = "scikit-learn"  # there is no other place
+    data: str = PACKAGE  # there is no other place
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data != PACKAGE:
+            raise ValueError(f"task {self.name}: data must be {PACKAGE!r}; got {self.data!r}")
 
     @property
     def _dataset(self) -> str:

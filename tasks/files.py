@@ -29,8 +29,8 @@ def missing(task: str, looked: str | Path, fetch: str) -> FileNotFoundError:
     """The error for data that is not there; `fetch` says what, how large, from where."""
     where = f"there is nothing of it in {looked}" if str(looked) else "its data is not given"
     return FileNotFoundError(
-        f"task {task}: {where}. Fetch {fetch}, and give the folder as the option data "
-        "(--data.data FOLDER)"
+        f"task {task}: {where}. Fetch {fetch}. "
+        "The option data names its folder (--data.data FOLDER)"
     )
 
 

@@ -29,6 +29,7 @@ MODULES = {
     "plan": ("seqzoo.train.plan", "whether a configuration fits, and how fast it can be"),
     "doctor": ("seqzoo.train.doctor", "versions, devices, bandwidth, and what is wrong"),
     "demo": ("seqzoo.train.demo", "a comparison in a few minutes"),
+    "data": ("seqzoo.train.datasets", "list, prepare, verify and show the tasks' data"),
 }
 
 

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from seqzoo.models.heads import build_model
 from seqzoo.models.registry import MIXERS, resolve
+from seqzoo.tasks.describe import describe
 from seqzoo.tasks.task import Source
 from seqzoo.train import results
 from seqzoo.train.config import Experiment, comparable, differences
@@ -119,6 +120,12 @@ def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
         raise ValueError(f"seeds must be at least 1; got {seeds}")
     (label, first), *rest = models.items()
     for other, experiment in rest:
+        protocols = [getattr(e.task, "protocol", None) for e in (first, experiment)]
+        if protocols[0] != protocols[1]:
+            raise ValueError(
+                f"{label} is measured by protocol {protocols[0]}, {other} by {protocols[1]}: "
+                "numbers of two protocols do not belong in one table"
+            )
         for part in SHARED:
             one, two = (comparable(e.to_dict())[part] for e in (first, experiment))
             if one != two:
@@ -224,7 +231,7 @@ def _started(
         versions=results.versions(),
         data={**data.sizes, **_digests(experiment, seeds)},
         baselines=task.baselines("test"),
-        notes=NOTES,
+        notes=(*NOTES, *task.notes),
     )
 
 
@@ -232,7 +239,9 @@ def _digests(experiment: Experiment, seeds: tuple[int, ...]) -> dict[str, str]:
     """sha256 of the first examples of every split, that of training for the first seed."""
     task = experiment.task
     sources = {"train": task.source("train", seeds[0]), "test": task.source("test")}
-    return {f"{name} sha256": digest_of(source) for name, source in sources.items()}
+    found = {f"{name} sha256": digest_of(source) for name, source in sources.items()}
+    test = describe(task, sources["test"], DIGESTED)
+    return {**found, "test length": test.length, "test classes": test.balance}
 
 
 def digest_of(source: Source, count: int = DIGESTED) -> str:

@@ -242,6 +242,9 @@ def _facts(comparison: Comparison) -> str:
     for split in ("train", "validation", "test"):
         if isinstance(data.get(split), int):
             facts[f"{split} examples"] = f"{data[split]:,}"
+    facts |= {name: str(data[name]) for name in ("test length", "test classes") if name in data}
+    protocol = comparison.config.get("task", {}).get("protocol")
+    facts |= {"protocol": str(protocol)} if protocol else {}
     for name, value in comparison.baselines.items():
         facts[name] = tables.show(value, comparison.main_metric)
     items = (f"<li><span>{escape(k)}</span> <b>{escape(v)}</b></li>" for k, v in facts.items())
