@@ -38,15 +38,18 @@ X = laws.normal(0, 2, 5, D)
 def test_normformer_is_its_equations():
     b = block("attention", extra_norms="normformer")
     mixer, ff = b.mixer, b.feedforward
-    heads = []
-    scale = np.asarray(mixer.out_proj.scale[...])
-    assert isinstance(mixer.out_proj, HeadScaledLinear)
-    assert scale.shape == (2,)
-    for h in range(2):  # each head alone, with its gain, through its rows of the projection
-        mixer.out_proj.scale[...] = jnp.asarray(scale * (np.arange(2) == h))
-        heads.append(np.asarray(mixer(jnp.asarray(normed(X, b.norm)))) / scale[h])
-    mixer.out_proj.scale[...] = jnp.asarray(scale)
-    x = X + normed(sum(g * y for g, y in zip(scale, heads, strict=True)), b.after_norm)
+    out = mixer.out_proj
+    assert isinstance(out, HeadScaledLinear)
+    assert out.scale.shape == (2,)
+    x = jnp.asarray(normed(X, b.norm))
+    y = mixer(x)
+    rows = np.repeat(np.asarray(out.scale[...]), D // 2)[:, None]  # gains as rows of the projection
+    plain = jnp.asarray(rows) * out.kernel[...], jnp.ones(2)
+    kept = out.kernel[...], out.scale[...]
+    out.kernel[...], out.scale[...] = plain
+    assert_close(mixer(x), y, ratio=1e-5)
+    out.kernel[...], out.scale[...] = kept
+    x = X + normed(y, b.after_norm)
     hidden = jax.nn.gelu(ff.up_proj(jnp.asarray(normed(x, b.ff_norm))))
     x = x + np.asarray(ff.down_proj(jnp.asarray(normed(hidden, ff.norm))))
     assert_close(b(X), x, ratio=1e-5)
