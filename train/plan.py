@@ -147,6 +147,7 @@ def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
         row |= _refused(str(error))
+        row["largest"] = row["largest"] or _largest_of_state(program)
     else:
         row |= _memory(compiled, chip)
         row |= _times(Module(compiled.as_text()), compiled, chip, row)
@@ -280,10 +281,23 @@ def _refused(message: str) -> Row:
         largest.append((size or 0.0, label[1] if label else ""))
     return {
         "fits": False,
-        "peak_bytes": number(re.search(r"Used ([\d.]+)([KMGT]?) of", message)),
+        "peak_bytes": number(re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)", message)),
         "largest": largest,
         "refusal": message.partition("\n")[0][:300],
     }
+
+
+def _largest_of_state(program: Program, count: int = 5) -> list[tuple[float, str]]:
+    """What a device holds of the largest arrays of the train state."""
+    leaves = jax.tree_util.tree_leaves_with_path(program.like)
+    sizes = [
+        (
+            float(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize),
+            jax.tree_util.keystr(path),
+        )
+        for path, leaf in leaves
+    ]
+    return sorted(sizes, reverse=True)[:count]
 
 
 def _would_help(row: Row, experiment: Experiment) -> list[str]:

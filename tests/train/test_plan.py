@@ -154,6 +154,8 @@ def test_a_program_that_does_not_fit_is_explained():
     )
     found = module._refused(message)
     assert (found["fits"], found["peak_bytes"]) == (False, 25.5 * 2**30)
+    short = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (16.76G) exceeds"
+    assert module._refused(short)["peak_bytes"] == 16.76 * 2**30
     assert found["largest"] == [(12 * 2**30, "jit(f)/a"), (512 * 2**20, "bf16[2]")]
 
 
