@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from rich.progress import track
 
-from seqzoo.models.spec import ModelSpec
+from seqzoo.models.spec import ModelSpec, Pooling
 from seqzoo.tasks import cache
 from seqzoo.tasks.expression_trees import CHECKSUMS, Grammar
 from seqzoo.tasks.expressions import (
@@ -35,6 +35,7 @@ from seqzoo.tasks.expressions import (
     tokens_to_expression,
 )
 from seqzoo.tasks.lra_archive import find_file
+from seqzoo.tasks.protocols import OWN, ProtocolName, ProtocolTask
 from seqzoo.tasks.task import (
     SPLITS,
     Example,
@@ -97,10 +98,12 @@ def owned_checksum(split: str, index: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class PaddedSource:
-    """Examples of fixed length from rows of tokens."""
+    """Examples of fixed length from rows of tokens; 0 for no token in front or at the end."""
 
     rows: cache.Rows
     length: int
+    front: int = 0
+    end: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -108,7 +111,13 @@ class PaddedSource:
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
         inputs = np.zeros(self.length, np.int32)
-        inputs[: len(row["tokens"])] = row["tokens"]
+        front = int(self.front > 0)
+        last = front + len(row["tokens"])
+        inputs[front:last] = row["tokens"]
+        if front:
+            inputs[0] = self.front
+        if self.end:
+            inputs[last] = self.end
         segment_ids = (inputs > 0).astype(np.int32)
         return {"inputs": inputs, "targets": np.int32(row["target"]), "segment_ids": segment_ids}
 
@@ -152,12 +161,15 @@ class _Expressions(Task):
         rows = self._rows(split, self.effective_seed(split, seed))
         if isinstance(rows, GeneratedRows):
             rows = cache.write(rows.key, rows, workers=workers, progress=progress)
-        return PaddedSource(rows, self._length)
+        return self._padded(rows)
 
     def _source(self, split: Split, seed: int) -> Source:
         rows = self._rows(split, seed)
         if isinstance(rows, GeneratedRows) and split != "train":
             rows = cache.keep(rows.key, rows)
+        return self._padded(rows)
+
+    def _padded(self, rows: cache.Rows) -> PaddedSource:
         return PaddedSource(rows, self._length)
 
     def _rows(self, split: Split, seed: int) -> cache.Rows:
@@ -188,7 +200,7 @@ class _Expressions(Task):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ListOps(_Expressions):
+class ListOps(_Expressions, ProtocolTask):
     """Long Range Arena's ListOps: expressions of 501 to 1999 tokens, ten classes.
 
     Generated examples follow the official distribution; they are not the official files, which
@@ -196,17 +208,38 @@ class ListOps(_Expressions):
     """
 
     name: ClassVar[str] = "listops"
+    family: ClassVar[str] = "listops"
+    settled: ClassVar[tuple[str, ...]] = ("length", "end", "pooling")
+    own: ClassVar[Mapping[str, object]] = {"length": 2000, "end": False}
     description: ClassVar[str] = "value of a nested list expression, 501 to 1999 tokens (LRA)"
 
     train_size: int = 96_000  # examples; of official files, how many they must hold
     validation_size: int = 2_000
     test_size: int = 2_000
-    length: int = 2_000  # tokens that rows are padded to, at least 1999
+    protocol: ProtocolName = "own"
+    length: int | None = None  # tokens that rows are padded to, at least 1999; own: 2000
+    end: bool | None = None  # whether an end token closes each expression; own: no
     data: str = GENERATED  # or the folder of the official archive
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count(self, "length", least=LONGEST)
+        _Expressions.__post_init__(self)
+        ProtocolTask.__post_init__(self)
+        if self.length is not None:
+            check_count(self, "length", least=LONGEST + bool(self.end))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """One of ten classes from up to `length` tokens, and those that a protocol adds."""
+        more = self.cls + self.setting("end")
+        length = self._length
+        return dataclasses.replace(
+            super().spec, vocab_size=VOCAB_SIZE + more, length=length, pooling=self._pooling
+        )
+
+    def decode(self, example: Mapping[str, np.ndarray]) -> str:
+        """The expression and its value."""
+        inputs = np.asarray(example["inputs"])
+        return super().decode({**example, "inputs": inputs[inputs < VOCAB_SIZE]})
 
     @property
     def _grammar(self) -> Grammar:
@@ -214,7 +247,16 @@ class ListOps(_Expressions):
 
     @property
     def _length(self) -> int:
-        return self.length
+        return self.setting("length") + self.cls
+
+    @property
+    def _pooling(self) -> Pooling | None:
+        own = self.protocol == OWN and self.pooling is None
+        return None if own else super()._pooling  # None: the backbone's
+
+    def _padded(self, rows: cache.Rows) -> PaddedSource:
+        end = VOCAB_SIZE * self.setting("end")
+        return PaddedSource(rows, self._length, (VOCAB_SIZE + bool(end)) * self.cls, end)
 
     def _rows(self, split: Split, seed: int) -> cache.Rows:
         if self.data == GENERATED:

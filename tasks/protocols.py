@@ -87,6 +87,7 @@ class ProtocolTask(Task):
 
     family: ClassVar[str]  # its name among the protocols' settings
     settled: ClassVar[tuple[str, ...]]  # fields that a protocol settles
+    own: ClassVar[Settings] = {}  # what is not given has these values where protocol is own
 
     protocol: ProtocolName = "s4"  # own: choose what the others settle
     pooling: Literal["mean", "last", "cls"] | None = None  # None: the protocol's, as below
@@ -108,13 +109,15 @@ class ProtocolTask(Task):
                 )
 
     def setting(self, field: str) -> Any:
-        """The value of an option: the given one, else the protocol's (own: that of s4)."""
+        """The value of an option: the given one, else the protocol's (own: the task's, or s4's)."""
         given = getattr(self, field)
         return self._settings[field] if given is None else given
 
     @property
     def _settings(self) -> Settings:
-        return getattr(PROTOCOLS[_S4_NAME if self.protocol == OWN else self.protocol], self.family)
+        if self.protocol == OWN:
+            return {**getattr(PROTOCOLS["s4"], self.family), **self.own}
+        return getattr(PROTOCOLS[self.protocol], self.family)
 
     @property
     def cls(self) -> bool:
@@ -122,7 +125,7 @@ class ProtocolTask(Task):
         return self.setting("pooling") == "cls"
 
     @property
-    def _pooling(self) -> Pooling:
+    def _pooling(self) -> Pooling | None:
         return "first" if self.cls else self.setting("pooling")
 
     @property
@@ -132,6 +135,3 @@ class ProtocolTask(Task):
             return ("Protocol: own; the numbers belong to no published table.",)
         protocol = PROTOCOLS[self.protocol]
         return (f"Protocol: {self.protocol} ({protocol.source}); it tests: {protocol.selection}.",)
-
-
-_S4_NAME = "s4"

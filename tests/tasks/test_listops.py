@@ -132,3 +132,27 @@ def test_measure_is_classification(short):
     batch = {"targets": np.array([3, 4, 6]), "weight": np.array([1.0, 1.0, 1.0])}
     total, weight = jax.jit(short.measure)(logits, batch)["accuracy"]
     assert float(total / weight) == pytest.approx(2 / 3)
+
+
+def test_protocols_add_their_tokens():
+    sizes = {"train_size": 2, "validation_size": 2, "test_size": 2}
+    own = build("listops", **sizes)
+    expression = own.decode(own.source("test")[0])
+    tokens = own.source("test")[0]["inputs"]
+    count = int((tokens > 0).sum())
+    assert own.spec.pooling is None
+    for protocol, length, front, end in [
+        ("google2020", 2001, [16], []),
+        ("nystrom-small", 2000, [], []),
+        ("s4", 2048, [], [16]),
+    ]:
+        task = build("listops", protocol=protocol, **sizes)
+        example = task.source("test")[0]
+        whole = [*front, *tokens[:count].tolist(), *end]
+        assert example["inputs"].tolist() == whole + [0] * (length - len(whole))
+        assert example["segment_ids"].sum() == len(whole)
+        assert task.decode(example) == expression
+        assert (task.spec.length, task.spec.vocab_size) == (length, 16 + len(front) + len(end))
+        assert task.spec.pooling == ("first" if front else "mean")
+    with pytest.raises(ValueError, match="length=2000 is not of protocol s4"):
+        build("listops", protocol="s4", length=2000)
