@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Inexact, Int
 
 from seqzoo.models.ops import forms
 from seqzoo.models.ops.segments import Segments, as_segments
@@ -48,21 +48,23 @@ class _Inputs(NamedTuple):
 def selective_scan(
     u: Float[Array, "B L D"],
     dt: Float[Array, "B L D"],
-    A: Float[Array, "D N"],
-    B: Float[Array, "B L N"],
-    C: Float[Array, "B L N"],
+    A: Inexact[Array, "D N"],
+    B: Inexact[Array, "B L N"],
+    C: Inexact[Array, "B L N"],
     D: Float[Array, "D"] | None = None,
-    h0: Float[Array, "B D N"] | None = None,
+    h0: Inexact[Array, "B D N"] | None = None,
     *,
     segment_ids: Int[Array, "B L"] | Segments | None = None,
     chunk_size: int | None = None,
-) -> tuple[Float[Array, "B L D"], Float[Array, "B D N"]]:
+) -> tuple[Float[Array, "B L D"], Inexact[Array, "B D N"]]:
     """Outputs and the state after the last real token; see the module docstring.
+
+    With a complex A each state stands for itself and its conjugate: y_t = 2 Re(C_t . h_t) + D u_t.
 
     Args:
         u: inputs.
         dt: step sizes, positive already (after softplus).
-        A: continuous-time decays, negative.
+        A: continuous-time decays, their real parts negative.
         B: input weights, shared by the channels.
         C: output weights, shared by the channels.
         D: direct weights from u to y; None for none.
@@ -71,7 +73,7 @@ def selective_scan(
         chunk_size: steps between the states that the backward pass starts from.
 
     Returns:
-        y of u's dtype, and the state, of at least float32.
+        y of u's dtype, and the state, of at least float32, complex where A is.
 
     Raises:
         ValueError: for shapes that do not fit and a chunk size below 1.
@@ -89,7 +91,12 @@ def selective_scan(
     if h0 is not None:
         state = jnp.swapaxes(h0, 1, 2).astype(wide)
     chunk = min(CHUNK if chunk_size is None else chunk_size, length)
-    y, h = _scan(chunk, _Inputs(u, dt, B, C, forget), A.T.astype(wide), state)
+    x = _Inputs(u, dt, B, C, forget)
+    if jnp.iscomplexobj(A):
+        x = jax.tree.map(lambda a: a.astype(wide), x)
+    y, h = _scan(chunk, x, A.T.astype(wide), state)
+    if jnp.iscomplexobj(A):
+        y = (2 * y.real).astype(u.dtype)
     if D is not None:
         y = y + (D * u).astype(y.dtype)
     return y, jnp.swapaxes(h, 1, 2)

@@ -1,5 +1,6 @@
 """selective_scan against a loop in float64 and the published implementation, in both forms."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -248,6 +249,42 @@ def test_published_outputs_states_and_gradients(form, name, f, bits):
     assert_close(y, case["y"], ratio=ratio)
     assert_close(h, case["last_state"], ratio=ratio)
     assert_trees_close(grads, {k: case[f"grad_{k}"] for k in names}, ratio=ratio)
+
+
+@pytest.mark.parametrize("name", ["complex_varBC", "complex_constBC"])
+def test_published_complex_outputs_and_states(form, name):
+    case = golden(name)
+    with x64():
+        if name == "complex_varBC":  # pairs on the last axis are the planes of one step
+            planes = {k: case[k].reshape(*case[k].shape[:2], -1, 2) for k in "BC"}
+            case |= {k: z[..., 0] + 1j * z[..., 1] for k, z in planes.items()}
+        y, h = jax.jit(variable if name == "complex_varBC" else constant)(case)
+    gate = case["z"] / (1 + np.exp(-case["z"])) if name == "complex_constBC" else 1
+    assert_close(np.asarray(y) * gate, case["y"], ratio=1e-9)
+    assert_close(h, case["last_state"], ratio=1e-9)
+
+
+def test_complex_gradients_equal_those_of_a_loop(form):
+    parts = draw(2, 11, width=2, states=2)
+    turn = {k: np.random.default_rng(i).normal(size=parts[k].shape) for i, k in enumerate("ABC")}
+
+    def loop(u, dt, A, B, C, D):
+        h, ys = jnp.zeros((2, 2, 2), A.dtype), []
+        for t in range(u.shape[1]):
+            h = jnp.exp(dt[:, t, :, None] * A) * h + (dt * u)[:, t, :, None] * B[:, t, None]
+            ys.append(2 * jnp.einsum("BDN,BN->BD", h, C[:, t]).real + D * u[:, t])
+        return jnp.stack(ys, 1), h
+
+    def loss(op, parts, turn):
+        parts = parts | {k: jax.lax.complex(parts[k], turn[k]) for k in "ABC"}
+        y, h = op(**parts)
+        return jnp.sum(jnp.sin(y)) + jnp.sum(h.real * h.imag)
+
+    with x64():
+        args = jax.tree.map(jnp.asarray, ({k: parts[k] for k in ("u", "dt", *"ABCD")}, turn))
+        grad = jax.jit(jax.grad(loss, (1, 2)), static_argnums=0)
+        op = functools.partial(selective_scan, chunk_size=4)
+        assert_trees_close(grad(op, *args), grad(loop, *args), ratio=1e-10)
 
 
 @pytest.mark.parametrize(
