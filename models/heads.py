@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from seqzoo.models.backbone import Backbone, BackboneConfig
+from seqzoo.models.contrastive import ContrastHead
 from seqzoo.models.layers import ConvPositions, Norm, dropout
 from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState
 from seqzoo.models.positions import sinusoidal
@@ -97,6 +98,7 @@ class SequenceModel(nnx.Module):
     [B, outputs] from (u, v, u - v, u * v) (the two-tower head of S4 and S5 on Long Range Arena).
     autoencode: [B, L, outputs] from the pooled row alone, to which each position adds its sinusoidal
     embedding before an MLP of width d that all positions share (MAD's compression task).
+    contrast: [B, patches, 1 + steps, outputs], see `ContrastHead`.
     """
 
     def __init__(
@@ -122,7 +124,10 @@ class SequenceModel(nnx.Module):
             self.in_proj = nnx.Linear(4 * d, d, **dtypes)
         if spec.head == "autoencode":
             self.decoder = nnx.List([nnx.Linear(d, d, **dtypes) for _ in range(2)])
-        if not self.tied:
+        if spec.head == "contrast":
+            layout = {"patch": spec.patch, "steps": spec.steps}
+            self.contrast = ContrastHead(d, spec.outputs, **layout, **dtypes)
+        elif not self.tied:
             self.out_proj = nnx.Linear(d, spec.outputs, **dtypes)
 
     def __call__(
@@ -136,6 +141,9 @@ class SequenceModel(nnx.Module):
         if self.head == "two_tower":
             return self._two_tower(inputs, segment_ids, rngs)
         h = self.encoder(inputs, segment_ids, rngs=rngs)
+        if self.head == "contrast":
+            made = self.contrast(self.encoder.embed(inputs), h)
+            return made.astype(jnp.promote_types(made.dtype, jnp.float32))
         if self.head == "classify":
             h = pool(h, segment_ids, self.pooling)
         elif self.head == "autoencode":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-Head = Literal["lm", "classify", "two_tower", "regress", "autoencode"]
+Head = Literal["lm", "classify", "two_tower", "regress", "autoencode", "contrast"]
 Pooling = Literal["mean", "last", "first"]
 
 
@@ -24,6 +24,8 @@ class ModelSpec:
     features: int | None = None
     packed: bool = False  # rows may hold several segments
     causal: bool = False  # no output may see a later input: it would see what it is to predict
+    patch: int = 0  # contrast: inputs of a patch
+    steps: int = 0  # contrast: patches ahead that are predicted
     pooling: Pooling | None = None  # where the task prescribes it, in place of the backbone's
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ from seqzoo.tasks.mad import (
 from seqzoo.tasks.mqar import MQAR
 from seqzoo.tasks.needle import Needle, Passkey
 from seqzoo.tasks.pathfinder import Pathfinder, PathfinderGenerated, PathX, PathXGenerated
+from seqzoo.tasks.pretraining import OBJECTIVES, wrap
 from seqzoo.tasks.recall import MQARBased, MQARZoology
 from seqzoo.tasks.speech import SpeechCommands
 from seqzoo.tasks.task import Task
@@ -106,15 +107,26 @@ def names() -> tuple[str, ...]:
     return tuple(TASKS)
 
 
+def kind(name: str) -> type[Task]:
+    """The class of a task, or of `OBJECTIVE:TASK`. Raises ValueError where there is none."""
+    objective, colon, inner = name.rpartition(":")
+    if inner not in TASKS:
+        raise ValueError(_unknown("task", inner, TASKS))
+    if not colon:
+        return TASKS[name]
+    if objective not in OBJECTIVES:
+        raise ValueError(_unknown("objective", objective, OBJECTIVES))
+    return wrap(objective, TASKS[inner])
+
+
 def build(name: str, **options: Any) -> Task:
     """The task of this name. Raises ValueError for a name, an option or a value that is wrong."""
-    if name not in TASKS:
-        raise ValueError(_unknown("task", name, TASKS))
-    fields = [field.name for field in dataclasses.fields(TASKS[name])]
+    chosen = kind(name)
+    fields = [field.name for field in dataclasses.fields(chosen)]
     for option in options:
         if option not in fields:
             raise ValueError(_unknown(f"option of task {name}", option, fields))
-    return TASKS[name](**options)
+    return chosen(**options)
 
 
 def _unknown(what: str, given: str, valid: Iterable[str]) -> str:

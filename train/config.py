@@ -74,6 +74,7 @@ class TrainConfig:
     batch_size: int = 32  # examples a step, over all devices
     accumulate: int = 1  # microbatches a step; divides batch_size
     seed: int = 0  # of initialisation, data order and dropout
+    init_from: str = ""  # a run whose encoder to start from; empty: from scratch
     eval_every: int = 200  # steps between evaluations of the whole validation split; 0: at the end
     eval_batch_size: int = 0  # examples at once in evaluation; 0: batch_size
     save_every: int = 200  # steps between checkpoints; 0: at the end

@@ -20,6 +20,7 @@ import tyro
 from seqzoo import tasks
 from seqzoo.models.heads import default_backbone
 from seqzoo.models.registry import MIXERS, PRESETS, pattern_options, resolve
+from seqzoo.tasks.pretraining import OBJECTIVES
 from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
 from seqzoo.train.usage import UsageError, unknown
 
@@ -33,9 +34,12 @@ class Flag(NamedTuple):
 
 
 def check_task(name: str) -> None:
-    """Raises UsageError for a task that does not exist."""
-    if name not in tasks.TASKS:
-        raise unknown("task", name, tasks.names())
+    """Raises UsageError for a task, or an `OBJECTIVE:TASK`, that does not exist."""
+    objective, colon, inner = name.rpartition(":")
+    if inner not in tasks.TASKS:
+        raise unknown("task", inner, tasks.names())
+    if colon and objective not in OBJECTIVES:
+        raise unknown("objective", objective, OBJECTIVES)
 
 
 def check_model(name: str) -> None:
@@ -50,7 +54,7 @@ def experiment_fields(task: str, model: str) -> list[tuple]:
     check_task(task)
     check_model(model)
     fields = {
-        "data": tasks.TASKS[task](),
+        "data": tasks.kind(task)(),
         "mixer": _mixer_options(model),
         "backbone": default_backbone(model),
         "optim": OptimConfig(),

@@ -36,6 +36,7 @@ from seqzoo.train.speed import Speed
 from seqzoo.train.state import ModelFactory, TrainState, seed_keys
 from seqzoo.train.trace import Tracer
 from seqzoo.train.waiting import Waiting
+from seqzoo.train.warm_start import warm_start
 
 LIFE = 30.0  # seconds between signs of life in the run's lock
 
@@ -197,12 +198,20 @@ class _Run:
     def _start(self, initial: Array) -> tuple[TrainState, int]:
         found = from_first("where to start", self._newest)
         if found is None:
-            return self.program.init(initial), 0
+            return self._fresh(self.program.init(initial)), 0
         step, meta = found
         state = self.checkpoints.restore(step, self.program.like)
         self.best, self.validation = meta["best"], meta["validation"]
         self.latest = meta["train"]
         return state, step
+
+    def _fresh(self, state: TrainState) -> TrainState:
+        if not self.config.init_from:
+            return state
+        state, report = warm_start(self.program, state, Path(self.config.init_from))
+        if is_first():
+            say_on_stderr(str(report))
+        return state
 
     def _newest(self) -> tuple[int, dict[str, Any]] | None:
         step = self.checkpoints.newest_whole(say_on_stderr)

@@ -134,6 +134,11 @@ def make_programs(
     task, train = experiment.task, experiment.train
     mesh = make_mesh(experiment.mesh)
     check_batch(mesh, train.batch_size, train.accumulate)
+    if train.init_from:
+        raise ValueError(
+            "a comparison trains every model from scratch, so init_from cannot be set; "
+            "fine-tune with `seqzoo train`"
+        )
     make = make_model or model_factory(experiment)
     plan = blueprint(make)
     tx = make_optimizer(experiment.optim, train.steps, plan.groups)
