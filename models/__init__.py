@@ -6,7 +6,10 @@ S key positions or cache slots.
 """
 
 from seqzoo.models.attention.cross import CrossAttention, CrossMixer
+from seqzoo.models.attention.diag_attention import DiagAttention, DiagAttentionConfig
+from seqzoo.models.attention.gau import GAU, Flash, FlashConfig, GAUConfig
 from seqzoo.models.attention.softmax import Attention, AttentionConfig
+from seqzoo.models.attention.transformer_vq import TransformerVQ, TransformerVQConfig
 from seqzoo.models.backbone import Backbone, BackboneConfig, Block, Stack, aux_losses
 from seqzoo.models.bidirectional import Bidirectional
 from seqzoo.models.heads import SequenceModel, build_model, default_backbone
@@ -36,6 +39,7 @@ from seqzoo.models.linear_attention.linear import (
     RebasedConfig,
 )
 from seqzoo.models.linear_attention.mlstm import MLSTM, MLSTMConfig
+from seqzoo.models.linear_attention.norm_attention import NormAttention, NormAttentionConfig
 from seqzoo.models.linear_attention.performer import Performer, PerformerConfig
 from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
 from seqzoo.models.linear_attention.rwkv4 import RWKV4, RWKV4Config
@@ -71,6 +75,7 @@ from seqzoo.models.ssm.s5 import S5, S5Config
 
 __all__ = [
     "DSS",
+    "GAU",
     "GLA",
     "GRU",
     "HGRN",
@@ -110,6 +115,11 @@ __all__ = [
     "DeltaNetConfig",
     "DeltaProduct",
     "DeltaProductConfig",
+    "DiagAttention",
+    "DiagAttentionConfig",
+    "Flash",
+    "FlashConfig",
+    "GAUConfig",
     "GLAConfig",
     "GRUConfig",
     "GatedDeltaNet",
@@ -140,6 +150,8 @@ __all__ = [
     "Mixer",
     "MixerConfig",
     "ModelSpec",
+    "NormAttention",
+    "NormAttentionConfig",
     "Performer",
     "PerformerConfig",
     "QRNNConfig",
@@ -162,6 +174,8 @@ __all__ = [
     "SimpleGLAConfig",
     "Stack",
     "StreamState",
+    "TransformerVQ",
+    "TransformerVQConfig",
     "aux_losses",
     "build",
     "build_model",

@@ -9,7 +9,7 @@ losses) comes back as outputs of the scan.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -29,6 +29,7 @@ from seqzoo.models.layers import (
 )
 from seqzoo.models.linear_attention.channel_mix import ChannelMix
 from seqzoo.models.mixer import AuxLoss, Constant, Context, Mixer
+from seqzoo.models.mixture import MixtureOfExperts
 from seqzoo.models.normformer import scale_heads
 from seqzoo.models.ops.placement import by_rows
 from seqzoo.models.registry import build, pattern_options
@@ -46,6 +47,8 @@ class BackboneConfig:
 
     d_model: int = 64  # width of the residual stream
     depth: int = 2  # blocks; a multiple of the pattern's length
+    # repeat: the pattern recurs; sections: each of its mixers takes an equal share in a row
+    arrangement: Literal["repeat", "sections"] = "repeat"
     norm: NormKind = "rms"  # rms, layer, or batch (over real tokens of the global batch)
     norm_eps: float | None = None  # added to the variance; None: 1e-6, batch 1e-5
     # pre: of each branch's input; post: of each sum; deep: post with DeepNorm's larger skip
@@ -54,10 +57,13 @@ class BackboneConfig:
     # feed-forward, and a learned gain for each head
     extra_norms: Literal["none", "sandwich", "normformer"] = "none"
     init: InitKind = "default"  # deepnorm (smaller branches), t5 (queries for unscaled scores)
-    # mlp (GELU by tanh), gelu (exact), relu, glu, swiglu, geglu, rwkv, rwkv7 or none
+    # mlp (GELU by tanh), gelu (exact), relu, glu, swiglu, geglu, rwkv, rwkv7, moe or none
     feedforward: FeedForwardKind = "mlp"
     feedforward_bias: bool = True  # whether the feed-forward's projections have biases
     expansion: float = 2.0  # hidden width of the feed-forward in units of d_model
+    experts: int = 8  # of feedforward="moe"; `expansion` is that of each
+    experts_per_token: int = 2
+    expert_capacity: float = 1.25  # tokens an expert takes in training, in units of an even share
     dropout: float = 0.0  # of the embedding and of each branch, in [0, 1)
     short_conv: int = 0  # width of a causal convolution in front of every mixer; 0: none
     positions: Literal["none", "sinusoidal", "learned", "conv"] = "none"  # added to the embedding
@@ -91,6 +97,7 @@ class BackboneConfig:
 
 
 _CHOICES = {
+    "arrangement": ("repeat", "sections"),
     "norm": ("rms", "layer", "batch"),
     "norm_position": ("pre", "post", "deep"),
     "extra_norms": ("none", "sandwich", "normformer"),
@@ -213,6 +220,10 @@ def _feedforward(config: BackboneConfig, layer: Any, rngs: nnx.Rngs) -> Mixer:
     d = config.d_model
     options = {"expansion": config.expansion, "rngs": rngs}
     dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
+    if config.feedforward == "moe":
+        sizes = {"num_experts": config.experts, "top_k": config.experts_per_token}
+        sizes["capacity_factor"] = config.expert_capacity
+        return MixtureOfExperts(d, **sizes, **options, **dtypes)
     if config.feedforward not in ("rwkv", "rwkv7"):
         inner_norm = config.norm if config.extra_norms == "normformer" else None
         more = {"use_bias": config.feedforward_bias, "inner_norm": inner_norm}
@@ -338,12 +349,12 @@ def _run_unit(unit: Mixer, carry: tuple, state: PyTree, key: Array | None, layou
 
 
 class Unit(Mixer):
-    """The blocks of one repeat of a pattern, in order. State: a tuple of theirs."""
+    """Blocks, or stacks of them, one after another. State: a tuple of theirs."""
 
     looks_both_ways = True
 
-    def __init__(self, blocks: list[Block]):
-        self.blocks = nnx.List(blocks)
+    def __init__(self, blocks: Sequence[Mixer]):
+        self.blocks = nnx.List(list(blocks))
         self.causal = blocks[0].causal
         growth = [b.state_growth for b in blocks]
         self.state_growth = max(growth, key=("constant", "window", "linear").index)
@@ -390,20 +401,25 @@ class Backbone(Mixer):
             )
         each = pattern_options(pattern, options or {})
 
-        def make_unit(index: Any, rngs: nnx.Rngs) -> Mixer:
-            blocks = [
-                Block(name, own, config, layer=(index * len(pattern) + i, config.depth), rngs=rngs)
-                for i, (name, own) in enumerate(zip(pattern, each, strict=True))
-            ]
-            return blocks[0] if len(blocks) == 1 else Unit(blocks)
+        repeats = config.depth // len(pattern)
+        sections = config.arrangement == "sections" and len(pattern) > 1
+        stride, leap = (1, repeats) if sections else (len(pattern), 1)
 
-        self.stack = Stack(
-            make_unit,
-            config.depth // len(pattern),
-            scan=config.scan,
-            remat=config.remat,
-            rngs=rngs,
-        )
+        def make_block(i: int, index: Any, rngs: nnx.Rngs) -> Block:
+            layer = (index * stride + i * leap, config.depth)
+            return Block(pattern[i], each[i], config, layer=layer, rngs=rngs)
+
+        def make_stack(chosen: Sequence[int]) -> Stack:
+            def make_unit(index: Any, rngs: nnx.Rngs) -> Mixer:
+                blocks = [make_block(i, index, rngs) for i in chosen]
+                return blocks[0] if len(blocks) == 1 else Unit(blocks)
+
+            return Stack(make_unit, repeats, scan=config.scan, remat=config.remat, rngs=rngs)
+
+        if sections:
+            self.stack = Unit([make_stack([i]) for i in range(len(pattern))])
+        else:
+            self.stack = make_stack(range(len(pattern)))
         self.causal, self.state_growth = self.stack.causal, self.stack.state_growth
         self.max_length = self.stack.max_length
         final = None

@@ -19,7 +19,9 @@ from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.short_conv import short_conv
 
 NormKind = Literal["rms", "layer", "batch"]
-FeedForwardKind = Literal["mlp", "gelu", "relu", "glu", "swiglu", "geglu", "rwkv", "rwkv7", "none"]
+FeedForwardKind = Literal[
+    "mlp", "gelu", "relu", "glu", "swiglu", "geglu", "rwkv", "rwkv7", "moe", "none"
+]
 GATES = {"glu": jax.nn.sigmoid, "swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
 ACTIVATIONS = {
     "mlp": jax.nn.gelu,  # by tanh

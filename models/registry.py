@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from seqzoo.models.attention.diag_attention import DiagAttention, DiagAttentionConfig
+from seqzoo.models.attention.gau import GAU, Flash, FlashConfig, GAUConfig
 from seqzoo.models.attention.softmax import Attention, AttentionConfig
+from seqzoo.models.attention.transformer_vq import TransformerVQ, TransformerVQConfig
 from seqzoo.models.bidirectional import Bidirectional
 from seqzoo.models.linear_attention.deltanet import (
     DeltaNet,
@@ -42,6 +45,7 @@ from seqzoo.models.linear_attention.linear import (
     RebasedConfig,
 )
 from seqzoo.models.linear_attention.mlstm import MLSTM, MLSTMConfig
+from seqzoo.models.linear_attention.norm_attention import NormAttention, NormAttentionConfig
 from seqzoo.models.linear_attention.performer import Performer, PerformerConfig
 from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
 from seqzoo.models.linear_attention.rwkv4 import RWKV4, RWKV4Config
@@ -92,12 +96,17 @@ class Preset(NamedTuple):
 MIXERS: dict[str, Entry] = {
     # attention
     "attention": Entry(AttentionConfig, Attention),
+    "diag_attention": Entry(DiagAttentionConfig, DiagAttention),
+    "gau": Entry(GAUConfig, GAU),
+    "flash": Entry(FlashConfig, Flash),
+    "transformer_vq": Entry(TransformerVQConfig, TransformerVQ),
     # linear attention
     "linear_attention": Entry(LinearAttentionConfig, LinearAttention),
     "based": Entry(BasedConfig, Based),
     "rebased": Entry(RebasedConfig, Rebased),
     "cosformer": Entry(CosFormerConfig, CosFormer),
     "performer": Entry(PerformerConfig, Performer),
+    "norm_attention": Entry(NormAttentionConfig, NormAttention),
     "retnet": Entry(RetNetConfig, RetNet),
     "simple_gla": Entry(SimpleGLAConfig, SimpleGLA),
     "gla": Entry(GLAConfig, GLA),
@@ -241,6 +250,30 @@ PRESETS: dict[str, Preset] = {
         {},
         {"norm": "rms", "feedforward": "swiglu", "expansion": 8 / 3},
         "Beck et al. 2024, arXiv:2405.04517, xLSTM[1:1] with the feed-forward of arXiv:2503.13427",
+    ),
+    "flash_quad": Preset(
+        ("gau",),
+        {"rotary": True},
+        {"norm": "layer", "feedforward": "none"},
+        "Hua et al. 2022, arXiv:2202.10447: gated attention units are whole blocks",
+    ),
+    "flash_transformer": Preset(
+        ("flash",),
+        {},
+        {"norm": "layer", "feedforward": "none"},
+        "Hua et al. 2022, arXiv:2202.10447: mixed chunk attention",
+    ),
+    "transformer_vq_normformer": Preset(
+        ("transformer_vq",),
+        {},
+        {"norm": "layer", "extra_norms": "normformer", "feedforward": "mlp", "expansion": 4.0},
+        "Lingle 2023, arXiv:2309.16354, in the blocks of Shleifer et al. 2021, arXiv:2110.09456",
+    ),
+    "transnormer": Preset(
+        ("diag_attention", "norm_attention"),
+        {},
+        {"arrangement": "sections", "norm": "rms", "feedforward": "swiglu", "expansion": 4 / 3},
+        "Qin et al. 2022, arXiv:2210.10340 (T2): blocks of softmax in the first half of the layers",
     ),
 }
 

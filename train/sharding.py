@@ -27,6 +27,8 @@ SMALL = 2**12  # elements; below, dividing by shape costs more in messages than 
 # Pattern of the path's end -> axes of the trailing dimensions; the first that matches counts.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(position_)?embed(ding)?(/embedding)?", ("tensor", "fsdp")),
+    (r"experts/up_proj/kernel", ("expert", "fsdp", "tensor")),
+    (r"experts/down_proj/kernel", ("expert", "tensor", "fsdp")),
     (r"(out|down)_proj/kernel", ("tensor", "fsdp")),
     (r"(\w+_proj|head\w*)/kernel", ("fsdp", "tensor")),
     (r"hidden_kernel", ("fsdp", "tensor")),
@@ -34,7 +36,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(\w+_proj|head\w*)/bias", ("tensor",)),
     (r"(scale|bias|hidden_bias|hidden_scale|key_scale|dt_bias|initial)", (None,)),
     (r"conv(/kernel)?", (None, None)),
-    (r"projection|calls", ()),  # random directions and their count
+    (r"projection|calls|code_\w+", ()),  # random directions and their count; codebooks
     (r"B_\w+", ("tensor", "fsdp")),  # LRU's dense maps into and out of the state
     (r"C_\w+", ("fsdp", "tensor")),
     (r"(log_\w+|\w+_log|decay|bonus|mix|A_\w+|B_\w+|C_\w+|P_\w+|D)", ()),

@@ -12,27 +12,21 @@ is the encoding, one of values, and a count.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from seqzoo.models.attention.cache import KVCache, slot_positions, write
 from seqzoo.models.attention.positions import Sizes, plug_in
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.attention import attention
-from seqzoo.models.ops.segments import Segments, last_real
+from seqzoo.models.ops.near_blocks import run_tags
+from seqzoo.models.ops.segments import Segments
 
 PositionKind = Literal["none", "rope", "xpos", "alibi", "t5", "shaw", "transformer_xl", "deberta"]
-
-
-class KVCache(NamedTuple):
-    """Position p of a row's segment is kept in slot p mod S."""
-
-    k: Float[Array, "B S H K"]
-    v: Float[Array, "B S H V"]
-    length: Int[Array, "B"]  # tokens of the segment so far
 
 
 class Attention(Mixer):
@@ -151,8 +145,8 @@ class Attention(Mixer):
     def _cached(self, q, k, v, cache: KVCache, layout: Segments):
         batch, chunk = q.shape[:2]
         position = jnp.broadcast_to(layout.position, (batch, chunk))
-        tags = _tags(layout, batch, chunk)
-        slot_position = _slot_positions(cache.length, self.slots)
+        tags = run_tags(layout, batch, chunk)
+        slot_position = slot_positions(cache.length, self.slots)
         # Counted from the end of the cache, so that factors and angles stay small in long streams.
         since = jnp.where(tags == 1, position - cache.length[:, None], position)
         k_since = jnp.concatenate([slot_position - cache.length[:, None], since], 1)
@@ -171,7 +165,7 @@ class Attention(Mixer):
             segment_ids=tags,
             k_segment_ids=jnp.concatenate([(slot_position >= 0).astype(tags.dtype), tags], 1),
         )
-        return o, _write(cache, k, v, position, tags)
+        return o, write(cache, k, v, position, tags)
 
 
 AttentionConfig = config_of(Attention)
@@ -187,33 +181,3 @@ def _head_width(d_model: int, num_heads: int, num_kv_heads: int) -> int:
 
 def _split(x: Float[Array, "B L D"], heads: int) -> Float[Array, "B L H K"]:
     return x.reshape(*x.shape[:2], heads, -1)
-
-
-def _tags(layout: Segments, batch: int, chunk: int) -> Int[Array, "B C"]:
-    """1 for tokens that continue the cached segment, more for later segments, 0 for padding."""
-    if not layout.masked:
-        return jnp.ones((batch, chunk), jnp.int32)
-    return jnp.where(layout.valid, layout.run + 1, 0).astype(jnp.int32)
-
-
-def _slot_positions(length: Int[Array, "B"], slots: int) -> Int[Array, "B S"]:
-    """The position that each slot of the ring holds; negative where it holds none."""
-    last = length[:, None] - 1
-    return last - (last - jnp.arange(slots)) % slots
-
-
-def _write(cache: KVCache, k, v, position: Int[Array, "B C"], tags: Int[Array, "B C"]) -> KVCache:
-    """Puts the tokens of each row's last segment into its ring, where they are not overrun."""
-    slots = cache.k.shape[1]
-    end = last_real(tags > 0)
-    at = jnp.maximum(end, 0)[:, None]
-    last_tag = jnp.take_along_axis(tags, at, 1)
-    length = jnp.where(end >= 0, jnp.take_along_axis(position, at, 1)[:, 0] + 1, cache.length)
-    stays = (tags > 0) & (tags == last_tag) & (position >= length[:, None] - slots)
-    slot = jnp.where(stays, position % slots, slots)  # out of range: dropped
-    rows = jnp.arange(slot.shape[0])[:, None]
-    return KVCache(
-        cache.k.at[rows, slot].set(k.astype(cache.k.dtype), mode="drop"),
-        cache.v.at[rows, slot].set(v.astype(cache.v.dtype), mode="drop"),
-        length.astype(cache.length.dtype),
-    )

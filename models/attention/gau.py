@@ -1,0 +1,357 @@
+"""Gated attention units: GAU and FLASH (Hua et al. 2022, arXiv:2202.10447).
+
+    o = W_out (g ⊙ Σ_s w_ts v_s),   v, g = silu(W x),   z = silu(W_qk x),   q, k = γ ⊙ z + β
+
+One head with wide values and narrow keys. GAU's weights are relu(s / n)², the Laplace function of
+s / n, or softmax(s); s_ts = q_t·k_s + √D b_(t-s) with T5 buckets b. The authors' n is the length of
+the row. Here it is how many tokens the query sees, so that a stream and a packed row mean the same,
+or the option `length`.
+
+FLASH weighs within blocks of C tokens by relu(q·k / C + √K b)², and blocks that are complete by a
+product of other scalings of the same z: q'·k' / C; both ways, all tokens of the segment by
+q'·k' / n. Blocks are counted from the start of the segment. It is linear in L.
+
+Cost of L tokens: GAU O(L² (K + E)), FLASH O(L C (K + E) + L K E), E = expansion d_model. State: GAU
+M (K + E) + 1 elements, M = max_length; FLASH C (2 K + E) + 1 + K E, and d_model / 2 with `shift`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from seqzoo.models.attention.cache import KVCache, slot_positions, write
+from seqzoo.models.attention.positions import T5, Sizes
+from seqzoo.models.linear_attention.token_shift import token_before
+from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.ops.kernel_sums import kernel_sums
+from seqzoo.models.ops.near_blocks import (
+    Recent,
+    WeightKind,
+    all_blocks,
+    block_tags,
+    check_kind,
+    continued_blocks,
+    forget,
+    latest,
+    parallel_blocks,
+    run_tags,
+    weights,
+)
+from seqzoo.models.ops.rope import rope
+from seqzoo.models.ops.segments import Segments
+
+QUERIES = 256  # at a time, so that scores are never all there
+
+
+class GatedUnit(Mixer):
+    """The projections that GAU and FLASH share."""
+
+    looks_both_ways = True
+
+    def __init__(
+        self,
+        d_model: int,
+        d_qk: int,
+        expansion: float,
+        num_scalings: int,
+        *,
+        kind: WeightKind,
+        rotary: bool,
+        relative_bias: bool,
+        length: int | None,
+        causal: bool,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Raises ValueError for sizes below 1, unknown weights and an odd d_qk to be rotated."""
+        check_kind(kind)
+        if d_qk < 1 or expansion * d_model < 1 or (length is not None and length < 1):
+            raise ValueError(
+                f"d_qk, expansion * d_model and length are at least 1; got {d_qk=}, {expansion=}, "
+                f"{length=}"
+            )
+        if rotary and d_qk % 2:
+            raise ValueError(f"rotary positions need an even width; got {d_qk=}")
+        self.d_qk, self.d_value = d_qk, round(expansion * d_model)
+        self.kind, self.rotary, self.length = kind, rotary, length
+        self.causal, self.dtype = causal, dtype
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.v_proj = nnx.Linear(d_model, self.d_value, **options)
+        self.gate_proj = nnx.Linear(d_model, self.d_value, **options)
+        self.qk_proj = nnx.Linear(d_model, d_qk, **options)
+        self.out_proj = nnx.Linear(self.d_value, d_model, **options)
+        noise = jax.random.normal(rngs.params(), (num_scalings, d_qk), param_dtype)
+        self.scale = nnx.Param(1 + 0.02 * noise)
+        self.bias = nnx.Param(jnp.zeros((num_scalings, d_qk), param_dtype))
+        table = None
+        if relative_bias:
+            sizes = Sizes(d_model, 1, 1, d_qk, causal, None, dtype, param_dtype)
+            table = T5(sizes, num_buckets=32, max_distance=128, rngs=rngs)
+        self.positions = nnx.data(table)
+
+    def _project(self, x: Array, layout: Segments) -> tuple[list[Array], Array, Array]:
+        """The scaled z, values (0 at padding) and gates."""
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        z, v, gate = (jax.nn.silu(p(x)) for p in (self.qk_proj, self.v_proj, self.gate_proj))
+        z = z.astype(wide)[:, :, None] * self.scale[...] + self.bias[...]
+        if layout.masked:
+            valid = layout.valid[..., None]
+            z, v = jnp.where(valid[..., None], z, 0), jnp.where(valid, v, 0)
+        if self.rotary:
+            z = rope(z, layout.position, interleaved=True)
+        return [z[:, :, i] for i in range(z.shape[2])], v.astype(wide), gate
+
+    def _bias(self, positions: Int[Array, "#B C"], k_positions: Int[Array, "#B S"], factor: float):
+        """The bias of each distance, or 0."""
+        if self.positions is None:
+            return 0.0
+        table = self.positions.embed[...].T
+        ahead = positions[:, :, None] - k_positions[:, None]
+        return factor**0.5 * self.positions.term(table, None, None, ahead)[:, 0]
+
+    def _out(self, o: Array, gate: Array, x: Array) -> Array:
+        return self.out_proj(o.astype(x.dtype) * gate)
+
+    def _seen_tokens(self, layout: Segments, length: int) -> Float[Array, "#B L"]:
+        """n: the tokens that each query may see, or the option."""
+        if self.length is not None:
+            return jnp.full((1, length), float(self.length))
+        position = layout.position
+        if self.causal:
+            return position + 1.0
+        if not layout.masked:
+            return jnp.full((1, length), float(length))
+        return position + jnp.flip(layout.flip().position, 1) + 1.0
+
+
+class GAU(GatedUnit):
+    """Gated attention unit with quadratic attention; see the module docstring."""
+
+    state_growth = "linear"
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_qk: int = 128,
+        expansion: float = 2.0,
+        kind: WeightKind = "squared_relu",
+        rotary: bool = False,
+        relative_bias: bool = True,
+        length: int | None = None,
+        max_length: int = 2048,
+        causal: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """`length`: what scores are divided by; None for how many tokens a query sees.
+
+        `max_length`: most tokens of a segment while streaming. Raises ValueError for what cannot
+        be.
+        """
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        flags = {"kind": kind, "rotary": rotary, "relative_bias": relative_bias}
+        super().__init__(
+            d_model, d_qk, expansion, 2, **flags, length=length, causal=causal, **dtypes
+        )
+        if max_length < 1:
+            raise ValueError(f"max_length counts tokens, at least 1; got {max_length=}")
+        self.max_length, self.d_model = max_length, d_model
+
+    def _initial(self, batch_size: int) -> KVCache:
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        k, v = (
+            jnp.zeros((batch_size, self.max_length, 1, n), dtype) for n in (self.d_qk, self.d_value)
+        )
+        return KVCache(k, v, jnp.zeros(batch_size, jnp.int32))
+
+    def state_size(self) -> int:
+        """M (K + E) + 1."""
+        return self.max_length * (self.d_qk + self.d_value) + 1
+
+    def _mix(self, x: Float[Array, "B L D"], inner: KVCache | None, ctx: Context):
+        layout, (batch, length) = ctx.segments, x.shape[:2]
+        (q, k), v, gate = self._project(x, layout)
+        tags = run_tags(layout, batch, length)
+        place = jnp.broadcast_to(layout.position, tags.shape)
+        n = jnp.broadcast_to(self._seen_tokens(layout, length), tags.shape)
+        queries, keys = (q, tags, place, n), (k, v, tags, place)
+        in_order = inner is None
+        if inner is not None:
+            keys, inner = self._joined(keys, inner)
+        options = {"size": QUERIES, "causal": in_order and self.causal}
+        o = all_blocks(self._weigh, queries, keys, **options)
+        return self._out(o, gate, x), inner
+
+    def _joined(self, keys: tuple, cache: KVCache) -> tuple[tuple, KVCache]:
+        """The cached keys and the new ones, and the cache after them."""
+        k, v, tags, place = keys
+        slots = slot_positions(cache.length, cache.k.shape[1])
+        old = cache.k[:, :, 0], cache.v[:, :, 0], (slots >= 0).astype(tags.dtype), slots
+        both = tuple(
+            jnp.concatenate([a.astype(b.dtype), b], 1) for a, b in zip(old, keys, strict=True)
+        )
+        return both, write(cache, k[:, :, None], v[:, :, None], place, tags)
+
+    def _weigh(self, queries: tuple, keys: tuple) -> Float[Array, "B C E"]:
+        (q, tags, place, n), (k, v, k_tags, k_place) = queries, keys
+        seen = (tags[:, :, None] == k_tags[:, None]) & (k_tags[:, None] > 0)
+        if self.causal:
+            seen = seen & (place[:, :, None] >= k_place[:, None])
+        s = jnp.einsum("BCK,BSK->BCS", q, k)
+        if self.kind == "softmax":
+            s = s * self.d_qk**-0.5 + self._bias(place, k_place, self.d_model)
+        else:
+            s = (s + self._bias(place, k_place, self.d_model)) / n[..., None].astype(s.dtype)
+        return weights(s, seen, self.kind) @ v
+
+
+class FlashState(NamedTuple):
+    """The tokens of the block that is not complete, and Σ k' vᵀ / C of those that are."""
+
+    block: Recent
+    s: Float[Array, "B K E"]
+    before: Float[Array, "B 1 D/2"] | None  # with `shift`: half of the last token
+
+
+class Flash(GatedUnit):
+    """Mixed chunk attention; see the module docstring."""
+
+    state_growth = "window"
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_qk: int = 128,
+        expansion: float = 2.0,
+        block_size: int = 256,
+        kind: Literal["squared_relu", "laplace"] = "squared_relu",
+        rotary: bool = True,
+        relative_bias: bool = True,
+        shift: bool = False,
+        length: int | None = None,
+        causal: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """`shift`: half of the channels are those of the token before. `length`: n, as in GAU.
+
+        Raises ValueError for what cannot be.
+        """
+        if kind not in ("squared_relu", "laplace"):
+            raise ValueError(f"unknown {kind=}; known: squared_relu, laplace")
+        if block_size < 1:
+            raise ValueError(f"a block holds at least 1 token; got {block_size=}")
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        flags = {"kind": kind, "rotary": rotary, "relative_bias": relative_bias}
+        super().__init__(
+            d_model, d_qk, expansion, 4, **flags, length=length, causal=causal, **dtypes
+        )
+        self.block_size, self.shifted = block_size, d_model // 2 if shift else 0
+
+    def _initial(self, batch_size: int) -> FlashState:
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        token = [jax.ShapeDtypeStruct((n,), dtype) for n in (self.d_qk, self.d_qk, self.d_value)]
+        block = forget(tuple(token), batch_size, self.block_size)
+        s = jnp.zeros((batch_size, self.d_qk, self.d_value), dtype)
+        before = jnp.zeros((batch_size, 1, self.shifted), dtype) if self.shifted else None
+        return FlashState(block, s, before)
+
+    def state_size(self) -> int:
+        """C (2 K + E) + 1 + K E, and d_model / 2 with `shift`."""
+        block = self.block_size * (2 * self.d_qk + self.d_value) + 1
+        return block + self.d_qk * self.d_value + self.shifted
+
+    def _mix(self, x: Float[Array, "B L D"], inner: FlashState | None, ctx: Context):
+        layout, before = ctx.segments, None
+        h = x
+        if self.shifted:
+            old = None if inner is None else inner.before
+            half, before = token_before(x[..., : self.shifted], old, layout)
+            h = jnp.concatenate([half.astype(x.dtype), x[..., self.shifted :]], -1)
+        (q, q_far, k, k_far), v, gate = self._project(h, layout)
+        tags = block_tags(layout, *x.shape[:2], self.block_size)
+        runs = run_tags(layout, *x.shape[:2])
+        place = jnp.broadcast_to(layout.position % self.block_size, tags.shape)
+        queries, keys = (q, q_far, tags, runs, place), (k, k_far, v, tags, runs, place)
+        if inner is None:
+            o = self._parallel(queries, keys, layout)
+        else:
+            o, inner = self._continued(queries, keys, inner)
+            before = None if before is None else before.astype(inner.s.dtype)
+            inner = inner._replace(before=before)
+        return self._out(o, gate, x), inner
+
+    def _parallel(self, queries: tuple, keys: tuple, layout: Segments) -> Float[Array, "B L E"]:
+        options = {"size": self.block_size, "ahead": not self.causal}
+        v, q_far, k_far = keys[2], queries[1], keys[1]
+        o = parallel_blocks(self._step, self._carry(v), queries, keys, layout, **options)
+        if self.causal:
+            return o
+        n = jnp.broadcast_to(self._seen_tokens(layout, v.shape[1]), v.shape[:2])
+        far = (a[:, :, None] for a in (q_far / n[..., None].astype(v.dtype), k_far, v))
+        return o + kernel_sums(*far, causal=False, segment_ids=layout)[0][:, :, 0]
+
+    def _carry(self, v: Array, s: Array | None = None) -> tuple | None:
+        """Σ k' vᵀ / C of what lies behind the chunks in view, and the run it belongs to."""
+        if not self.causal:
+            return None
+        s = jnp.zeros((v.shape[0], self.d_qk, self.d_value), v.dtype) if s is None else s
+        return s, jnp.ones((v.shape[0], 1), jnp.int32)
+
+    def _continued(self, queries: tuple, keys: tuple, state: FlashState):
+        *old, tags, runs, place = keys
+        held = state.block.valid
+        tags, runs = (state.block.tagged(a) for a in (tags, runs))
+        place = jnp.concatenate([jnp.cumsum(held, axis=1) - 1, place], 1)
+        rows = state.block.before(tuple(old))
+        carry = self._carry(rows[2], state.s)
+        o = continued_blocks(
+            self._step, carry, queries, (*rows, tags, runs, place), tags > 0, size=self.block_size
+        )
+        run = jnp.maximum(runs.max(1, keepdims=True), 1)
+        done = (runs == run) & ~latest(tags)
+        s = jnp.where((run == 1)[..., None], state.s, 0) + self._sum(rows, done)
+        block = state.block.after(tuple(old), latest(tags))
+        return o, FlashState(block, s.astype(state.s.dtype), None)
+
+    def _sum(self, rows: tuple, which: Array) -> Float[Array, "B K E"]:
+        """Σ k' vᵀ / C over some tokens."""
+        far = jnp.where(which[..., None], rows[1], 0) / self.block_size
+        return jnp.einsum("BSK,BSE->BKE", far, rows[2])
+
+    def _step(self, carry: tuple | None, queries: tuple, keys: tuple):
+        q, q_far, tags, runs, place = queries
+        k, k_far, v, k_tags, k_runs, k_place = keys
+        tags, k_tags, real = tags[:, :, None], k_tags[:, None], k_tags[:, None] > 0
+        seen = (tags == k_tags) & real
+        if self.causal:
+            seen = seen & (place[:, :, None] >= k_place[:, None])
+        s = jnp.einsum("BCK,BSK->BCS", q, k) / self.block_size
+        w = weights(s + self._bias(place, k_place, self.d_qk), seen, self.kind)
+        if not self.causal:
+            return carry, w @ v
+        earlier = (runs[:, :, None] == k_runs[:, None]) & (k_tags < tags) & real
+        far = jnp.einsum("BCK,BSK->BCS", q_far, k_far) / self.block_size
+        o = (w + jnp.where(earlier, far, 0)) @ v
+        behind, run = carry
+        o = o + jnp.where((runs == run)[..., None], q_far @ behind, 0)
+        # The first chunk in view will lie behind the next ones.
+        first = tuple(a[:, : q.shape[1]] for a in (k, k_far, v))
+        now = jnp.maximum(run, k_runs[:, : q.shape[1]].max(1, keepdims=True))
+        behind = jnp.where((now == run)[..., None], behind, 0)
+        return (behind + self._sum(first, k_runs[:, : q.shape[1]] == now), now), o
+
+
+GAUConfig = config_of(GAU)
+FlashConfig = config_of(Flash)

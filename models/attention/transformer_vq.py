@@ -1,0 +1,313 @@
+"""Transformer-VQ: attention over vector-quantised keys, linear in L (Lingle 2023, 2309.16354).
+
+    o = W_out (g ⊙ Σ_s softmax_s((q_t + u)·k̂_s + b_ts) v_s),   k̂ = the nearest of N codewords
+
+Keys older than `memory` before the query's block of C tokens are grouped by code: their scores are
+those of the codewords, so that a count and a sum of values for each code hold all of them, exactly
+(theorem 3.7). b_ts = (q_t + w)·r_(t-s) up to distance `memory`, 0 beyond, r a projection of
+sinusoids (Dai et al. 2019, arXiv:1901.02860). q and k are RMS-normalised per head without gain and
+divided by K^(1/4), v and g go through silu. With `compressive=False` only keys up to `memory` back
+are attended.
+
+Gradients pass to keys as if they were not quantised, but not to those that are grouped. Which key
+is grouped depends on positions in the segment alone, so a stream has the same gradients. The
+codebook follows the keys by exponential moving averages in training; they are no parameters. The
+commitment loss |k - k̂|², summed over heads and averaged over real tokens, is an `AuxLoss`.
+
+Cost of L tokens: O(L (C + memory + N) (K + V)) per head. State: per head N (V + 1) for the groups
+(with `compressive`) and (C + memory) (K + V + 1) for the rest, and 2 counts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from seqzoo.models.mixer import AuxLoss, Context, Mixer, config_of
+from seqzoo.models.ops.near_blocks import (
+    Recent,
+    continued_blocks,
+    forget,
+    parallel_blocks,
+    run_tags,
+)
+from seqzoo.models.positions import sinusoidal
+
+LEAST_COUNT = 0.01  # a code that is hardly used keeps a finite codeword
+
+
+class CodebookStats(nnx.Variable):
+    """Moving averages that make up a codebook."""
+
+
+class Groups(NamedTuple):
+    """How many keys of each code there were, and the sums of their values."""
+
+    count: Float[Array, "B H N"]
+    total: Float[Array, "B H N V"]
+
+
+class VQState(NamedTuple):
+    """Keys by code, and those of the block that is not complete and of `memory` before it."""
+
+    groups: Groups | None
+    recent: Recent
+    position: Int[Array, "B"]  # tokens of the segment so far
+
+
+class TransformerVQ(Mixer):
+    """Attention over vector-quantised keys; see the module docstring."""
+
+    state_growth = "window"
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_heads: int = 4,
+        d_key: int | None = None,
+        d_value: int | None = None,
+        num_codes: int = 512,
+        block_size: int = 512,
+        memory: int = 512,
+        compressive: bool = True,
+        commit_weight: float = 1e-4,
+        ema: float = 0.99,
+        position_base: float = 1e5,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Widths are of a head, by default d_model / num_heads and twice that.
+
+        Raises ValueError for sizes that cannot be.
+        """
+        if num_heads < 1 or (d_model % num_heads and None in (d_key, d_value)):
+            raise ValueError(f"num_heads must divide d_model; got {d_model=}, {num_heads=}")
+        if min(num_codes, block_size, memory) < 1:
+            raise ValueError(
+                "num_codes, block_size and memory are at least 1; got "
+                f"{num_codes=}, {block_size=}, {memory=}"
+            )
+        if not 0 <= ema < 1:
+            raise ValueError(f"ema is the share of the old average, in [0, 1); got {ema=}")
+        if d_model % 2:
+            raise ValueError(f"sines and cosines need an even width; got {d_model=}")
+        self.num_heads, self.num_codes = num_heads, num_codes
+        self.d_key = d_model // num_heads if d_key is None else d_key
+        self.d_value = 2 * d_model // num_heads if d_value is None else d_value
+        self.block_size, self.memory, self.compressive = block_size, memory, compressive
+        self.commit_weight, self.ema, self.position_base = commit_weight, ema, position_base
+        self.d_model, self.dtype = d_model, dtype
+        options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        keys, values = num_heads * self.d_key, num_heads * self.d_value
+        self.q_proj = nnx.Linear(d_model, keys, **options)
+        self.k_proj = nnx.Linear(d_model, keys, **options)
+        self.v_proj = nnx.Linear(d_model, values, **options)
+        self.gate_proj = nnx.Linear(d_model, values, **options)
+        self.r_proj = nnx.Linear(d_model, keys, **options)
+        self.out_proj = nnx.Linear(values, d_model, **options)
+        self.bias = nnx.Param(jnp.zeros((2, num_heads, self.d_key), param_dtype))  # u and w
+        shape = (num_heads, num_codes, self.d_key)
+        codes = jax.random.normal(rngs.params(), shape, param_dtype) * self.d_key**-0.25
+        self.code_sum = CodebookStats(codes)
+        self.code_count = CodebookStats(jnp.ones(shape[:2], param_dtype))
+        self.commitment = AuxLoss(jnp.zeros((), jnp.float32))
+
+    def codebook(self) -> Float[Array, "H N K"]:
+        """The codewords."""
+        count = jnp.maximum(self.code_count[...], LEAST_COUNT)
+        return self.code_sum[...] / count[..., None]
+
+    def _initial(self, batch_size: int) -> VQState:
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        heads = self.num_heads
+        token = (
+            jax.ShapeDtypeStruct((heads, self.d_key), dtype),
+            jax.ShapeDtypeStruct((heads, self.d_value), dtype),
+            jax.ShapeDtypeStruct((heads,), jnp.int32),
+        )
+        recent = forget(token, batch_size, self.block_size + self.memory)
+        groups = self._no_groups(batch_size, dtype) if self.compressive else None
+        return VQState(groups, recent, jnp.zeros(batch_size, jnp.int32))
+
+    def _no_groups(self, batch_size: int, dtype: DTypeLike) -> Groups:
+        count = jnp.zeros((batch_size, self.num_heads, self.num_codes), dtype)
+        return Groups(count, jnp.zeros((*count.shape, self.d_value), dtype))
+
+    def state_size(self) -> int:
+        """H N (V + 1) + (C + memory) H (K + V + 1) + 2; without groups the first term is 0."""
+        slots = (self.block_size + self.memory) * (self.d_key + self.d_value + 1)
+        groups = self.num_codes * (self.d_value + 1) if self.compressive else 0
+        return self.num_heads * (slots + groups) + 2
+
+    def _mix(self, x: Float[Array, "B L D"], inner: VQState | None, ctx: Context):
+        layout, wide = ctx.segments, jnp.promote_types(x.dtype, jnp.float32)
+        q, k, v = (
+            p(x).reshape(*x.shape[:2], self.num_heads, -1).astype(wide)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if layout.masked:
+            k, v = (jnp.where(layout.valid[..., None, None], a, 0) for a in (k, v))
+        q, k, v = _unit(q), _unit(k), jax.nn.silu(v)
+        book = self.codebook().astype(wide)
+        codes, words = quantize(k, book)
+        if ctx.training:
+            self._learn(k, codes, words, layout.valid)
+        k = k + jax.lax.stop_gradient(words - k)
+        runs = run_tags(layout, *x.shape[:2])
+        place = jnp.broadcast_to(layout.position, runs.shape)
+        view = _View(self, book, wide)
+        queries, keys = (q, runs, place), (k, v, codes, runs, place)
+        if inner is None:
+            options = {"size": self.block_size, "back": -(-self.memory // self.block_size)}
+            carry = view.start(self._no_groups(x.shape[0], wide))
+            o = parallel_blocks(view.step, carry, queries, keys, layout, **options)
+        else:
+            o, inner = self._continued(view, queries, keys, inner)
+        o = o.reshape(*x.shape[:2], -1).astype(x.dtype) * jax.nn.silu(self.gate_proj(x))
+        return self.out_proj(o), inner
+
+    def _learn(
+        self, k: Array, codes: Array, words: Array, valid: Bool[Array, "B L"] | None
+    ) -> None:
+        """Writes the commitment loss and moves the codebook."""
+        real = jnp.ones(k.shape[:2], k.dtype) if valid is None else valid.astype(k.dtype)
+        error = jnp.square(k - jax.lax.stop_gradient(words)).sum((-1, -2))
+        mean = jnp.sum(error * real) / jnp.maximum(real.sum(), 1)
+        self.commitment[...] = (self.commit_weight * mean).astype(jnp.float32)
+        count, total = code_sums(jax.lax.stop_gradient(k), codes, real, self.num_codes)
+        for average, new in ((self.code_count, count), (self.code_sum, total)):
+            old = average[...]
+            average[...] = (self.ema * old + (1 - self.ema) * new).astype(old.dtype)
+
+    def _continued(self, view: _View, queries: tuple, keys: tuple, state: VQState):
+        *items, runs, place = keys
+        recent = state.recent
+        runs = recent.tagged(runs)
+        old = state.position[:, None] - recent.size + jnp.arange(recent.size)
+        place = jnp.concatenate([old.astype(place.dtype), place], 1)
+        rows = recent.before(tuple(items))
+        options = {"size": self.block_size, "back": -(-self.memory // self.block_size)}
+        carry = view.start(state.groups)
+        o = continued_blocks(view.step, carry, queries, (*rows, runs, place), runs > 0, **options)
+        run = jnp.maximum(runs.max(1, keepdims=True), 1)
+        mine = runs == run
+        last = jnp.where(mine, place, -1).max(1, keepdims=True)
+        kept = mine & (place >= last - last % self.block_size - self.memory)
+        groups = state.groups
+        if groups is not None:
+            groups = view.grouped(groups, run[:, 0] == 1, rows, mine & ~kept)
+            groups = jax.tree.map(lambda new, old: new.astype(old.dtype), groups, state.groups)
+        position = (last[:, 0] + 1).astype(state.position.dtype)
+        return o, VQState(groups, recent.after(tuple(items), kept), position)
+
+
+TransformerVQConfig = config_of(TransformerVQ)
+
+
+class _View:
+    """What a chunk of queries sees: keys one by one, and groups of older ones."""
+
+    def __init__(self, mixer: TransformerVQ, book: Float[Array, "H N K"], dtype: DTypeLike):
+        self.mixer, self.book = mixer, jax.lax.stop_gradient(book)
+        distance = jnp.arange(mixer.memory + 1)
+        options = {"base": mixer.position_base, "layout": "halves", "dtype": dtype}
+        waves = sinusoidal(distance, mixer.d_model, **options)
+        small = mixer.d_key**-0.25
+        r = mixer.r_proj(waves).astype(dtype).reshape(len(distance), mixer.num_heads, -1)
+        self.r, (self.u, self.w) = r * small, mixer.bias[...].astype(dtype) * small
+
+    def start(self, groups: Groups | None) -> tuple | None:
+        """What lies behind the chunks in view, and the run it belongs to."""
+        if groups is None or not self.mixer.compressive:
+            return None
+        return groups, jnp.ones((groups.count.shape[0], 1), jnp.int32)
+
+    def grouped(self, groups: Groups, stays: Array, rows: tuple, which: Array) -> Groups:
+        """The groups, forgotten where they do not stay, and some more tokens in them."""
+        _, v, codes = rows[:3]
+        codes = jnp.where(which[..., None], codes, -1)  # one_hot is 0 there
+        hot = jax.nn.one_hot(codes, self.mixer.num_codes, dtype=v.dtype)
+        count, total = (jnp.where(stays.reshape(-1, *(1,) * (a.ndim - 1)), a, 0) for a in groups)
+        return Groups(
+            count + hot.sum(1).astype(count.dtype), total + jnp.einsum("BSHN,BSHV->BHNV", hot, v)
+        )
+
+    def step(self, carry: tuple | None, queries: tuple, keys: tuple):
+        """Outputs of one chunk, and the groups with the first chunk in view added."""
+        (q, runs, place), (k, v, _, k_runs, k_place) = queries, keys
+        s, seen = self._scores(q, runs, place, k, k_runs, k_place)
+        s = jnp.where(seen, s, -jnp.inf)
+        top = s.max(-1, keepdims=True)
+        if carry is not None:
+            groups, run = carry
+            far = jnp.einsum("BCHK,HNK->BHCN", q + self.u, self.book)
+            mine = (runs == run)[:, None, :, None] & (groups.count > 0)[:, :, None]
+            far = jnp.where(mine, far, -jnp.inf)
+            top = jnp.maximum(top, far.max(-1, keepdims=True))
+        top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
+        p = jnp.exp(s - top)
+        o, total = jnp.einsum("BHCS,BSHV->BHCV", p, v), p.sum(-1, keepdims=True)
+        if carry is not None:
+            p = jnp.exp(far - top)
+            o = o + p @ groups.total
+            total = total + p @ groups.count[..., None]
+            carry = self._moved(groups, run, keys, q.shape[1])
+        o = o / jnp.where(total > 0, total, 1)
+        return carry, jnp.moveaxis(o, 1, 2)
+
+    def _scores(self, q, runs, place, k, k_runs, k_place) -> tuple[Array, Bool[Array, "B 1 C S"]]:
+        mixer = self.mixer
+        ahead = place[:, :, None] - k_place[:, None]
+        seen = (runs[:, :, None] == k_runs[:, None]) & (k_runs[:, None] > 0) & (ahead >= 0)
+        if not mixer.compressive:
+            seen = seen & (ahead <= mixer.memory)
+        start = (place - place % mixer.block_size)[:, :, None]
+        single = (k_place[:, None] >= start - mixer.memory)[:, None]
+        content = jnp.einsum("BCHK,BSHK->BHCS", q + self.u, k)
+        fixed = jnp.einsum("BCHK,BSHK->BHCS", q + self.u, jax.lax.stop_gradient(k))
+        content = jnp.where(single, content, fixed)  # no gradient to keys that are grouped
+        by_distance = jnp.einsum("BCHK,RHK->BHCR", q + self.w, self.r)
+        row = jnp.clip(ahead, 0, mixer.memory)[:, None]
+        relative = jnp.take_along_axis(by_distance, row, axis=-1)
+        near = (ahead <= mixer.memory)[:, None]
+        return content + jnp.where(near, relative, 0), seen[:, None]
+
+    def _moved(self, groups: Groups, run: Array, keys: tuple, size: int) -> tuple:
+        first = tuple(a[:, :size] for a in keys[:4])
+        now = jnp.maximum(run, first[3].max(1, keepdims=True))
+        return self.grouped(groups, (now == run)[:, 0], first, first[3] == now), now
+
+
+def _unit(x: Float[Array, "B L H K"]) -> Float[Array, "B L H K"]:
+    """RMS-normalised without a gain, divided by K^(1/4)."""
+    x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6)
+    return x * x.shape[-1] ** -0.25
+
+
+def quantize(
+    k: Float[Array, "B L H K"], codebook: Float[Array, "H N K"]
+) -> tuple[Int[Array, "B L H"], Float[Array, "B L H K"]]:
+    """The number of the nearest codeword (the first of equals), and the codeword."""
+    k, book = jax.lax.stop_gradient(k), jax.lax.stop_gradient(codebook)
+    distance = jnp.square(book).sum(-1) - 2 * jnp.einsum("BLHK,HNK->BLHN", k, book)
+    codes = jnp.argmin(distance, axis=-1).astype(jnp.int32)
+    heads = jnp.arange(book.shape[0])
+    return codes, book[heads, codes]
+
+
+def code_sums(
+    k: Float[Array, "B L H K"],
+    codes: Int[Array, "B L H"],
+    real: Float[Array, "B L"],
+    num_codes: int,
+) -> tuple[Float[Array, "H N"], Float[Array, "H N K"]]:
+    """How many real keys have each code, and their sums."""
+    hot = jax.nn.one_hot(codes, num_codes, dtype=k.dtype) * real[..., None, None]
+    return hot.sum((0, 1)), jnp.einsum("BLHN,BLHK->HNK", hot, k)

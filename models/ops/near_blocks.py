@@ -1,0 +1,248 @@
+"""Attention within blocks that are fixed in position: blocks of scores only where they are needed.
+
+A row of real tokens (padding moved behind them) is cut into chunks of C, the size of a block. Where
+blocks begin at multiples of C, a query's block is its chunk; where segments begin anywhere, or a
+stream continues, a block lies in two neighbouring chunks and tags tell which keys are seen. While
+streaming, the tokens of the block that is not complete are carried as a `Recent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from seqzoo.models.ops.segments import Segments, compact
+
+WeightKind = Literal["softmax", "relu", "squared_relu", "laplace"]
+
+
+def weights(
+    scores: Float[Array, "*B C S"], seen: Bool[Array, "*B C S"], kind: WeightKind
+) -> Float[Array, "*B C S"]:
+    """What attention multiplies values by; 0 where a key is not seen.
+
+    softmax; relu; relu² (Hua et al. 2022, arXiv:2202.10447); or its smooth stand-in of Ma et al.
+    2022 (arXiv:2209.10655, eq. 16), (1 + erf((s - μ) / (σ √2))) / 2, μ = √(1/2), σ = √(1/(4π)).
+    """
+    if kind == "softmax":
+        low = jnp.finfo(scores.dtype).min / 2
+        scores = jnp.where(seen, scores, low)
+        top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+        p = jnp.where(seen, jnp.exp(scores - top), 0)
+        total = p.sum(-1, keepdims=True)
+        return p / jnp.where(total > 0, total, 1)
+    if kind == "laplace":
+        deviation = jnp.pi**-0.5 / 2
+        w = 0.5 * (1 + jax.scipy.special.erf((scores - 0.5**0.5) / (deviation * 2**0.5)))
+    else:
+        w = jax.nn.relu(scores)
+        w = jnp.square(w) if kind == "squared_relu" else w
+    return jnp.where(seen, w, 0)
+
+
+def check_kind(kind: str) -> None:
+    """Raises ValueError for an unknown kind of weights."""
+    if kind not in get_args(WeightKind):
+        raise ValueError(
+            f"unknown kind={kind!r} of weights; known: {', '.join(get_args(WeightKind))}"
+        )
+
+
+# (carry, queries [B, C, ...], keys [B, (1 + back + ahead) C, ...]) -> (carry, outputs [B, C, ...])
+Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Array]]
+
+
+def near_blocks(
+    step: Step,
+    carry: PyTree,
+    queries: PyTree,
+    keys: PyTree,
+    *,
+    size: int,
+    back: int = 1,
+    ahead: bool = False,
+) -> tuple[PyTree, Float[Array, "B L ..."]]:
+    """Runs `step` over the chunks of `size` tokens of rows [B, L, ...].
+
+    It sees the keys of its own chunk, of the `back` before it, and of the next with `ahead`, in
+    order. Rows are filled up with zeros, so a tag of 0 must mean that a key is not seen. What
+    happens within a step is computed again in the backward pass: memory is linear in L.
+    """
+    length = jax.tree.leaves(queries)[0].shape[1]
+    cut_keys = jax.tree.map(lambda x: _cut(x, size), keys)
+
+    def window(x: Array) -> Array:
+        zeros = jnp.zeros((back, *x.shape[1:]), x.dtype)
+        x = jnp.concatenate([zeros, x, *([jnp.zeros_like(x[:1])] if ahead else [])])
+        count = x.shape[0] - back - ahead
+        return jnp.concatenate([x[i : i + count] for i in range(back + 1 + ahead)], axis=2)
+
+    xs = (jax.tree.map(lambda x: _cut(x, size), queries), jax.tree.map(window, cut_keys))
+    body = jax.checkpoint(lambda carry, x: step(carry, *x), prevent_cse=False)
+    carry, o = jax.lax.scan(body, carry, xs)
+    return carry, jnp.moveaxis(o, 0, 1).reshape(o.shape[1], -1, *o.shape[3:])[:, :length]
+
+
+def _cut(x: Array, size: int) -> Array:
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), *((0, 0),) * (x.ndim - 2)))
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+
+
+def parallel_blocks(
+    step: Step,
+    carry: PyTree,
+    queries: PyTree,
+    keys: PyTree,
+    layout: Segments,
+    *,
+    size: int,
+    back: int = 0,
+    ahead: bool = False,
+) -> Float[Array, "B L ..."]:
+    """`near_blocks` over whole rows, where queries see `back` blocks before their own.
+
+    `ahead`: and later keys of their own block.
+    """
+    if not layout.masked:  # blocks are chunks
+        return near_blocks(step, carry, queries, keys, size=size, back=back)[1]
+    rows = compact(layout)
+    queries, keys = jax.tree.map(rows.pack, (queries, keys))
+    options = {"size": size, "back": back + 1, "ahead": ahead}  # a block lies in two chunks
+    return rows.unpack(near_blocks(step, carry, queries, keys, **options)[1])
+
+
+def continued_blocks(
+    step: Step,
+    carry: PyTree,
+    queries: PyTree,
+    keys: PyTree,
+    valid: Bool[Array, "B S"],
+    *,
+    size: int,
+    back: int = 0,
+) -> Float[Array, "B C ..."]:
+    """`near_blocks` for queries that are the last C tokens of rows of S keys."""
+    count = jax.tree.leaves(queries)[0].shape[1]
+    if count <= size:
+        return step(carry, queries, keys)[1]
+    before = valid.shape[1] - count
+    order = jnp.argsort(~valid, axis=1, stable=True)
+    inverse = jnp.argsort(order, axis=1)[:, before:]
+
+    def front(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (before, 0), *((0, 0),) * (x.ndim - 2)))
+
+    rows = jax.tree.map(lambda x: _take(x, order), (jax.tree.map(front, queries), keys))
+    return _take(near_blocks(step, carry, *rows, size=size, back=back + 1)[1], inverse)
+
+
+def all_blocks(
+    run: Callable[[PyTree, PyTree], Array],
+    queries: PyTree,
+    keys: PyTree,
+    *,
+    size: int,
+    causal: bool,
+) -> Float[Array, "B L ..."]:
+    """`run(queries, keys)` with `size` queries at a time, so that memory is linear in L.
+
+    With `causal`, where queries and keys are the same tokens in order, an eighth of the row sees
+    no keys behind its own end: 9/16 of the products instead of all.
+    """
+    length = jax.tree.leaves(queries)[0].shape[1]
+    if length <= size:
+        return run(queries, keys)
+    part = -(-length // (8 if causal else 1) // size) * size
+    body = jax.checkpoint(run, prevent_cse=False)
+    parts = []
+    for start in range(0, length, part):
+        end = min(start + part, length)
+        mine = jax.tree.map(lambda x, a=start, b=end: _cut(x[:, a:b], size), queries)
+        seen = jax.tree.map(lambda x, b=end: x[:, :b] if causal else x, keys)
+        o = jax.lax.map(lambda q, seen=seen: body(q, seen), mine)
+        o = jnp.moveaxis(o, 0, 1)
+        parts.append(o.reshape(o.shape[0], -1, *o.shape[3:])[:, : end - start])
+    return jnp.concatenate(parts, axis=1)
+
+
+def _take(x: Array, order: Int[Array, "B L"]) -> Array:
+    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+# Tags, and what a stream carries
+
+
+def block_tags(layout: Segments, batch: int, length: int, size: int) -> Int[Array, "B L"]:
+    """1 for tokens of the block that a row continues, one more for each later one, 0 at padding."""
+    position = jnp.broadcast_to(layout.position, (batch, length))
+    starts = position % size == 0
+    if layout.masked:
+        starts = starts & layout.valid
+    tags = jnp.cumsum(starts, axis=1) + 1
+    return jnp.where(layout.valid, tags, 0) if layout.masked else tags
+
+
+def run_tags(layout: Segments, batch: int, length: int) -> Int[Array, "B L"]:
+    """1 for tokens of the segment that a row continues, then one more for each, 0 at padding."""
+    if not layout.masked:
+        return jnp.ones((batch, length), jnp.int32)
+    return jnp.where(layout.valid, layout.run + 1, 0).astype(jnp.int32)
+
+
+def latest(tags: Int[Array, "B S"]) -> Bool[Array, "B S"]:
+    """The tokens with the tag of the last real one."""
+    return tags == jnp.maximum(tags.max(1, keepdims=True), 1)
+
+
+class Recent(NamedTuple):
+    """The latest tokens of a row that are still needed, newest last; slots before them are 0."""
+
+    items: PyTree  # leaves [B, S, ...]
+    count: Int[Array, "B"]
+
+    @property
+    def size(self) -> int:
+        """How many tokens there is room for."""
+        return jax.tree.leaves(self.items)[0].shape[1]
+
+    @property
+    def valid(self) -> Bool[Array, "B S"]:
+        """Which slots hold a token."""
+        return jnp.arange(self.size) >= self.size - self.count[:, None]
+
+    def before(self, items: PyTree) -> PyTree:
+        """Rows [B, S + C, ...] of the remembered tokens and then `items`."""
+
+        def join(old: Array, new: Array) -> Array:
+            return jnp.concatenate([old.astype(new.dtype), new], axis=1)
+
+        return jax.tree.map(join, self.items, items)
+
+    def tagged(self, tags: Int[Array, "B C"]) -> Int[Array, "B S+C"]:
+        """Tags of those rows: remembered tokens have 1, empty slots 0."""
+        return jnp.concatenate([self.valid.astype(tags.dtype), tags], axis=1)
+
+    def after(self, items: PyTree, kept: Bool[Array, "B S+C"]) -> Recent:
+        """Remembers the tokens of those rows that are `kept`, at most S."""
+        rows = self.before(items)
+        order = jnp.argsort(kept, axis=1, stable=True)[:, -self.size :]
+        held = jnp.take_along_axis(kept, order, axis=1)
+
+        def take(x: Array, like: Array) -> Array:
+            x = _take(x, order)
+            return jnp.where(held.reshape(*held.shape, *(1,) * (x.ndim - 2)), x, 0).astype(
+                like.dtype
+            )
+
+        count = held.sum(1).astype(self.count.dtype)
+        return Recent(jax.tree.map(take, rows, self.items), count)
+
+
+def forget(token: PyTree, batch: int, slots: int) -> Recent:
+    """A `Recent` of no tokens; `token` has `jax.ShapeDtypeStruct`s of one token as leaves."""
+    zeros = jax.tree.map(lambda t: jnp.zeros((batch, slots, *t.shape), t.dtype), token)
+    return Recent(zeros, jnp.zeros(batch, jnp.int32))
