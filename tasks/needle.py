@@ -29,6 +29,7 @@ NOISE = (
     b"The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
 )
 BYTES = 256
+HAY = np.setdiff1d(np.arange(BYTES), list(b"#=;"))  # what random haystacks are made of
 
 
 def garbage(start: int, count: int) -> bytes:
@@ -126,8 +127,7 @@ class Needle(ExactTask):
     def _hay(self, draws: Draws, room: int) -> np.ndarray:
         if self.haystack == "noise":
             return np.frombuffer(garbage(draws.below(len(NOISE)), room), np.uint8)
-        kept = np.setdiff1d(np.arange(BYTES), list(b"#=;"))
-        return kept[draws.integers(len(kept), room)]
+        return HAY[draws.integers(len(HAY), room)]
 
     def measure(self, outputs: Float[Array, "B L V"], batch: Mapping[str, Array]) -> Metrics:
         """Exact matches, over the whole split and for each length and depth of the test grid."""

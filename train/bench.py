@@ -30,6 +30,7 @@ from rich.table import Table
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.registry import MIXERS, build
+from seqzoo.tasks.generated import GeneratedTask
 from seqzoo.train.bench_data import data
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.data import to_devices, train_batches
@@ -48,7 +49,7 @@ class Bench:
 
     what: Literal["speed", "depth", "host", "data"] = "speed"
     models: str = ""  # mixers, separated by commas; all by default
-    tasks: str = ""  # whose data is made, separated by commas; all by default
+    tasks: str = ""  # whose data is made, separated by commas; all generated ones by default
     baseline: str = "lru"  # measured in every round beside the others
     lengths: tuple[int, ...] = (512, 2048, 8192)  # tokens of a row
     batch_size: int = 4  # rows
@@ -81,8 +82,10 @@ class Bench:
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """The tasks whose data is made."""
-        return tuple(n.strip() for n in self.tasks.split(",")) if self.tasks else tasks.names()
+        """The tasks whose data is made, by default all that only make theirs."""
+        if self.tasks:
+            return tuple(name.strip() for name in self.tasks.split(","))
+        return tuple(name for name, task in tasks.TASKS.items() if issubclass(task, GeneratedTask))
 
     @property
     def mixer_options(self) -> dict[str, dict[str, Any]]:
