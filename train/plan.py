@@ -101,6 +101,7 @@ def devices_of(plan: Plan) -> Sequence[jax.Device]:
         )
     # Compiling needs no TPU, and one that is here belongs to whoever trains on it.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # several plans at a time
     os.environ |= {"TPU_WORKER_ID": "0", "TPU_MIN_LOG_LEVEL": "4", "TPU_STDERR_LOG_LEVEL": "4"}
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
