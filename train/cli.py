@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -62,6 +63,7 @@ def list_main(argv: Sequence[str]) -> int:
     from seqzoo import tasks
     from seqzoo.models.registry import MIXERS, PRESETS
     from seqzoo.train.flags import parse
+    from seqzoo.train.published import PUBLISHED
 
     parse(dataclasses.make_dataclass("List", []), argv, "seqzoo list")
     width = max(map(len, (*MIXERS, *PRESETS, *tasks.names()))) + 2
@@ -71,6 +73,11 @@ def list_main(argv: Sequence[str]) -> int:
     print("presets (--model NAME)")
     for name, preset in PRESETS.items():
         print(f"  {name:{width}}{', '.join(preset.pattern)}: {preset.source}")
+    print("published configurations (train --published NAME)")
+    for family, members in itertools.groupby(PUBLISHED, lambda name: name.partition("/")[0]):
+        found = [name.partition("/")[2] for name in members]
+        source = PUBLISHED[f"{family}/{found[0]}"].source
+        print(f"  {family + '/':{width}}{', '.join(found)}: {source}")
     print("tasks (--task NAME)")
     for name, task in tasks.TASKS.items():
         print(f"  {name:{width}}{task.description}")
@@ -83,14 +90,16 @@ def train_main(argv: Sequence[str]) -> int:
     from seqzoo.train.distributed import Processes, joined
     from seqzoo.train.flags import bare_field, experiment_fields, experiment_of, parse
 
-    task, model = _chosen(argv)
+    base = _published(argv)
+    task, model = (base.task.name, base.model) if base else _chosen(argv)
     fields = [
         ("task", str, task),  # what to learn; see seqzoo list
         ("model", str, model),
+        ("published", str, dataclasses.field(default="")),  # a configuration, for task and model
         ("out", Path),
         ("change_steps", bool, dataclasses.field(default=False)),
         ("deterministic", bool, dataclasses.field(default=False)),  # on a GPU, at some cost
-        *experiment_fields(task, model),
+        *experiment_fields(task, model, base),
         bare_field("processes", Processes()),
     ]
     kind = dataclasses.make_dataclass("Train", _with_defaults(fields), kw_only=True)
@@ -157,6 +166,21 @@ def _train(experiment: Any, out: Path, change_steps: bool) -> int:
             "the same command continues"
         )
     return 0
+
+
+def _published(argv: Sequence[str]) -> Any:
+    """The experiment that --published names, in place of --task and --model; None without it."""
+    from seqzoo.train.published import published
+
+    name = take(argv, "--published")
+    if name is None:
+        return None
+    for flag in ("--task", "--model"):
+        if take(argv, flag) is not None:
+            raise UsageError(
+                f"--published {name} has a task and a model of its own; leave out {flag}"
+            )
+    return published(name).experiment()
 
 
 def _chosen(argv: Sequence[str]) -> tuple[str, str]:

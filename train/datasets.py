@@ -135,7 +135,7 @@ def _parsed(argv: Sequence[str], action: str, fields: list[tuple]) -> tuple[Task
     made = [
         ("task", str, dataclasses.field(default=name)),
         *((field, kind, dataclasses.field(default=value)) for field, kind, value in fields),
-        ("data", tasks.TASKS[name], dataclasses.field(default=tasks.TASKS[name]())),
+        ("data", tasks.kind(name), dataclasses.field(default=tasks.kind(name)())),
     ]
     kind = dataclasses.make_dataclass(action.capitalize(), made, kw_only=True)
     parsed = parse(kind, argv, f"seqzoo data {action}")

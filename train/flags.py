@@ -12,7 +12,7 @@ import dataclasses
 import io
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
 import tyro
@@ -49,19 +49,22 @@ def check_model(name: str) -> None:
             raise unknown("model", part, (*MIXERS, *PRESETS))
 
 
-def experiment_fields(task: str, model: str) -> list[tuple]:
-    """Fields of a dataclass of flags that `experiment_of` turns into an experiment."""
+def experiment_fields(task: str, model: str, base: Experiment | None = None) -> list[tuple]:
+    """Fields of a dataclass of flags that `experiment_of` turns into an experiment.
+
+    `base`, of this task and model, gives other defaults than those of the configuration classes.
+    """
     check_task(task)
     check_model(model)
     fields = {
-        "data": tasks.kind(task)(),
-        "mixer": _mixer_options(model),
-        "backbone": default_backbone(model),
-        "optim": OptimConfig(),
-        "mesh": MeshConfig(),
+        "data": base.task if base else tasks.kind(task)(),
+        "mixer": _mixer_options(model, base.mixer if base else {}),
+        "backbone": base.backbone if base else default_backbone(model),
+        "optim": base.optim if base else OptimConfig(),
+        "mesh": base.mesh if base else MeshConfig(),
     }
     made = [(name, type(value), _default(value)) for name, value in fields.items()]
-    return [*made, bare_field("train", TrainConfig())]
+    return [*made, bare_field("train", base.train if base else TrainConfig())]
 
 
 def bare_field(name: str, value: Any) -> tuple:
@@ -120,10 +123,11 @@ def _default(value: Any) -> Any:
     return dataclasses.field(default=value)
 
 
-def _mixer_options(model: str) -> Any:
+def _mixer_options(model: str, more: Mapping[str, Any]) -> Any:
     """An instance of the options of a model's mixer, or of one a mixer with several."""
     preset = resolve(model)
-    chosen = dict(zip(preset.pattern, pattern_options(preset.pattern, preset.options), strict=True))
+    options = pattern_options(preset.pattern, {**preset.options, **more})
+    chosen = dict(zip(preset.pattern, options, strict=True))
     configs = {name: MIXERS[name].config(**options) for name, options in chosen.items()}
     if len(configs) == 1:
         return next(iter(configs.values()))
