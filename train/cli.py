@@ -143,7 +143,8 @@ def evaluate_main(argv: Sequence[str]) -> int:
     if options["split"] not in SPLITS:
         raise unknown("value of --split", options["split"], SPLITS)
     result = evaluate_run(run, split=options["split"], which=options["checkpoint"])
-    print(_words(result))
+    print(_words({k: v for k, v in result.items() if k != "baselines"}))
+    print(f"baselines: {_words(result['baselines'])}")
     print(json.dumps(result))
     return 0
 

@@ -81,13 +81,14 @@ def load_run(
 
 
 def evaluate_run(run: Path, *, split: str = "test", which: str = "last") -> dict[str, Any]:
-    """Metrics of a run on a split, with the step they belong to."""
+    """Metrics of a run on a split, with the step they belong to and the task's baselines."""
     program, state, meta = load_run(run, which=which)
     experiment = program.experiment
     metrics = evaluate(program, state.params, state.rest, experiment.task.source(split))
     about = {"task": experiment.task.name, "model": experiment.model, "split": split}
     parameters = count_parameters(state.params)
-    return {**about, "step": meta["step"], "parameters": parameters, **metrics}
+    trivial = {"baselines": experiment.task.baselines(split)}  # of the main metric
+    return {**about, "step": meta["step"], "parameters": parameters, **metrics, **trivial}
 
 
 def _choose(checkpoints: Checkpoints, which: str) -> int:
