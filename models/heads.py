@@ -178,8 +178,10 @@ class SequenceModel(nnx.Module):
         return self.encoder.state_size() if self.encoder.causal else 0
 
     def _out(self, h: Array) -> Array:
-        tied = self.encoder.embed.attend
-        logits = tied(self.head_scale * h) if self.tied else self.out_proj(h)
+        if self.tied:
+            logits = self.encoder.embed.attend(self.head_scale * h)
+        else:
+            logits = self.out_proj(h)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
     def _two_tower(self, inputs: Array, segment_ids: Array | None, rngs: nnx.Rngs | None):
@@ -253,6 +255,11 @@ def _check(spec: ModelSpec, config: BackboneConfig) -> None:
         raise ValueError(
             "this task predicts each input from those before it, and a model with causal=False "
             "sees what it should predict; set causal=True"
+        )
+    if spec.pooling == "first" and config.causal:
+        raise ValueError(
+            "this task reads its answer from the first position, where a causal model has seen one "
+            "token; set causal=False, or choose another pooling or protocol"
         )
     if config.tie_embeddings and (spec.head != "lm" or spec.outputs != spec.vocab_size):
         raise ValueError(

@@ -91,7 +91,9 @@ def test_a_step_lowers_the_loss(name):
     optim = dataclasses.replace(experiment.optim, peak_lr=1e-2, dynamics_lr=1e-3, warmup=0)
     flat, tree = jax.tree.flatten(params)
     groups = dict(
-        zip([f"{i:03}" for i in range(len(flat))], jax.tree.leaves(param_groups(model)), strict=True)
+        zip(
+            [f"{i:03}" for i in range(len(flat))], jax.tree.leaves(param_groups(model)), strict=True
+        )
     )
     tx = make_optimizer(optim, 10, groups)
 
@@ -138,3 +140,15 @@ def examples(spec, count):
 def test_the_command_takes_a_configuration(tmp_path, capsys, argv, message):
     assert dispatch(["train", *argv, "--out", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_causal_model_cannot_answer_at_the_first_position():
+    spec = published("transformer/listops").experiment().task.spec
+    with pytest.raises(ValueError, match="set causal=False"):
+        build_model(spec, "lru", BackboneConfig(d_model=8), rngs=nnx.Rngs(0))
+
+
+def test_real_inputs_are_classified():
+    spec = dataclasses.replace(published("lru/scifar").experiment().task.spec, length=6)
+    model = build_model(spec, "lru", BackboneConfig(d_model=8, depth=1), rngs=nnx.Rngs(0))
+    assert model(jnp.ones((2, 6, 3))).shape == (2, 10)
