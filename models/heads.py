@@ -96,8 +96,8 @@ class SequenceModel(nnx.Module):
     lm and regress: [B, L, outputs], one for every position. classify: [B, outputs] from the mean,
     last or first real token. two_tower: inputs [B, 2, L], both rows encoded with the same weights,
     [B, outputs] from (u, v, u - v, u * v) (the two-tower head of S4 and S5 on Long Range Arena).
-    autoencode: [B, L, outputs] from the pooled row alone, to which each position adds its sinusoidal
-    embedding before an MLP of width d that all positions share (MAD's compression task).
+    autoencode: [B, L, outputs] from the pooled row alone, to which each position adds its
+    sinusoidal embedding before an MLP of width d that all share (MAD's compression task).
     contrast: [B, patches, 1 + steps, outputs], see `ContrastHead`.
     """
 
@@ -178,10 +178,7 @@ class SequenceModel(nnx.Module):
         return self.encoder.state_size() if self.encoder.causal else 0
 
     def _out(self, h: Array) -> Array:
-        if self.tied:
-            logits = self.encoder.embed.attend(self.head_scale * h)
-        else:
-            logits = self.out_proj(h)
+        logits = self.encoder.embed.attend(self.head_scale * h) if self.tied else self.out_proj(h)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
     def _two_tower(self, inputs: Array, segment_ids: Array | None, rngs: nnx.Rngs | None):
