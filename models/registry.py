@@ -227,19 +227,19 @@ PRESETS: dict[str, Preset] = {
         {"norm": "rms", "feedforward": "geglu", "expansion": 3.0},
         "De et al. 2024, arXiv:2402.19427",
     ),
-    "rwkv4": Preset(
+    "rwkv4_lm": Preset(
         ("rwkv4",),
         {},
         {"norm": "layer", "feedforward": "rwkv", "expansion": 4.0},
         "Peng et al. 2023, arXiv:2305.13048",
     ),
-    "rwkv6": Preset(
+    "rwkv6_lm": Preset(
         ("rwkv6",),
         {},
         {"norm": "layer", "feedforward": "rwkv", "expansion": 3.5},
         "Peng et al. 2024, arXiv:2404.05892",
     ),
-    "rwkv7": Preset(
+    "rwkv7_lm": Preset(
         ("rwkv7",),
         {},
         {"norm": "layer", "feedforward": "rwkv7", "expansion": 4.0},
