@@ -81,31 +81,42 @@ def _unfilter(
     """Undoes the prediction of each line from its left and upper neighbours."""
     if kinds.max() > 4:
         raise ValueError(f"a damaged PNG picture (filter {kinds.max()})")
-    if not kinds.any():
-        return x
-    height, width, channels = x.shape
-    out = np.zeros((height + 1, width + 1, channels), np.int32)
-    rows = np.arange(height)
-    # All pixels of a diagonal at once: each needs those of the two diagonals before.
-    for diagonal in range(height + width - 1):
-        r = rows[max(0, diagonal - width + 1) : diagonal + 1]
-        c = diagonal - r
-        left, up, corner = out[r + 1, c], out[r, c + 1], out[r, c]
-        kind = kinds[r, None]
-        guess = np.select(
-            [kind == 1, kind == 2, kind == 3, kind == 4],
-            [left, up, (left + up) // 2, _paeth(left, up, corner)],
-            0,
-        )
-        out[r + 1, c + 1] = (x[r, c] + guess) % 256
-    return out[1:, 1:].astype(np.uint8)
+    _, width, channels = x.shape
+    lines, above = [], np.zeros((width, channels), np.uint8)
+    for kind, line in zip(kinds.tolist(), x, strict=True):
+        if kind == 1:
+            above = np.cumsum(line, axis=0, dtype=np.uint8)
+        elif kind == 2:
+            above = line + above
+        elif kind > 2:  # each byte needs the one before: a loop over Python's integers
+            undo = _average if kind == 3 else _paeth
+            flat = undo(line.ravel().tolist(), above.ravel().tolist(), channels)
+            above = np.array(flat, np.uint8).reshape(width, channels)
+        else:
+            above = line
+        lines.append(above)
+    return np.stack(lines)
 
 
-def _paeth(left: np.ndarray, up: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    guess = left + up - corner
-    near = [np.abs(guess - x) for x in (left, up, corner)]
-    first = (near[0] <= near[1]) & (near[0] <= near[2])
-    return np.where(first, left, np.where(near[1] <= near[2], up, corner))
+def _average(line: list[int], above: list[int], channels: int) -> list[int]:
+    out = [0] * channels
+    for i, (x, up) in enumerate(zip(line, above, strict=True)):
+        out.append((x + (out[i] + up) // 2) & 255)
+    return out[channels:]
+
+
+def _paeth(line: list[int], above: list[int], channels: int) -> list[int]:
+    out, corners = [0] * channels, [0] * channels + above
+    for i, (x, up, corner) in enumerate(zip(line, above, corners, strict=False)):
+        left = out[i]
+        from_left, from_up = abs(up - corner), abs(left - corner)
+        from_corner = abs(left + up - 2 * corner)
+        if from_left <= from_up and from_left <= from_corner:
+            guess = left
+        else:
+            guess = up if from_up <= from_corner else corner
+        out.append((x + guess) & 255)
+    return out[channels:]
 
 
 def _look_up(indices: np.ndarray, palette: bytes) -> UInt8[np.ndarray, "H W 3"]:
