@@ -21,6 +21,7 @@ from jaxtyping import Array, Inexact, Int
 
 from seqzoo.models.ops import forms
 from seqzoo.models.ops.segments import Segments, as_segments
+from seqzoo.models.ops.sequence_parallel import carried_over, cut, parts, repeat
 
 
 def linear_scan(
@@ -58,7 +59,36 @@ def linear_scan(
     layout = as_segments(segment_ids, b.shape[1])
     if layout.masked:
         a, b = _mask(a, b, layout, reverse)
-    return _scan(reverse, a, b, h0.astype(dtype))
+    h0, count = h0.astype(dtype), parts(b.shape[1])
+    if count == 1:
+        return _scan(reverse, a, b, h0)
+    return _in_parts(reverse, a, b, h0, count)
+
+
+def _in_parts(reverse: bool, a: Array, b: Array, h0: Array, count: int) -> Array:
+    """The recurrence over rows whose parts lie on different devices."""
+    if constant := a.shape[1] == 1:
+        a = a if a.shape[0] == 1 else repeat(a, count)
+    else:
+        a = cut(jnp.broadcast_to(a, (*b.shape[:2], *a.shape[2:])), count)
+    end, length = 0 if reverse else -1, b.shape[1] // count
+
+    def run(inputs: tuple[Array, Array], h0: Array) -> tuple[Array, Array]:
+        h = _scan(reverse, *inputs, h0)
+        return h, h[:, end]
+
+    def summarize(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        a, b = inputs
+        whole = lax.integer_pow(a[:, 0], length) if constant else jnp.prod(a, axis=1)
+        if len(whole) == 1:
+            whole = jnp.broadcast_to(whole, (count, *whole.shape[1:]))
+        return whole, run(inputs, jnp.zeros_like(b[:, 0]))[1]
+
+    def compose(whole: Array, own: Array, before: Array) -> Array:
+        return whole * before + own
+
+    inputs = a, cut(b, count)
+    return carried_over(run, summarize, compose, inputs, h0, count, reverse=reverse)[0]
 
 
 def _check(a: Array, b: Array, h0: Array | None) -> None:

@@ -13,17 +13,29 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Shaped
 
 BATCH_AXES = ("replica", "data", "fsdp")  # that divide the rows of a batch
+SEQUENCE_AXIS = "seq"  # that divides their length
 
 
-def by_rows(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
-    """`x` with its rows divided over the batch axes of the ambient mesh; as it is where none fits."""
+def axis_size(axis: str) -> int:
+    """The size of an axis of the ambient mesh that the compiler places by itself; 1 for none."""
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if not axes or any(kinds[axis] != AxisType.Auto for axis in axes):
+    return mesh.shape[axis] if kinds.get(axis) == AxisType.Auto else 1
+
+
+def by_rows(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
+    """`x` with its rows divided over the batch axes of the ambient mesh, and L over `seq`.
+
+    What does not fit stays whole; without a mesh x is as it was.
+    """
+    axes = tuple(axis for axis in BATCH_AXES if axis_size(axis) > 1)
+    rows = bool(axes) and x.shape[0] % math.prod(map(axis_size, axes)) == 0
+    along = axis_size(SEQUENCE_AXIS)
+    length = x.ndim > 2 and along > 1 and x.shape[1] % along == 0
+    if not rows and not length:
         return x
-    shards = math.prod(mesh.shape[axis] for axis in axes)
-    if shards == 1 or x.shape[0] % shards:
-        return x
-    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes, *free))
+    free = PartitionSpec.UNCONSTRAINED
+    first = axes if rows else free, SEQUENCE_AXIS if length else free
+    return jax.lax.with_sharding_constraint(
+        x, PartitionSpec(*first[: x.ndim], *(free,) * (x.ndim - 2))
+    )

@@ -1,0 +1,157 @@
+"""Sequences that are divided over devices: the mesh's axis `seq` along L.
+
+A row [B, L, ...] of n parts becomes n times B rows of L / n tokens, part by part, and that axis is
+what the devices divide: from there on an op runs as it does for any batch. What a recurrence loses
+at the borders comes back in three steps: every part runs from an empty state; all devices gather
+the parts' last states and the maps from a first to a last state, both without an axis L, and walk
+over the n of them; every part runs again from the state before it. Hence what is sent does not
+grow with L, and only differences in the order of sums remain.
+
+Nothing here depends on how many devices there really are: the mesh is the ambient one, and an op
+without a mesh, or whose L the axis does not divide, runs as if this file did not exist.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Int, PyTree, Shaped
+
+from seqzoo.models.ops.placement import BATCH_AXES, SEQUENCE_AXIS, axis_size
+from seqzoo.models.ops.segments import Segments
+
+State = TypeVar("State")
+FREE = PartitionSpec.UNCONSTRAINED
+
+
+def parts(length: int) -> int:
+    """Into how many parts rows of `length` are cut; 1 without a mesh that asks for more."""
+    count = axis_size(SEQUENCE_AXIS)
+    return count if length % count == 0 else 1
+
+
+def carried_over(
+    run: Callable[[PyTree, State], tuple[PyTree, State]],
+    summarize: Callable[[PyTree], tuple[PyTree, State]],
+    compose: Callable[[PyTree, State, State], State],
+    inputs: PyTree,
+    state: State,
+    count: int,
+    *,
+    reverse: bool = False,
+) -> tuple[PyTree, State]:
+    """`run` over rows in `count` parts, each from the state that the one before it leaves.
+
+    Args:
+        run: (inputs, state) -> (outputs [B, L, ...], state after them), any number of rows.
+        summarize: inputs -> (what the state before them turns into, the state from nothing), whose
+            leaves have rows first and no axis L.
+        compose: (those two, state before) -> state after, for one part.
+        inputs: rows already cut, [count * B, L / count, ...], by `cut` and its like.
+        state: before the first part, leaves [B, ...].
+        count: from `parts`.
+        reverse: the last part comes first.
+
+    Returns:
+        Outputs [B, L, ...] and the state behind the last part.
+    """
+    summaries = jax.tree.map(lambda x: _together(x, count), summarize(inputs))
+
+    def step(state: State, summary: tuple[PyTree, State]) -> tuple[State, State]:
+        after = compose(*summary, state)
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), after, state), state
+
+    last, before = jax.lax.scan(step, state, summaries, reverse=reverse)
+    outputs, _ = run(inputs, jax.tree.map(_apart, before))
+    return jax.tree.map(lambda y: join(y, count), outputs), last
+
+
+def cut(x: Shaped[Array, "B L ..."], count: int) -> Shaped[Array, "nB L/n ..."]:
+    """The parts of all rows, part 0 of every row first."""
+    batch, length, *rest = x.shape
+    x = x.reshape(batch, count, length // count, *rest)
+    return _apart(jnp.moveaxis(x, 1, 0))
+
+
+def join(y: Shaped[Array, "nB L/n ..."], count: int) -> Shaped[Array, "B L ..."]:
+    """The inverse of `cut`."""
+    rows, length, *rest = y.shape
+    y = _divided(y.reshape(count, rows // count, length, *rest))
+    y = jnp.moveaxis(y, 0, 1).reshape(rows // count, count * length, *rest)
+    axes = _row_axes(y.shape[0])
+    return _constrain(y, axes, SEQUENCE_AXIS)
+
+
+def cut_runs(run: Int[Array, "B L"], count: int) -> Int[Array, "nB L/n"]:
+    """Numbers of segments, 0 in each part for the one that the part before it ends in."""
+    batch, length = run.shape
+    run = _divided(jnp.moveaxis(run.reshape(batch, count, length // count), 1, 0))
+    ends = run[:-1, :, -1:]
+    before = jnp.concatenate([jnp.zeros_like(run[:1, :, :1]), ends])
+    return _apart(run - before)
+
+
+def cut_layout(layout: Segments, batch: int, count: int) -> Segments:
+    """The layout of the parts; run 0 is again the one that a carried state belongs to."""
+    position = jnp.broadcast_to(layout.position, (batch, layout.position.shape[1]))
+    if not layout.masked:
+        return Segments(cut(position, count))
+    return Segments(cut(position, count), cut(layout.valid, count), cut_runs(layout.run, count))
+
+
+def repeat(x: Shaped[Array, "B ..."], count: int) -> Shaped[Array, "nB ..."]:
+    """The same rows for every part: what is gathered by all devices of the axis."""
+    x = _constrain(x, _row_axes(x.shape[0]), None)
+    return _apart(jnp.broadcast_to(x[None], (count, *x.shape)))
+
+
+def by_whole_rows(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
+    """Rows that are not cut, for loops that cannot be: divided as rows instead where B allows.
+
+    Where it does not, every device of the axis has them and does the same work.
+    """
+    if parts(x.shape[1]) == 1:
+        return x
+    axes = (*BATCH_AXES, SEQUENCE_AXIS)
+    fits = x.shape[0] % math.prod(axis_size(axis) for axis in axes) == 0
+    return _constrain(x, axes if fits else _row_axes(x.shape[0]), None)
+
+
+def by_parts(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
+    """Rows divided along L, the inverse of `by_whole_rows`."""
+    if parts(x.shape[1]) == 1:
+        return x
+    return _constrain(x, _row_axes(x.shape[0]), SEQUENCE_AXIS)
+
+
+def _together(x: Shaped[Array, "nB ..."], count: int) -> Shaped[Array, "n B ..."]:
+    """Summaries of all parts, on every device of the axis."""
+    x = x.reshape(count, -1, *x.shape[1:])
+    return _constrain(_divided(x), None, _row_axes(x.shape[1]))
+
+
+def _apart(x: Shaped[Array, "n B ..."]) -> Shaped[Array, "nB ..."]:
+    """Parts to rows: with the parts first, no row leaves its device."""
+    count, batch, *rest = x.shape
+    x = _divided(x).reshape(count * batch, *rest)
+    return _constrain(x, (SEQUENCE_AXIS, *(_row_axes(batch) or ())))
+
+
+def _divided(x: Shaped[Array, "n B ..."]) -> Shaped[Array, "n B ..."]:
+    return _constrain(x, SEQUENCE_AXIS, _row_axes(x.shape[1]))
+
+
+def _row_axes(batch: int) -> tuple[str, ...] | None:
+    """The axes that divide rows; None where they do not fit."""
+    axes = tuple(axis for axis in BATCH_AXES if axis_size(axis) > 1)
+    return axes if axes and batch % math.prod(map(axis_size, axes)) == 0 else None
+
+
+def _constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
+    free = (FREE,) * (x.ndim - len(axes))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes, *free))
