@@ -44,20 +44,13 @@ def png(pixels, filters=(0, 1, 2, 3, 4), colour=None, palette=b"", **broken):
 
 
 def _filtered(x, row, kind):
-    _, width, channels = x.shape
-    out = np.zeros((width, channels), np.uint8)
-    for c in range(width):
-        left = x[row, c - 1] if c else np.zeros(channels, int)
-        up = x[row - 1, c] if row else np.zeros(channels, int)
-        corner = x[row - 1, c - 1] if row and c else np.zeros(channels, int)
-        guess = left + up - corner
-        paeth = [
-            min(((abs(g - v), i, v) for i, v in enumerate(three)))[2]
-            for g, *three in zip(guess, left, up, corner, strict=True)
-        ]
-        prediction = [0 * left, left, up, (left + up) // 2, np.array(paeth)][kind]
-        out[c] = (x[row, c] - prediction) % 256
-    return out
+    """A line less its prediction, by the five rules of the PNG specification."""
+    up = x[row - 1] if row else 0 * x[row]
+    left, corner = (np.concatenate([np.zeros_like(y[:1]), y[:-1]]) for y in (x[row], up))
+    far = [abs(left + up - corner - y) for y in (left, up, corner)]
+    paeth = np.choose(np.argmin(far, axis=0), [left, up, corner])  # ties: left, then up
+    guess = [0 * left, left, up, (left + up) // 2, paeth][kind]
+    return ((x[row] - guess) % 256).astype(np.uint8)
 
 
 def parquet(path, columns, metadata=None):
