@@ -12,27 +12,17 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Array, Float
 
 from seqzoo.models.spec import ModelSpec
-from seqzoo.tasks.streams import words
-from seqzoo.tasks.task import (
-    IGNORED,
-    SPLITS,
-    Example,
-    Metrics,
-    Source,
-    Split,
-    Task,
-    check_count,
-    measure_tokens,
-)
+from seqzoo.tasks.generated import GeneratedTask, labelled_at, lm_spec
+from seqzoo.tasks.streams import Draws
+from seqzoo.tasks.task import IGNORED, Example, Split, check_count
 
 _LONG = 1000  # numbers from which a partition beats a sort
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MQAR(Task):
+class MQAR(GeneratedTask):
     """Recall of all key-value pairs of a context; rows have no padding.
 
     The published rule vocab_size > length is kept: random fillers and distinct keys then leave
@@ -50,13 +40,11 @@ class MQAR(Task):
         0.01  # query slot j of 1, 2, ... has probability proportional to j ** (power - 1)
     )
     random_non_queries: bool = True  # random tokens, not 0, between the queries
-    train_size: int = 100_000  # examples
-    validation_size: int = 1_000
     test_size: int = 3_000
 
     def __post_init__(self) -> None:
-        for field in ("num_pairs", *(f"{split}_size" for split in SPLITS)):
-            check_count(self, field)
+        super().__post_init__()
+        check_count(self, "num_pairs")
         check_count(self, "length", least=4 * self.num_pairs)
         check_count(self, "vocab_size", least=self.length + 1)
         for field in ("length", "vocab_size"):
@@ -73,16 +61,7 @@ class MQAR(Task):
     @property
     def spec(self) -> ModelSpec:
         """A token at every position; only queries are labelled."""
-        size = self.vocab_size
-        return ModelSpec(head="lm", vocab_size=size, outputs=size, length=self.length)
-
-    def _source(self, split: Split, seed: int) -> Source:
-        # Making an example is as fast as reading it, so nothing is cached.
-        return RecallSource(self, split, seed)
-
-    def measure(self, outputs: Float[Array, "B L V"], batch: Mapping[str, Array]) -> Metrics:
-        """Cross-entropy over queries; accuracy of each row, then their mean."""
-        return measure_tokens(outputs, batch)
+        return lm_spec(self.vocab_size, self.vocab_size, self.length)
 
     def baselines(self, split: Split = "test") -> dict[str, float]:
         """Chance among the values shown, and among all values."""
@@ -101,48 +80,23 @@ class MQAR(Task):
         ]
         return f"{' '.join(pairs)} | {', '.join(asked)}"
 
-
-@dataclasses.dataclass(frozen=True)
-class RecallSource:
-    """One split of MQAR; an example is a function of (split, seed, index) and the options."""
-
-    task: MQAR
-    split: str
-    seed: int
-
-    def __len__(self) -> int:
-        return getattr(self.task, f"{self.split}_size")
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
-        task, pairs = self.task, self.task.num_pairs
-        half, slots = task.vocab_size // 2, len(self._rates)
-        drawn = words(2 * half - 1 + slots + task.length, "mqar", self.split, self.seed, int(index))
-        for_keys, rest = drawn[: half - 1], drawn[half - 1 :]
-        for_values, for_slots, fillers = (
-            rest[:half],
-            rest[half : -task.length],
-            rest[-task.length :],
-        )
-        keys = 1 + _smallest(for_keys, pairs)
-        values = half + _smallest(for_values, pairs)
+    def _example(self, draws: Draws, split: Split, index: int) -> Example:
+        pairs, half = self.num_pairs, self.vocab_size // 2
+        keys = 1 + _smallest(draws.words(half - 1), pairs)
+        values = half + _smallest(draws.words(half), pairs)
         # The first of exponential waiting times: draws without replacement by these rates.
-        waiting = -np.log((for_slots + 0.5) / 2**32) / self._rates
+        waiting = -np.log(draws.uniform(len(self._rates))) / self._rates
         queries = 2 * pairs + 2 * _smallest(waiting, pairs)
-        fillers = fillers % (task.vocab_size if task.random_non_queries else 1)
-        inputs = fillers.astype(np.int32)
+        inputs = draws.integers(self.vocab_size if self.random_non_queries else 1, self.length)
         inputs[: 2 * pairs : 2] = keys
         inputs[1 : 2 * pairs : 2] = values
         inputs[queries] = keys
-        targets = np.full(task.length, IGNORED, np.int32)
-        targets[queries] = values
-        return {"inputs": inputs, "targets": targets}
+        return {"inputs": inputs, "targets": labelled_at(queries, values, self.length)}
 
     @cached_property
     def _rates(self) -> np.ndarray:
-        slots = (self.task.length - 2 * self.task.num_pairs) // 2
-        return np.arange(1, slots + 1) ** (self.task.power - 1)
+        slots = (self.length - 2 * self.num_pairs) // 2
+        return np.arange(1, slots + 1) ** (self.power - 1)
 
 
 def _smallest(x: np.ndarray, count: int) -> np.ndarray:

@@ -15,8 +15,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from seqzoo.models.spec import ModelSpec
-from seqzoo.tasks.generated import GeneratedTask, by_slice, lm_spec, padded, real
-from seqzoo.tasks.mqar import MQAR, RecallSource
+from seqzoo.tasks.generated import (
+    GeneratedSource,
+    GeneratedTask,
+    by_slice,
+    lm_spec,
+    padded,
+    real,
+)
+from seqzoo.tasks.mqar import MQAR
 from seqzoo.tasks.streams import Draws
 from seqzoo.tasks.task import (
     IGNORED,
@@ -109,10 +116,10 @@ class MQARBased(GeneratedTask):
         """A token at every position; only queries are labelled."""
         return lm_spec(self.vocab_size, self.vocab_size, 1_024)
 
-    def _parts(self, split: Split) -> tuple[RecallSource, ...]:
+    def _parts(self, split: Split) -> tuple[GeneratedSource, ...]:
         segments = BASED_TRAIN if split == "train" else BASED_TEST
         return tuple(
-            RecallSource(
+            GeneratedSource(
                 MQAR(
                     vocab_size=self.vocab_size,
                     length=s.length,
@@ -168,7 +175,7 @@ class MixtureSource:
     """
 
     task: MQARBased
-    parts: tuple[RecallSource, ...]
+    parts: tuple[GeneratedSource, ...]
     split: Split
 
     def __len__(self) -> int:
