@@ -74,6 +74,14 @@ def test_noise_has_its_share():
     assert (inputs >= 16).mean() == pytest.approx(0.4 * 62 / 63, abs=0.01)
 
 
+def test_one_pair_is_never_noise():
+    for row, labels in rows(
+        stack(build("mad_noisy_recall", length=8, frac_noise=0.99), "test", 200)
+    ):
+        assert any(t < 8 for t in row[:6:2])
+        assert labels[-1] == row[row.index(row[6]) + 1]
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_fuzzy_rows_are_pairs_of_motifs(split):
     task = build("mad_fuzzy_recall")
