@@ -1,4 +1,4 @@
-"""What the mixers over the delta rules share: keys of unit length, norm of the outputs, sizes."""
+"""What the mixers over the delta rules share: sizes, keys of unit length, norm of the outputs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
+from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.segments import Segments
 
 
@@ -145,3 +146,37 @@ def strength(logits: Array, allow_negative_eigenvalues: bool) -> Array:
     """beta in (0, 1), or in (0, 2), where I - beta k k^T may reflect."""
     beta = jax.nn.sigmoid(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
     return 2 * beta if allow_negative_eigenvalues else beta
+
+
+class DeltaMixer(Mixer):
+    """Queries, keys and values, what follows the heads, and the state of the rule."""
+
+    def __init__(
+        self,
+        d_model: int,
+        sizes: HeadSizes,
+        *,
+        gate: Literal["none", "silu", "sigmoid"],
+        d_conv: int,
+        allow_negative_eigenvalues: bool,
+        norm_eps: float,
+        chunk_size: int | None,
+        steps: int = 1,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.negative, self.chunk_size = allow_negative_eigenvalues, chunk_size
+        self.scale = sizes.d_key**-0.5
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.qkv = QueryKeyValue(d_model, sizes, d_conv, steps=steps, **options)
+        self.norm = HeadNorm(sizes.d_value, gate, eps=norm_eps, param_dtype=param_dtype)
+        inner = sizes.value_heads * sizes.d_value
+        self.out_proj = nnx.Linear(inner, d_model, use_bias=False, **options)
+
+    def _initial(self, batch_size: int) -> DeltaState:
+        return self.qkv.initial(batch_size)
+
+    def state_size(self) -> int:
+        """Value heads x K x V, and (d_conv - 1) channels of q, k and v."""
+        return self.qkv.state_size()

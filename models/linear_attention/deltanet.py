@@ -24,20 +24,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from seqzoo.models.linear_attention.delta_parts import (
-    DeltaState,
-    HeadNorm,
-    QueryKeyValue,
-    head_sizes,
-    strength,
-)
+from seqzoo.models.linear_attention.delta_parts import DeltaMixer, DeltaState, head_sizes, strength
 from seqzoo.models.linear_attention.gated_deltanet import Decay
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, config_of
 from seqzoo.models.ops.gated_delta_rule import gated_delta_rule
 from seqzoo.models.ops.segments import Segments
 
 
-class DeltaNet(Mixer):
+class DeltaNet(DeltaMixer):
     """The delta rule with a short convolution; see the module docstring."""
 
     def __init__(
@@ -59,32 +53,29 @@ class DeltaNet(Mixer):
 
         Raises ValueError for sizes that cannot be.
         """
-        sizes = head_sizes(d_model, num_heads, None, d_key, d_value)
-        self.negative, self.chunk_size = allow_negative_eigenvalues, chunk_size
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.qkv = QueryKeyValue(d_model, sizes, d_conv, **options)
+        super().__init__(
+            d_model,
+            head_sizes(d_model, num_heads, None, d_key, d_value),
+            gate="none",
+            d_conv=d_conv,
+            allow_negative_eigenvalues=allow_negative_eigenvalues,
+            norm_eps=norm_eps,
+            chunk_size=chunk_size,
+            **options,
+        )
         self.in_proj = nnx.Linear(d_model, num_heads, use_bias=False, **options)
-        self.norm = HeadNorm(sizes.d_value, "none", eps=norm_eps, param_dtype=param_dtype)
-        inner = num_heads * sizes.d_value
-        self.out_proj = nnx.Linear(inner, d_model, use_bias=False, **options)
-
-    def _initial(self, batch_size: int) -> DeltaState:
-        return self.qkv.initial(batch_size)
-
-    def state_size(self) -> int:
-        """H K V + (d_conv - 1) H (2 K + V)."""
-        return self.qkv.state_size()
 
     def _mix(self, x: Float[Array, "B L D"], inner: DeltaState | None, ctx: Context):
         window, s0 = (None, None) if inner is None else inner
         q, k, v, window = self.qkv(x, window, ctx.segments)
         beta = strength(self.in_proj(x), self.negative)
-        options = {"scale": q.shape[-1] ** -0.5, "chunk_size": self.chunk_size}
+        options = {"scale": self.scale, "chunk_size": self.chunk_size}
         o, s = gated_delta_rule(q, k, v, beta, None, s0, segment_ids=ctx.segments, **options)
         return self.out_proj(self.norm(o).astype(x.dtype)), DeltaState(window, s)
 
 
-class DeltaProduct(Mixer):
+class DeltaProduct(DeltaMixer):
     """Several delta steps per token; see the module docstring."""
 
     def __init__(
@@ -107,24 +98,22 @@ class DeltaProduct(Mixer):
         """See DeltaNet; chunk_size counts the steps, num_householders per token."""
         if num_householders < 1:
             raise ValueError(f"num_householders must be at least 1; got {num_householders}")
-        sizes = head_sizes(d_model, num_heads, None, d_key, d_value)
-        self.negative, self.chunk_size = allow_negative_eigenvalues, chunk_size
-        self.steps = num_householders
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.qkv = QueryKeyValue(d_model, sizes, d_conv, steps=num_householders, **options)
+        super().__init__(
+            d_model,
+            head_sizes(d_model, num_heads, None, d_key, d_value),
+            gate="none",
+            d_conv=d_conv,
+            allow_negative_eigenvalues=allow_negative_eigenvalues,
+            norm_eps=norm_eps,
+            chunk_size=chunk_size,
+            steps=num_householders,
+            **options,
+        )
+        self.steps = num_householders
         width = num_heads * (num_householders + gated)
         self.in_proj = nnx.Linear(d_model, width, use_bias=False, **options)
         self.decay = Decay(num_heads, num_heads, param_dtype, rngs) if gated else None
-        self.norm = HeadNorm(sizes.d_value, "none", eps=norm_eps, param_dtype=param_dtype)
-        inner = num_heads * sizes.d_value
-        self.out_proj = nnx.Linear(inner, d_model, use_bias=False, **options)
-
-    def _initial(self, batch_size: int) -> DeltaState:
-        return self.qkv.initial(batch_size)
-
-    def state_size(self) -> int:
-        """H K V + (d_conv - 1) H (K + n (K + V))."""
-        return self.qkv.state_size()
 
     def _mix(self, x: Float[Array, "B L D"], inner: DeltaState | None, ctx: Context):
         window, s0 = (None, None) if inner is None else inner
@@ -143,7 +132,7 @@ class DeltaProduct(Mixer):
             beta,
             log_decay,
             s0,
-            scale=q.shape[-1] ** -0.5,
+            scale=self.scale,
             chunk_size=self.chunk_size,
             segment_ids=_repeated(ctx.segments, n),
         )

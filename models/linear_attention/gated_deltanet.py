@@ -24,14 +24,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from seqzoo.models.linear_attention.delta_parts import (
-    DeltaState,
-    HeadNorm,
-    QueryKeyValue,
-    head_sizes,
-    strength,
-)
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.linear_attention.delta_parts import DeltaMixer, DeltaState, head_sizes, strength
+from seqzoo.models.mixer import Context, config_of
 from seqzoo.models.ops.gated_delta_rule import gated_delta_rule
 from seqzoo.models.ssm.mamba import dt_bias_init
 
@@ -53,7 +47,7 @@ class Decay(nnx.Module):
         return -rates * jax.nn.softplus(a + self.dt_bias[...])
 
 
-class GatedDeltaNet(Mixer):
+class GatedDeltaNet(DeltaMixer):
     """The delta rule with one decay a head; see the module docstring."""
 
     def __init__(
@@ -77,35 +71,34 @@ class GatedDeltaNet(Mixer):
         Raises ValueError for sizes that cannot be.
         """
         sizes = head_sizes(d_model, num_heads, num_value_heads, d_key, d_value)
-        self.negative, self.chunk_size = allow_negative_eigenvalues, chunk_size
         heads, inner = sizes.value_heads, sizes.value_heads * sizes.d_value
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.qkv = QueryKeyValue(d_model, sizes, d_conv, **options)
+        super().__init__(
+            d_model,
+            sizes,
+            gate="silu",
+            d_conv=d_conv,
+            allow_negative_eigenvalues=allow_negative_eigenvalues,
+            norm_eps=norm_eps,
+            chunk_size=chunk_size,
+            **options,
+        )
         self.in_proj = nnx.Linear(d_model, 2 * heads, use_bias=False, **options)
         self.decay = Decay(heads, heads, param_dtype, rngs)
         self.gate_proj = nnx.Linear(d_model, inner, use_bias=False, **options)
-        self.norm = HeadNorm(sizes.d_value, "silu", eps=norm_eps, param_dtype=param_dtype)
-        self.out_proj = nnx.Linear(inner, d_model, use_bias=False, **options)
-
-    def _initial(self, batch_size: int) -> DeltaState:
-        return self.qkv.initial(batch_size)
-
-    def state_size(self) -> int:
-        """H K V + (d_conv - 1) (2 Hk K + H V)."""
-        return self.qkv.state_size()
 
     def _mix(self, x: Float[Array, "B L D"], inner: DeltaState | None, ctx: Context):
         window, s0 = (None, None) if inner is None else inner
         q, k, v, window = self.qkv(x, window, ctx.segments)
         beta, a = jnp.split(self.in_proj(x), 2, axis=-1)
         beta, log_decay = strength(beta, self.negative), self.decay(a)[..., None]
-        options = {"scale": q.shape[-1] ** -0.5, "chunk_size": self.chunk_size}
+        options = {"scale": self.scale, "chunk_size": self.chunk_size}
         o, s = gated_delta_rule(q, k, v, beta, log_decay, s0, segment_ids=ctx.segments, **options)
         o = self.norm(o, self.gate_proj(x)).astype(x.dtype)
         return self.out_proj(o), DeltaState(window, s)
 
 
-class KimiDeltaAttention(Mixer):
+class KimiDeltaAttention(DeltaMixer):
     """The delta rule with one decay a key channel; see the module docstring."""
 
     def __init__(
@@ -125,25 +118,23 @@ class KimiDeltaAttention(Mixer):
     ):
         """See GatedDeltaNet."""
         sizes = head_sizes(d_model, num_heads, None, d_key, d_value)
-        self.negative, self.chunk_size = allow_negative_eigenvalues, chunk_size
         rank, inner = sizes.d_value, num_heads * sizes.d_value
-        options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.qkv = QueryKeyValue(
-            d_model, sizes, d_conv, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        super().__init__(
+            d_model,
+            sizes,
+            gate="sigmoid",
+            d_conv=d_conv,
+            allow_negative_eigenvalues=allow_negative_eigenvalues,
+            norm_eps=norm_eps,
+            chunk_size=chunk_size,
+            **options,
         )
+        options["use_bias"] = False
         self.in_proj = nnx.Linear(d_model, num_heads + 2 * rank, **options)
         self.decay_proj = nnx.Linear(rank, num_heads * sizes.d_key, **options)
         self.decay = Decay(num_heads, num_heads * sizes.d_key, param_dtype, rngs)
         self.gate_proj = nnx.Linear(rank, inner, **options)
-        self.norm = HeadNorm(sizes.d_value, "sigmoid", eps=norm_eps, param_dtype=param_dtype)
-        self.out_proj = nnx.Linear(inner, d_model, **options)
-
-    def _initial(self, batch_size: int) -> DeltaState:
-        return self.qkv.initial(batch_size)
-
-    def state_size(self) -> int:
-        """H K V + (d_conv - 1) H (2 K + V)."""
-        return self.qkv.state_size()
 
     def _mix(self, x: Float[Array, "B L D"], inner: DeltaState | None, ctx: Context):
         window, s0 = (None, None) if inner is None else inner
@@ -152,7 +143,7 @@ class KimiDeltaAttention(Mixer):
         beta, a, gate = jnp.split(self.in_proj(x), [heads, heads + rank], axis=-1)
         log_decay = self.decay(self.decay_proj(a)).reshape(q.shape)
         beta = strength(beta, self.negative)
-        options = {"scale": q.shape[-1] ** -0.5, "chunk_size": self.chunk_size}
+        options = {"scale": self.scale, "chunk_size": self.chunk_size}
         o, s = gated_delta_rule(q, k, v, beta, log_decay, s0, segment_ids=ctx.segments, **options)
         o = self.norm(o, self.gate_proj(gate)).astype(x.dtype)
         return self.out_proj(o), DeltaState(window, s)
