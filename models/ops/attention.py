@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from seqzoo.models.ops.attention_parts import over_devices
 from seqzoo.models.ops.blockwise import Operands, Sight, blockwise
 from seqzoo.models.ops.relative import Relative, Terms
 from seqzoo.models.ops.segments import Segments, as_segments, compact
+from seqzoo.models.ops.sequence_parallel import parts
 from seqzoo.models.ops.visibility import LOW, Rule, Side, visible
 
 # Forward and backward on CPU, float32, causal: at L = S = 64 both forms take the same time; at 512
@@ -74,7 +76,7 @@ def attention(
     dense = max(q.shape[1], k.shape[1]) <= DENSE_LENGTH or q.shape[1] <= DENSE_QUERIES
     counts = window is not None or relative is not None  # padding must not be counted
     if by_index and counts and layout is not None:
-        if bias is None and not dense:
+        if bias is None and not dense and parts(q.shape[1]) == 1:
             options = {"causal": causal, "window": window, "scale": scale}
             return _compactly(q, k, v, relative, layout, **options)
         q_positions = k_positions = layout.position
@@ -89,7 +91,7 @@ def attention(
     term, terms = relative or (None, Terms())
     operands = Operands(q, k, v, bias, terms)
     rule = Rule(causal, window, by_index, term)
-    return (_dense if dense else blockwise)(rule, float(scale), operands, sight)
+    return over_devices(_dense if dense else blockwise, rule, float(scale), operands, sight)
 
 
 def _dense(rule: Rule, scale: float, operands: Operands, sight: Sight) -> Array:

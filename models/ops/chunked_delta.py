@@ -11,6 +11,7 @@ chunks a state is handed on. The delta rules of this folder are choices of a, b,
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models.ops.chunks import check_decays, decays, to_chunks, to_rows
 from seqzoo.models.ops.decayed_pairs import Pairs, Reader, decayed_pairs
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.segments import Segments, cut_runs
+from seqzoo.models.ops.sequence_parallel import carried_over, cut, parts
 from seqzoo.models.ops.triangular import unit_inverse
 
 # Steps per chunk, about the key width. B=4, H=4, K=V=32, L=2048 on one CPU core, forward and
@@ -75,13 +77,58 @@ def chunked_delta(
     if s0 is None:
         s0 = jnp.zeros((batch, heads, keys, values.shape[-1]), dtype)
     size = chunk_size or min(max(power_of_two(keys), SMALLEST), LARGEST)
-    size = power_of_two(min(size, length))
-    chunks = jax.tree.map(lambda x: to_chunks(x, size), inputs)
-    masks = _masks(layout.run, size) if layout.masked else None
+    s0 = s0.astype(jnp.promote_types(s0.dtype, dtype))
+    rows = functools.partial(_rows, size, before)
+    run = layout.run if layout.masked else None
+    count = parts(length)
+    return rows((inputs, run), s0) if count == 1 else _over_devices(rows, inputs, run, s0, count)
+
+
+def _rows(
+    most: int, before: bool, inputs: tuple[Inputs, Array | None], s0: Array
+) -> tuple[Array, Array]:
+    """All chunks of rows and their runs."""
+    terms, run = inputs
+    length = terms.q.shape[1]
+    size = power_of_two(min(most, length))
+    chunks = jax.tree.map(lambda x: to_chunks(x, size), terms)
+    masks = None if run is None else _masks(run, size)
     # Inside a scan no barrier is needed to keep the recomputation.
     step = jax.checkpoint(functools.partial(_step, before=before), prevent_cse=False)
-    s, o = lax.scan(step, s0.astype(jnp.promote_types(s0.dtype, dtype)), (chunks, masks))
+    s, o = lax.scan(step, s0, (chunks, masks))
     return to_rows(o, length), s
+
+
+def _over_devices(
+    rows: Callable, inputs: Inputs, run: Array | None, s0: Array, count: int
+) -> tuple[Array, Array]:
+    """`rows` where the parts of the rows lie on different devices.
+
+    The map from a part's first to its last state is a matrix [K, K] for each head: what becomes of
+    the identity where nothing is written, kept beside the state as K more columns of values.
+    """
+    shape, keys = inputs.q.shape[:3], inputs.q.shape[3]
+    inputs = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, x.shape[-1])), inputs)
+    inputs = jax.tree.map(lambda x: cut(x, count), inputs)
+    run = None if run is None else cut_runs(jnp.broadcast_to(run, shape[:2]), count)
+
+    def summarize(inputs: tuple[Inputs, Array | None]) -> tuple[Array, Array]:
+        terms, run = inputs
+        u, v = (None if x is None else _wider(x, keys) for x in (terms.u, terms.v))
+        nothing = jnp.zeros((len(terms.q), *s0.shape[1:]), s0.dtype)
+        one = jnp.broadcast_to(jnp.eye(keys, dtype=s0.dtype), (*nothing.shape[:2], keys, keys))
+        first = jnp.concatenate([one, nothing], axis=-1)
+        last = rows((terms._replace(u=u, v=v), run), first)[1]
+        return last[..., :keys], last[..., keys:]
+
+    def compose(transition: Array, own: Array, before: Array) -> Array:
+        return transition @ before + own
+
+    return carried_over(rows, summarize, compose, (inputs, run), s0, count)
+
+
+def _wider(values: Array, more: int) -> Array:
+    return jnp.pad(values, ((0, 0),) * 3 + ((more, 0),))
 
 
 def power_of_two(n: int) -> int:

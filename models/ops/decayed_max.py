@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.ops import forms
 from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.sequence_parallel import carried_over, cut, parts
 
 NEVER = -1e38  # an exponent below all others whose differences are finite
 
@@ -45,9 +46,8 @@ def decayed_max(
         valid, starts = layout.valid[axes], layout.starts[axes]
         own = jnp.where(valid, jnp.where(starts, jnp.maximum(fresh + g, x), x), NEVER)
         g = jnp.where(valid, jnp.where(starts, 2 * NEVER, g), 0)
-    m = forms.run(
-        "decayed_max", {"sequential": _sequential, "associative": _associative}, own, g, m0
-    )
+    count = parts(x.shape[1])
+    m = _rows(own, g, m0) if count == 1 else _over_devices(own, g, m0, count)
     before = jnp.concatenate([m0[:, None], m[:, :-1]], axis=1)
     return m, before if starts is None else jnp.where(starts, fresh, before)
 
@@ -58,6 +58,28 @@ def carried(m0: Float[Array, "..."]) -> Float[Array, "..."]:
     A sum S = e^{m0} s depends on m0 and s; with m0 taken as the fixed unit, s takes the gradient.
     """
     return jnp.exp(m0 - lax.stop_gradient(m0))
+
+
+def _rows(x: Array, g: Array, m0: Array) -> Array:
+    table = {"sequential": _sequential, "associative": _associative}
+    return forms.run("decayed_max", table, x, g, m0)
+
+
+def _over_devices(x: Array, g: Array, m0: Array, count: int) -> Array:
+    """The recurrence over rows whose parts lie on different devices."""
+
+    def run(inputs: tuple[Array, Array], m0: Array) -> tuple[Array, Array]:
+        m = _rows(*inputs, m0)
+        return m, m[:, -1]
+
+    def summarize(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, g = inputs
+        return g.sum(1), run(inputs, jnp.full_like(x[:, 0], -jnp.inf))[1]
+
+    def compose(decay: Array, own: Array, before: Array) -> Array:
+        return jnp.maximum(before + decay, own)
+
+    return carried_over(run, summarize, compose, (cut(x, count), cut(g, count)), m0, count)[0]
 
 
 def _sequential(x: Array, g: Array, m0: Array) -> Array:

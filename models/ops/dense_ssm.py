@@ -11,6 +11,7 @@ chunks of T, and O(N³ log T) for the powers; memory O(L (1 + N / T)).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -115,18 +116,27 @@ def _tables(A: Array, b: Array, c: Array, size: int) -> Tables:
         states = jnp.concatenate([h0[None], _scan(False, powers[-1], added, stays, h0)])
         return jnp.transpose(states, (2, 0, 1, 3))
 
-    def advance(h: Array, count: Array) -> Array:
-        for bit, power in enumerate(powers):
-            h = jnp.where((count >> bit & 1 > 0)[:, None, None], _transit(power, h), h)
-        return h
-
     return Tables(
         kernel=jnp.einsum("HN,HNT->TH", c, ahead, precision=lax.Precision.HIGHEST),
         gather=jnp.moveaxis(ahead, -1, 0)[::-1],
         emit=jnp.moveaxis(emit, -1, 0),
         borders=borders,
-        advance=advance,
+        advance=functools.partial(_advance, powers),
     )
+
+
+def _advance(powers: list[Array], most: int) -> Callable[[Array, Array], Array]:
+    """(h, count) -> A^count h for counts up to `most`; `powers` are A's first squares."""
+    powers = list(powers)
+    while 1 << len(powers) <= most:
+        powers.append(_product(powers[-1], powers[-1]))
+
+    def advance(h: Array, count: Array) -> Array:
+        for bit, power in enumerate(powers):
+            h = jnp.where((count >> bit & 1 > 0)[:, None, None], _transit(power, h), h)
+        return h
+
+    return advance
 
 
 def _transit(A: Float[Array, "H N N"], h: Float[Array, "B H N"]) -> Array:

@@ -10,11 +10,14 @@ T; memory O(L (1 + N / T)).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int
 
-from seqzoo.models.ops.linear_scan import linear_scan
+from seqzoo.models.ops.linear_scan import undivided_scan
 from seqzoo.models.ops.lti_chunks import Tables, check, chunk_of, chunked, keep
 from seqzoo.models.ops.segments import Segments
 
@@ -65,7 +68,7 @@ def powers(a: Complex[Array, "..."], count: int) -> Complex[Array, "K ..."]:
     one = jnp.ones((1, *a.shape), a.dtype)
     if count == 1:
         return one
-    more = linear_scan(a, jnp.zeros((1, count - 1, *a.shape), a.dtype), one)
+    more = undivided_scan(a, jnp.zeros((1, count - 1, *a.shape), a.dtype), one)
     return jnp.concatenate([one, more[0]])
 
 
@@ -78,7 +81,7 @@ def _tables(a: Array, b: Array, c: Array, size: int, dtype: jnp.dtype) -> Tables
         whole, h0 = decay[-1], _pairs(h0)
         if stays is not None:
             whole = keep(whole[None, None], stays)
-        states = linear_scan(whole, _pairs(added), h0)
+        states = undivided_scan(whole, _pairs(added), h0)
         return _planes(jnp.concatenate([h0[:, None], states], axis=1))
 
     return Tables(
@@ -86,8 +89,24 @@ def _tables(a: Array, b: Array, c: Array, size: int, dtype: jnp.dtype) -> Tables
         gather=_planes(gather)[::-1],
         emit=_planes(emit.conj()),  # 2 Re(c a^t h), as a real form in the planes of h
         borders=borders,
-        advance=lambda h, count: _planes(decay[count] * _pairs(h)),
+        advance=functools.partial(_advance, decay),
     )
+
+
+def _advance(decay: Array, most: int) -> Callable[[Array, Array], Array]:
+    """(h, count) -> a^count h for counts up to `most`, `decay` holding the first powers."""
+    size = len(decay) - 1
+    squares = [decay[-1]]
+    while 2 * size << len(squares) - 1 <= most:
+        squares.append(squares[-1] ** 2)
+
+    def advance(h: Array, count: Array) -> Array:
+        h = decay[count % size] * _pairs(h)
+        for bit, square in enumerate(squares):
+            h = jnp.where((count // size >> bit & 1 > 0)[:, None, None], square * h, h)
+        return _planes(h)
+
+    return advance
 
 
 def _pairs(h: Float[Array, "... N"]) -> Complex[Array, "... M"]:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.ops.segments import Segments, as_segments, compact
+from seqzoo.models.ops.sequence_parallel import by_channels
 
 # Offsets that the split form sums directly; below, transforms are too short to pay.
 DIRECT = 16
@@ -42,8 +43,14 @@ def fft_conv(
     if reverse_kernel is not None:
         reverse_kernel = reverse_kernel[: length - 1].astype(dtype)
     layout = as_segments(segment_ids, length)
-    if not layout.masked:
-        return _whole(values, kernel, reverse_kernel).astype(u.dtype)
+    masks = layout if layout.masked else None
+    return by_channels(_convolve, values, (kernel, reverse_kernel), masks).astype(u.dtype)
+
+
+def _convolve(values: Array, kernels: tuple[Array, Array | None], layout: Segments | None) -> Array:
+    kernel, reverse_kernel = kernels
+    if layout is None:
+        return _whole(values, kernel, reverse_kernel)
     rows = compact(layout)
     values = rows.pack(jnp.where(layout.valid[..., None], values, 0))
     run = rows.segments.run
@@ -54,7 +61,7 @@ def fft_conv(
         jax.checkpoint(lambda u, kernel, reverse, run: _whole(u, kernel, reverse)),
         *(values, kernel, reverse_kernel, run),
     )
-    return rows.unpack(y).astype(u.dtype)
+    return rows.unpack(y)
 
 
 def _whole(u: Array, kernel: Array, reverse: Array | None) -> Array:

@@ -16,6 +16,7 @@ where the sum over channels is written out.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.ops.chunks import check_decays, decays, to_chunks, to_rows
-from seqzoo.models.ops.segments import Segments, as_segments
+from seqzoo.models.ops.segments import Segments, as_segments, cut_runs
+from seqzoo.models.ops.sequence_parallel import carried_over, cut, parts
 
 # B=4, H=4, K=V=32 on CPU, forward and backward, against chunks of 64: chunks of 32 take 0.9 (no
 # decay), 0.7 (one a head) and 1.0 (per channel) of the time, chunks of 128 take 1.1 (no decay) and
@@ -82,17 +84,14 @@ def gated_linear_attention(
         valid = layout.valid[:, :, None, None]
         k = jnp.where(valid, k, 0)
         g = None if g is None else jnp.where(valid, g, 0)
-    run = layout.run[:, :, None, None] if layout.masked else None
+    run = layout.run if layout.masked else None
 
-    size = min(chunk_size or CHUNK, length)
-    inputs = tuple(None if x is None else to_chunks(x, size) for x in (q, k, v, g, run))
     shape = (batch, heads, keys, v.shape[-1])
     s0 = jnp.zeros(shape, dtype) if s0 is None else s0.astype(jnp.promote_types(s0.dtype, dtype))
-    last = None if run is None else jnp.zeros((run.shape[0], 1, 1, 1), run.dtype)
-    # Inside a scan no barrier is needed to keep the recomputation.
-    step = jax.checkpoint(functools.partial(_step, read_before), prevent_cse=False)
-    (s_last, _), o = lax.scan(step, (s0, last), inputs)
-    o = to_rows(o, length)
+    rows = functools.partial(_rows, chunk_size or CHUNK, read_before)
+    count = parts(length)
+    inputs = (q, k, v, g, run)
+    o, s_last = rows(inputs, s0) if count == 1 else _over_devices(rows, inputs, s0, count)
     if bonus is not None:
         o = o + jnp.sum(q.astype(dtype) * bonus * k, axis=-1, keepdims=True) * v
     return (scale * o).astype(out_dtype), s_last
@@ -114,6 +113,42 @@ def _check(q, k, v, log_decay, s0, chunk_size, bonus, read_before) -> None:
         fail(f"chunk_size must be at least 1; got {chunk_size}")
     if bonus is not None and not read_before:
         fail("bonus weights the current step, which only read_before=True leaves out")
+
+
+def _rows(most: int, read_before: bool, inputs: tuple, s0: Array) -> tuple[Array, Array]:
+    """All chunks of rows of q, k, v, g and run; the last two may be None."""
+    length = inputs[0].shape[1]
+    size = min(most, length)
+    *inputs, run = inputs
+    run = None if run is None else run[:, :, None, None]
+    inputs = tuple(None if x is None else to_chunks(x, size) for x in (*inputs, run))
+    last = None if run is None else jnp.zeros((run.shape[0], 1, 1, 1), run.dtype)
+    # Inside a scan no barrier is needed to keep the recomputation.
+    step = jax.checkpoint(functools.partial(_step, read_before), prevent_cse=False)
+    (s_last, _), o = lax.scan(step, (s0, last), inputs)
+    return to_rows(o, length), s_last
+
+
+def _over_devices(rows: Callable, inputs: tuple, s0: Array, count: int) -> tuple[Array, Array]:
+    """`rows` where the parts of the rows lie on different devices."""
+    q, k, v, g, run = inputs
+    g = None if g is None else jnp.broadcast_to(g, (*q.shape[:3], g.shape[3]))
+    q, k, v, g = (None if x is None else cut(x, count) for x in (q, k, v, g))
+    run = None if run is None else cut_runs(jnp.broadcast_to(run, inputs[0].shape[:2]), count)
+
+    def summarize(inputs: tuple) -> tuple[Array, Array]:
+        own = rows(inputs, jnp.zeros((len(q), *s0.shape[1:]), s0.dtype))[1]
+        kept = jnp.ones((len(q), 1, 1, 1), own.dtype)
+        if g is not None:
+            kept = jnp.exp(g.sum(1))[..., None].astype(own.dtype)
+        return kept if run is None else jnp.where(
+            (run[:, -1] == 0)[:, None, None, None], kept, 0
+        ), own
+
+    def compose(kept: Array, own: Array, before: Array) -> Array:
+        return kept * before + own
+
+    return carried_over(rows, summarize, compose, (q, k, v, g, run), s0, count)
 
 
 def _step(read_before: bool, carry, inputs):

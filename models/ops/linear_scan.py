@@ -13,6 +13,7 @@ derivatives exist and memory stays linear in L whichever form runs.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,24 @@ def linear_scan(
     Raises:
         ValueError: if `a` does not broadcast to `b`, or `h0` to `b` without axis 1.
     """
+    return _with(_over_devices, reverse, a, b, h0, segment_ids)
+
+
+def undivided_scan(
+    a: Inexact[Array, "..."], b: Inexact[Array, "B L ..."], h0: Inexact[Array, "B ..."] | None
+) -> Inexact[Array, "B L ..."]:
+    """`linear_scan` of what is no sequence of tokens, or one part of it: never cut."""
+    return _with(_scan, False, a, b, h0, None)
+
+
+def _with(
+    scan: Callable[[bool, Array, Array, Array], Array],
+    reverse: bool,
+    a: Array,
+    b: Array,
+    h0: Array | None,
+    segment_ids: Array | Segments | None,
+) -> Array:
     _check(a, b, h0)
     dtype = jnp.result_type(a, b, jnp.float32, *([] if h0 is None else [h0]))
     a = jnp.asarray(a, dtype).reshape((1,) * (b.ndim - jnp.ndim(a)) + jnp.shape(a))
@@ -59,14 +78,14 @@ def linear_scan(
     layout = as_segments(segment_ids, b.shape[1])
     if layout.masked:
         a, b = _mask(a, b, layout, reverse)
-    h0, count = h0.astype(dtype), parts(b.shape[1])
+    return scan(reverse, a, b, h0.astype(dtype))
+
+
+def _over_devices(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
+    """The recurrence over rows whose parts may lie on different devices."""
+    count = parts(b.shape[1])
     if count == 1:
         return _scan(reverse, a, b, h0)
-    return _in_parts(reverse, a, b, h0, count)
-
-
-def _in_parts(reverse: bool, a: Array, b: Array, h0: Array, count: int) -> Array:
-    """The recurrence over rows whose parts lie on different devices."""
     if constant := a.shape[1] == 1:
         a = a if a.shape[0] == 1 else repeat(a, count)
     else:

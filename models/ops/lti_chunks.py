@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seqzoo.models.ops.segments import Segments, as_segments, compact
+from seqzoo.models.ops.segments import Segments, as_segments, compact, cut_layout
+from seqzoo.models.ops.sequence_parallel import carried_over, cut, parts
 
 
 class Dot(NamedTuple):
@@ -47,14 +48,14 @@ class Tables(NamedTuple):
         emit: c A^(t+1), the part of y_t that the state before the chunk gives.
         borders: (added [B, G, H, N], keep [B, G] or None, h0) -> the states before each chunk and
             behind the last, [B, G+1, H, N]; a chunk that does not `keep` forgets the state before.
-        advance: (h [B, H, N], count [B]) -> A^count h, for 0 <= count <= T.
+        advance: most -> (h [B, H, N], count [B]) -> A^count h, for 0 <= count <= most, T at least.
     """
 
     kernel: Float[Array, "T H"]
     gather: Float[Array, "T H N"]
     emit: Float[Array, "T H N"]
     borders: Callable[[Array, Array | None, Array], Array]
-    advance: Callable[[Array, Array], Array]
+    advance: Callable[[int], Callable[[Array, Array], Array]]
 
 
 class _Chunks(NamedTuple):
@@ -73,7 +74,7 @@ class _Chunks(NamedTuple):
 
 def chunk_of(length: int, chunk_size: int) -> int:
     """The chunk taken for rows of `length`: a power of two, no longer than needed."""
-    return min(chunk_size, 1 << max(length - 1, 0).bit_length())
+    return min(chunk_size, 1 << max(length // parts(length) - 1, 0).bit_length())
 
 
 def chunked(
@@ -84,9 +85,42 @@ def chunked(
     segment_ids: Int[Array, "B L"] | Segments | None = None,
 ) -> tuple[Float[Array, "B L H"], Float[Array, "B H N"]]:
     """Outputs and the state after the last real token: padding carries it, a segment forgets it."""
+    layout, count = as_segments(segment_ids, u.shape[1]), parts(u.shape[1])
+    if count == 1:
+        return _rows(tables, (u, layout), h0)
+    return _over_devices(tables, (u, layout), h0, count)
+
+
+def _over_devices(
+    tables: Tables, inputs: tuple[Array, Segments], h0: Array, count: int
+) -> tuple[Array, Array]:
+    """`_rows` whose parts lie on different devices."""
+    u, layout = inputs
+    length = u.shape[1] // count
+    advance = tables.advance(max(length, len(tables.kernel)))
+
+    def run(inputs: tuple[Array, Segments], h: Array) -> tuple[Array, Array]:
+        return _rows(tables, inputs, h)
+
+    def summarize(inputs: tuple[Array, Segments]) -> tuple[tuple[Array, Array], Array]:
+        u, layout = inputs
+        own = run(inputs, jnp.zeros((len(u), *h0.shape[1:]), h0.dtype))[1]
+        if not layout.masked:
+            return (jnp.full(len(u), length), jnp.ones(len(u), bool)), own
+        return (layout.valid.sum(1), layout.run[:, -1] == 0), own
+
+    def compose(passed: tuple[Array, Array], own: Array, before: Array) -> Array:
+        tokens, stays = passed
+        return keep(advance(before, tokens), stays) + own
+
+    inputs = cut(u, count), cut_layout(layout, len(u), count)
+    return carried_over(run, summarize, compose, inputs, h0, count)
+
+
+def _rows(tables: Tables, inputs: tuple[Array, Segments], h0: Array) -> tuple[Array, Array]:
+    u, layout = inputs
     batch, length, width = u.shape
     size, dtype, dot = len(tables.kernel), h0.dtype, dot_for(u)
-    layout = as_segments(segment_ids, length)
     moved = compact(layout) if layout.masked else None
     x = u.astype(dtype)
     if moved is not None:
@@ -173,7 +207,7 @@ def _last_state(chunks: _Chunks, tables: Tables, states: Array, dot: Dot) -> Arr
     chunk = jnp.maximum(chunks.count - 1, 0) // size
     filled = chunks.count - chunk * size
     u = _row(chunks.u, chunk)
-    kept = tables.advance(_row(states, chunk), filled)
+    kept = tables.advance(size)(_row(states, chunk), filled)
     source = jnp.arange(size) - (size - filled)[:, None]  # moves the filled part to the chunk's end
     real = source >= 0
     if chunks.run is not None:

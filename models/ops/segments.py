@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from seqzoo.models.ops.sequence_parallel import carried_over, cut, parts, running
+
 
 class Segments(NamedTuple):
     """The layout of a batch of rows; `valid` and `run` are None if all is real and of one run.
@@ -61,22 +63,46 @@ def segments(
     A row continues its carried segment if its first real token has the id `last_id`; then positions
     go on from `offset`, otherwise from 0. Without `last_id` every row is fresh.
     """
-    length = segment_ids.shape[1]
     valid = segment_ids > 0
-    index = jnp.where(valid, jnp.arange(length), -1)
-    latest = jax.lax.cummax(index, axis=1)  # index of the last real token up to here, or -1
-    previous = jnp.pad(latest[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-    previous_id = jnp.take_along_axis(segment_ids, jnp.maximum(previous, 0), axis=1)
-    starts = valid & (previous >= 0) & (segment_ids != previous_id)
-    run = jnp.cumsum(starts, axis=1)
-    count = jnp.cumsum(valid, axis=1) - 1  # real tokens before this one
-    origin = jax.lax.cummax(jnp.where(starts, count, 0), axis=1)
+    previous_id = jnp.pad(_latest_ids(segment_ids)[:, :-1], ((0, 0), (1, 0)))
+    starts = valid & (previous_id > 0) & (segment_ids != previous_id)
+    run = running(jnp.cumsum, jnp.add, starts, 0)
+    count = running(jnp.cumsum, jnp.add, valid, 0) - 1  # real tokens before this one
+    origin = running(jax.lax.cummax, jnp.maximum, jnp.where(starts, count, 0), 0)
     position = jnp.maximum(count - origin, 0)
     if last_id is not None:
         continues = first_id(segment_ids) == last_id
         carried = jnp.where(continues, offset, 0)[:, None]
         position = position + jnp.where(run == 0, carried, 0)
     return Segments(position, valid, run)
+
+
+def _latest_ids(segment_ids: Int[Array, "B L"]) -> Int[Array, "B L"]:
+    """The id of the last real token up to each, 0 for none."""
+
+    def own(ids: Array) -> Array:
+        index = jnp.where(ids > 0, jnp.arange(ids.shape[1]), 0)
+        return jnp.take_along_axis(ids, jax.lax.cummax(index, axis=1), axis=1)
+
+    def run(ids: Array, before: Array) -> tuple[Array, Array]:
+        ids = latest(own(ids), before[:, None])
+        return ids, ids[:, -1]
+
+    def latest(own: Array, before: Array) -> Array:
+        return jnp.where(own > 0, own, before)
+
+    count = parts(segment_ids.shape[1])
+    segment_ids = jnp.maximum(segment_ids, 0)
+    if count == 1:
+        return own(segment_ids)
+    return carried_over(
+        run,
+        lambda ids: ((), own(ids)[:, -1]),
+        lambda _, own, before: latest(own, before),
+        cut(segment_ids, count),
+        jnp.zeros_like(segment_ids[:, 0]),
+        count,
+    )[0]
 
 
 def first_id(segment_ids: Int[Array, "B L"]) -> Int[Array, "B"]:
@@ -95,6 +121,22 @@ def as_segments(segment_ids: Int[Array, "B L"] | Segments | None, length: int) -
     if segment_ids is None:
         return all_real(length)
     return segment_ids if isinstance(segment_ids, Segments) else segments(segment_ids)
+
+
+def cut_runs(run: Int[Array, "B L"], count: int) -> Int[Array, "nB L/n"]:
+    """Numbers of segments, 0 in each part for the one that the part before it ends in."""
+    batch, length = run.shape
+    ends = run.reshape(batch, count, length // count)[:, :-1, -1]
+    before = jnp.concatenate([jnp.zeros_like(run[:, :1]), ends], axis=1)
+    return cut(run, count) - cut(before, count)
+
+
+def cut_layout(layout: Segments, batch: int, count: int) -> Segments:
+    """The layout of the parts; run 0 is again the one that a carried state belongs to."""
+    position = jnp.broadcast_to(layout.position, (batch, layout.position.shape[1]))
+    if not layout.masked:
+        return Segments(cut(position, count))
+    return Segments(cut(position, count), cut(layout.valid, count), cut_runs(layout.run, count))
 
 
 class Compaction(NamedTuple):

@@ -20,10 +20,9 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Int, PyTree, Shaped
+from jaxtyping import Array, PyTree, Shaped
 
 from seqzoo.models.ops.placement import BATCH_AXES, SEQUENCE_AXIS, axis_size
-from seqzoo.models.ops.segments import Segments
 
 State = TypeVar("State")
 FREE = PartitionSpec.UNCONSTRAINED
@@ -87,27 +86,53 @@ def join(y: Shaped[Array, "nB L/n ..."], count: int) -> Shaped[Array, "B L ..."]
     return _constrain(y, axes, SEQUENCE_AXIS)
 
 
-def cut_runs(run: Int[Array, "B L"], count: int) -> Int[Array, "nB L/n"]:
-    """Numbers of segments, 0 in each part for the one that the part before it ends in."""
-    batch, length = run.shape
-    run = _divided(jnp.moveaxis(run.reshape(batch, count, length // count), 1, 0))
-    ends = run[:-1, :, -1:]
-    before = jnp.concatenate([jnp.zeros_like(run[:1, :, :1]), ends])
-    return _apart(run - before)
+def running(
+    scan: Callable[..., Array],
+    combine: Callable[[Array, Array], Array],
+    x: Shaped[Array, "B L"],
+    first: int,
+) -> Shaped[Array, "B L"]:
+    """`scan(x, axis=1)`, a cumulative `combine` of which `first` is the neutral element."""
+    count = parts(x.shape[1])
+    if count == 1:
+        return scan(x, axis=1)
 
+    def run(x: Array, before: Array) -> tuple[Array, Array]:
+        y = combine(scan(x, axis=1), before[:, None])
+        return y, y[:, -1]
 
-def cut_layout(layout: Segments, batch: int, count: int) -> Segments:
-    """The layout of the parts; run 0 is again the one that a carried state belongs to."""
-    position = jnp.broadcast_to(layout.position, (batch, layout.position.shape[1]))
-    if not layout.masked:
-        return Segments(cut(position, count))
-    return Segments(cut(position, count), cut(layout.valid, count), cut_runs(layout.run, count))
+    def summarize(x: Array) -> tuple[tuple, Array]:
+        return (), scan(x, axis=1)[:, -1]
+
+    def compose(_: tuple, own: Array, before: Array) -> Array:
+        return combine(own, before)
+
+    start = jnp.full(len(x), first, jax.eval_shape(scan, x).dtype)
+    return carried_over(run, summarize, compose, cut(x, count), start, count)[0]
 
 
 def repeat(x: Shaped[Array, "B ..."], count: int) -> Shaped[Array, "nB ..."]:
     """The same rows for every part: what is gathered by all devices of the axis."""
     x = _constrain(x, _row_axes(x.shape[0]), None)
     return _apart(jnp.broadcast_to(x[None], (count, *x.shape)))
+
+
+def neighbours(
+    x: Shaped[Array, "nB L/n ..."], count: int, before: int, behind: int
+) -> Shaped[Array, "nB before+L/n+behind ..."]:
+    """Every part with the tokens next to it, zeros beyond the ends of a row; at most a part's."""
+    rows = len(x) // count
+
+    def moved(halo: Array, by: int) -> Array:
+        halo = _divided(halo.reshape(count, rows, *halo.shape[1:]))
+        zeros = jnp.zeros_like(halo[:1])
+        ends = [zeros, halo[:-1]] if by > 0 else [halo[1:], zeros]
+        return _apart(jnp.concatenate(ends))
+
+    length = x.shape[1]
+    left = [moved(x[:, length - before :], 1)] if before else []
+    right = [moved(x[:, :behind], -1)] if behind else []
+    return jnp.concatenate([*left, x, *right], axis=1)
 
 
 def by_whole_rows(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
@@ -127,6 +152,38 @@ def by_parts(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
     if parts(x.shape[1]) == 1:
         return x
     return _constrain(x, _row_axes(x.shape[0]), SEQUENCE_AXIS)
+
+
+def by_channels(
+    f: Callable[[Array, PyTree, PyTree], Array],
+    x: Shaped[Array, "B L D"],
+    tables: PyTree[Shaped[Array, "_ D"]],
+    masks: PyTree[Shaped[Array, "B L"]],
+) -> Shaped[Array, "B L D"]:
+    """f(x, tables, masks) for an f that works on rows and channels apart but needs all of L.
+
+    Rows of L / n tokens and all channels become rows of L tokens and D / n channels, and back: two
+    exchanges among all devices of the axis, each of a device's own share of x. By hand, since the
+    compiler would gather what an FFT works on. Where n does not divide D, all channels are
+    everywhere.
+    """
+    if parts(x.shape[1]) == 1:
+        return f(x, tables, masks)
+    mesh = jax.sharding.get_abstract_mesh()
+    names = {axis for axis in mesh.axis_names if axis_size(axis) > 1}
+    channels = SEQUENCE_AXIS if x.shape[2] % axis_size(SEQUENCE_AXIS) == 0 else None
+    rows, whole = _row_axes(len(x)), PartitionSpec(None, channels)
+    here = PartitionSpec(rows, None, channels)
+    specs = (
+        here,
+        jax.tree.map(lambda _: whole, tables),
+        jax.tree.map(lambda _: PartitionSpec(rows), masks),
+    )
+    return by_parts(
+        jax.shard_map(f, in_specs=specs, out_specs=here, axis_names=names, check_vma=False)(
+            x, tables, masks
+        )
+    )
 
 
 def _together(x: Shaped[Array, "nB ..."], count: int) -> Shaped[Array, "n B ..."]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seqzoo.models.ops.segments import Segments, as_segments, compact
+from seqzoo.models.ops.segments import Segments, as_segments, compact, cut_layout
+from seqzoo.models.ops.sequence_parallel import carried_over, cut, parts
 
 
 def short_conv(
@@ -36,19 +37,54 @@ def short_conv(
     _check(x, kernel, window)
     width = kernel.shape[0]
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    values = x.astype(dtype)
     if window is None:
         window = jnp.zeros((x.shape[0], width - 1, x.shape[2]), dtype)
     layout = as_segments(segment_ids, x.shape[1])
+    inputs, window, count = (x, layout), window.astype(dtype), parts(x.shape[1])
+    if count == 1 or width == 1:
+        return _rows(kernel, inputs, window)
+    return _over_devices(kernel, inputs, window, count)
+
+
+def _rows(kernel: Array, inputs: tuple[Array, Segments], window: Array) -> tuple[Array, Array]:
+    x, layout = inputs
+    width, values = kernel.shape[0], x.astype(window.dtype)
     if not layout.masked:
-        padded = jnp.concatenate([window.astype(dtype), values], axis=1)
+        padded = jnp.concatenate([window, values], axis=1)
         return _filter(padded, kernel).astype(x.dtype), padded[:, x.shape[1] :]
     compaction = compact(layout)
     values = compaction.pack(jnp.where(layout.valid[..., None], values, 0))
-    padded = jnp.concatenate([window.astype(dtype), values], axis=1)
+    padded = jnp.concatenate([window, values], axis=1)
     run = jnp.pad(compaction.segments.run, ((0, 0), (width - 1, 0)))  # the window is of run 0
     y = compaction.unpack(_filter(padded, kernel, run))
     return y.astype(x.dtype), _last_window(padded, run, layout.valid.sum(axis=1), width)
+
+
+def _over_devices(
+    kernel: Array, inputs: tuple[Array, Segments], window: Array, count: int
+) -> tuple[Array, Array]:
+    """`_rows` whose parts lie on different devices; what they hand on are the windows."""
+    x, layout = inputs
+    width = kernel.shape[0]
+
+    def run(inputs: tuple[Array, Segments], window: Array) -> tuple[Array, Array]:
+        return _rows(kernel, inputs, window)
+
+    def summarize(inputs: tuple[Array, Segments]) -> tuple[Array, Array]:
+        x, layout = inputs
+        own = run(inputs, jnp.zeros((len(x), *window.shape[1:]), window.dtype))[1]
+        moved = jnp.full(len(x), x.shape[1])
+        if layout.masked:  # what another segment left behind is moved out
+            moved = jnp.where(layout.run[:, -1] == 0, layout.valid.sum(1), width)
+        return jnp.minimum(moved, width - 1), own
+
+    def compose(moved: Array, own: Array, before: Array) -> Array:
+        old = jnp.pad(before, ((0, 0), (0, width - 1), (0, 0)))
+        index = moved[:, None] + jnp.arange(width - 1)
+        return own + jnp.take_along_axis(old, index[..., None], axis=1)
+
+    inputs = cut(x, count), cut_layout(layout, len(x), count)
+    return carried_over(run, summarize, compose, inputs, window, count)
 
 
 def _filter(padded: Array, kernel: Array, run: Array | None = None) -> Array:
