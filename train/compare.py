@@ -18,18 +18,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-import jax
 import numpy as np
-from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from seqzoo.models.heads import build_model
-from seqzoo.models.registry import MIXERS, resolve
 from seqzoo.tasks.describe import describe
 from seqzoo.tasks.task import Source
 from seqzoo.train import results
 from seqzoo.train.config import Experiment, comparable, differences
+from seqzoo.train.cost import cost, match_parameters
 from seqzoo.train.report import FILE as REPORT
 from seqzoo.train.report import write_report
 from seqzoo.train.results import Comparison, ModelResult
@@ -38,10 +35,10 @@ from seqzoo.train.tables import failures, results_table
 from seqzoo.train.usage import UsageError, take
 
 Vectorise = Literal["auto", "always", "never"]
+Match = Literal["none", "parameters"]
 SMALL = 4_000_000  # parameters of all seeds together that "auto" trains in one program
 INTERRUPTED = 130  # exit code after Ctrl-C: a model was lost, so not 0
 SHARED = ("task", "train")  # parts of a configuration that all models must have alike
-MAX_LENGTH = "max_length"  # the option of mixers whose state grows
 DIGESTED = 1000  # examples of a split that enter its digest
 NOTES = (
     "Model selection: none; every number is that of the last training step.",
@@ -130,41 +127,6 @@ def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
             one, two = (comparable(e.to_dict())[part] for e in (first, experiment))
             if one != two:
                 raise ValueError(f"{label} and {other} differ in {part}: {one} against {two}")
-
-
-def cost(experiment: Experiment) -> dict[str, Any]:
-    """Parameters and state of a model, without building it. Raises ValueError if it cannot be."""
-    task = experiment.task
-    options = _at_length(experiment)
-
-    def make() -> nnx.Module:
-        return build_model(
-            task.spec, experiment.model, experiment.backbone, options, rngs=nnx.Rngs(0)
-        )
-
-    model = nnx.eval_shape(make)
-    params = jax.tree.leaves(nnx.state(model, nnx.Param))
-    return {
-        "parameters": sum(int(np.prod(p.shape)) for p in params),
-        "state_size": int(model.state_size()) or None,
-        "state_growth": model.encoder.state_growth,
-    }
-
-
-def _at_length(experiment: Experiment) -> dict[str, Any]:
-    """Mixer options with which a state that grows has the size it has at the task's length."""
-    length = experiment.task.spec.length
-    options = dict(experiment.mixer)
-    for name in resolve(experiment.model).pattern:
-        kept = {f.name: f.default for f in dataclasses.fields(MIXERS[name].config)}.get(MAX_LENGTH)
-        own = options.get(name)
-        if kept is None:
-            continue
-        if isinstance(own, Mapping):
-            options[name] = {**own, MAX_LENGTH: min(length, own.get(MAX_LENGTH, kept))}
-        else:
-            options[MAX_LENGTH] = min(length, options.get(MAX_LENGTH, kept))
-    return options
 
 
 def _found(
@@ -346,6 +308,8 @@ def main(argv: Sequence[str]) -> int:
         parsed[label] = parse(_flags(task, models, model), argv, "seqzoo compare")
     first = next(iter(parsed.values()))
     experiments = {label: _experiment(parsed[label], label, m) for label, m in models.items()}
+    if first.match == "parameters":
+        experiments = match_parameters(experiments)
     command = shlex.join(["seqzoo", "compare", *argv])
     console = Console()
     try:
@@ -415,6 +379,7 @@ def _flags(task: str, models: Mapping[str, str], model: str) -> type:
         ("models", str, dataclasses.field(default=",".join(models))),
         ("seeds", int, dataclasses.field(default=3)),
         ("vectorise", Vectorise, dataclasses.field(default="auto")),
+        ("match", Match, dataclasses.field(default="none")),
         ("mixer", options, dataclasses.field(default=options())),
         *shared,
     ]

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from seqzoo import tasks
+from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train import compare as module
 from seqzoo.train import results
 from seqzoo.train.cli import dispatch
-from seqzoo.train.compare import cost, digest_of, labelled
+from seqzoo.train.compare import digest_of, labelled
 from seqzoo.train.config import Experiment
+from seqzoo.train.cost import cost, match_parameters
 from seqzoo.train.results import SeedResult
 from seqzoo.train.seeds import Timing, Trained
 
@@ -172,3 +174,20 @@ def test_results_are_strict_json(tmp_path, trained):
     run(tmp_path, "lru")
     text = (tmp_path / results.FILE).read_text()
     assert json.loads(text, parse_constant=lambda name: pytest.fail(name))
+
+
+def test_models_are_widened_to_the_parameters_of_the_largest():
+    task = tasks.build("mqar", length=16, num_pairs=4, vocab_size=18)
+    models = {name: Experiment(task=task, model=name) for name in ("lstm", "lru", "attention")}
+    sizes = [cost(e)["parameters"] for e in models.values()]
+    matched = [cost(e)["parameters"] for e in match_parameters(models).values()]
+    assert min(sizes) < 0.9 * max(sizes)
+    np.testing.assert_allclose(matched, max(sizes), rtol=0.03)
+
+
+def test_a_model_without_feedforward_cannot_be_widened():
+    task = tasks.build("mqar", length=16, num_pairs=4, vocab_size=18)
+    bare = BackboneConfig(feedforward="none")
+    models = {n: Experiment(task=task, model=n, backbone=bare) for n in ("lstm", "lru")}
+    with pytest.raises(ValueError, match=r"lru cannot have .* within 3%"):
+        match_parameters(models)

@@ -1,0 +1,92 @@
+"""What a model costs, without building it, and models made to cost the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from seqzoo.models.heads import build_model
+from seqzoo.models.registry import MIXERS, resolve
+from seqzoo.train.config import Experiment
+
+MAX_LENGTH = "max_length"  # the option of mixers whose state grows
+TOLERANCE = 0.03  # relative difference of parameters within which models count as equally large
+WIDEST = 64.0  # expansion of a feed-forward at which the search gives up
+HALVINGS = 12  # of the interval of expansions
+
+
+def cost(experiment: Experiment) -> dict[str, Any]:
+    """Parameters and state of a model, without building it. Raises ValueError if it cannot be."""
+    task = experiment.task
+    options = _at_length(experiment)
+
+    def make() -> nnx.Module:
+        return build_model(
+            task.spec, experiment.model, experiment.backbone, options, rngs=nnx.Rngs(0)
+        )
+
+    model = nnx.eval_shape(make)
+    params = jax.tree.leaves(nnx.state(model, nnx.Param))
+    return {
+        "parameters": sum(int(np.prod(p.shape)) for p in params),
+        "state_size": int(model.state_size()) or None,
+        "state_growth": model.encoder.state_growth,
+    }
+
+
+def _at_length(experiment: Experiment) -> dict[str, Any]:
+    """Mixer options with which a state that grows has the size it has at the task's length."""
+    length = experiment.task.spec.length
+    options = dict(experiment.mixer)
+    for name in resolve(experiment.model).pattern:
+        kept = {f.name: f.default for f in dataclasses.fields(MIXERS[name].config)}.get(MAX_LENGTH)
+        own = options.get(name)
+        if kept is None:
+            continue
+        if isinstance(own, Mapping):
+            options[name] = {**own, MAX_LENGTH: min(length, own.get(MAX_LENGTH, kept))}
+        else:
+            options[MAX_LENGTH] = min(length, options.get(MAX_LENGTH, kept))
+    return options
+
+
+def match_parameters(models: Mapping[str, Experiment]) -> dict[str, Experiment]:
+    """The models with feed-forwards so wide that all have as many parameters as the largest.
+
+    Raises ValueError for a model that cannot reach it within 3%: one without feed-forward, or so
+    small that one hidden unit is a larger step.
+    """
+    sizes = {label: cost(experiment)["parameters"] for label, experiment in models.items()}
+    target = max(sizes.values())
+    return {
+        label: experiment
+        if sizes[label] >= target * (1 - TOLERANCE)
+        else _widened(label, experiment, target)
+        for label, experiment in models.items()
+    }
+
+
+def _widened(label: str, experiment: Experiment, target: int) -> Experiment:
+    low, high = experiment.backbone.expansion, WIDEST
+    best, distance = experiment, float("inf")
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        wide = dataclasses.replace(
+            experiment, backbone=dataclasses.replace(experiment.backbone, expansion=middle)
+        )
+        size = cost(wide)["parameters"]
+        if abs(size - target) < distance:
+            best, distance = wide, abs(size - target)
+        low, high = (middle, high) if size < target else (low, middle)
+    if distance > TOLERANCE * target:
+        raise ValueError(
+            f"{label} cannot have the {target:,} parameters of the largest model within "
+            f"{TOLERANCE:.0%} by a wider feed-forward ({experiment.backbone.feedforward!r}); "
+            "give it one, or leave out --match"
+        )
+    return best
