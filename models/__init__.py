@@ -5,10 +5,14 @@ a chunk, D model width, H heads, K key width, V value width, N state size, W con
 S key positions or cache slots.
 """
 
+from seqzoo.models.attention.bigbird import BigBird, BigBirdConfig
 from seqzoo.models.attention.cross import CrossAttention, CrossMixer
 from seqzoo.models.attention.diag_attention import DiagAttention, DiagAttentionConfig
 from seqzoo.models.attention.gau import GAU, Flash, FlashConfig, GAUConfig
+from seqzoo.models.attention.local_attention import LocalAttention, LocalAttentionConfig
+from seqzoo.models.attention.longformer import Longformer, LongformerConfig
 from seqzoo.models.attention.softmax import Attention, AttentionConfig
+from seqzoo.models.attention.sparse_attention import SparseAttention, SparseAttentionConfig
 from seqzoo.models.attention.transformer_vq import TransformerVQ, TransformerVQConfig
 from seqzoo.models.backbone import Backbone, BackboneConfig, Block, Stack, aux_losses
 from seqzoo.models.bidirectional import Bidirectional
@@ -104,6 +108,8 @@ __all__ = [
     "Based",
     "BasedConfig",
     "Bidirectional",
+    "BigBird",
+    "BigBirdConfig",
     "Block",
     "Context",
     "CosFormer",
@@ -138,6 +144,10 @@ __all__ = [
     "LightningAttentionConfig",
     "LinearAttention",
     "LinearAttentionConfig",
+    "LocalAttention",
+    "LocalAttentionConfig",
+    "Longformer",
+    "LongformerConfig",
     "MLSTMConfig",
     "Mamba",
     "Mamba2",
@@ -172,6 +182,8 @@ __all__ = [
     "SequenceModel",
     "SimpleGLA",
     "SimpleGLAConfig",
+    "SparseAttention",
+    "SparseAttentionConfig",
     "Stack",
     "StreamState",
     "TransformerVQ",

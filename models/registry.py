@@ -14,9 +14,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from seqzoo.models.attention.bigbird import BigBird, BigBirdConfig
 from seqzoo.models.attention.diag_attention import DiagAttention, DiagAttentionConfig
 from seqzoo.models.attention.gau import GAU, Flash, FlashConfig, GAUConfig
+from seqzoo.models.attention.local_attention import LocalAttention, LocalAttentionConfig
+from seqzoo.models.attention.longformer import Longformer, LongformerConfig
 from seqzoo.models.attention.softmax import Attention, AttentionConfig
+from seqzoo.models.attention.sparse_attention import SparseAttention, SparseAttentionConfig
 from seqzoo.models.attention.transformer_vq import TransformerVQ, TransformerVQConfig
 from seqzoo.models.bidirectional import Bidirectional
 from seqzoo.models.linear_attention.deltanet import (
@@ -96,6 +100,10 @@ class Preset(NamedTuple):
 MIXERS: dict[str, Entry] = {
     # attention
     "attention": Entry(AttentionConfig, Attention),
+    "local_attention": Entry(LocalAttentionConfig, LocalAttention),
+    "sparse_attention": Entry(SparseAttentionConfig, SparseAttention),
+    "longformer": Entry(LongformerConfig, Longformer),
+    "bigbird": Entry(BigBirdConfig, BigBird),
     "diag_attention": Entry(DiagAttentionConfig, DiagAttention),
     "gau": Entry(GAUConfig, GAU),
     "flash": Entry(FlashConfig, Flash),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -24,15 +25,35 @@ def slot_positions(length: Int[Array, "B"], slots: int) -> Int[Array, "B S"]:
     return last - (last - jnp.arange(slots)) % slots
 
 
-def write(cache: KVCache, k, v, position: Int[Array, "B C"], tags: Int[Array, "B C"]) -> KVCache:
-    """Puts the tokens of each row's last segment into its ring, where they are not overrun."""
+# (positions, length of the segment) -> slots; out of range for what is not kept
+Place = Callable[[Int[Array, "B C"], Int[Array, "B 1"]], Int[Array, "B C"]]
+
+
+def ring(slots: int) -> Place:
+    """The last `slots` tokens are kept, position p in slot p mod S."""
+
+    def place(position: Int[Array, "B C"], length: Int[Array, "B 1"]) -> Int[Array, "B C"]:
+        return jnp.where(position >= length - slots, position % slots, slots)
+
+    return place
+
+
+def write(
+    cache: KVCache,
+    k: Float[Array, "B C H K"],
+    v: Float[Array, "B C H V"],
+    position: Int[Array, "B C"],
+    tags: Int[Array, "B C"],
+    place: Place | None = None,
+) -> KVCache:
+    """Puts the tokens of each row's last segment where `place` says, by default into a ring."""
     slots = cache.k.shape[1]
     end = last_real(tags > 0)
     at = jnp.maximum(end, 0)[:, None]
     last_tag = jnp.take_along_axis(tags, at, 1)
     length = jnp.where(end >= 0, jnp.take_along_axis(position, at, 1)[:, 0] + 1, cache.length)
-    stays = (tags > 0) & (tags == last_tag) & (position >= length[:, None] - slots)
-    slot = jnp.where(stays, position % slots, slots)  # out of range: dropped
+    slot = (place or ring(slots))(position, length[:, None])
+    slot = jnp.where((tags > 0) & (tags == last_tag), slot, slots)  # out of range: dropped
     rows = jnp.arange(slot.shape[0])[:, None]
     return KVCache(
         cache.k.at[rows, slot].set(k.astype(cache.k.dtype), mode="drop"),
