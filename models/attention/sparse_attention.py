@@ -7,9 +7,10 @@ fixed (eq. 4): the keys of t's block of l, and the last c = `summary` tokens of 
 Causal, all of them at s <= t; both ways, on either side. Positions are counted from the start of
 the segment. The two sets are merged in one softmax (section 4.3's "merged head"), in every head.
 
-Cost of L tokens: O(L (2 l + L / l) K) per head strided, both ways O(L (3 l + L / l) K), of which a
-quarter of a stride is spare; O(L (l + c L / l) K) fixed: L^1.5 where l is about √L. With padding or
-borders the blocks double, and what depends on L / l with them. State: 2 S d_model + 1 elements,
+Cost of L tokens: O(L (l + L / l) K) per head strided, both ways O(L (2 l + L / l) K); fixed
+O(L (l + c L / l) K). It is L^1.5 where l is about √L. Causal, the later half of the columns or
+summaries is masked, not skipped. With padding or borders at most twice the blocks.
+State: 2 S d_model + 1 elements,
 S = max_length strided, S = l - c + c ceil(max_length / l) fixed.
 """
 
@@ -140,7 +141,9 @@ class SparseAttention(Mixer):
         self.num_heads, self.d_head, self.dtype = num_heads, d_model // num_heads, dtype
         self.turn = turner(positions, self.d_head)
         self.stride, self.summary, self.causal = stride, summary, causal
-        self.parts = next(p for p in (4, 2, 1) if stride % p == 0)  # finer blocks of the window
+        self.parts = next(
+            p for p in range(8, 0, -1) if stride % p == 0
+        )  # finer blocks of the window
         self.strided, self.max_length = pattern == "strided", max_length
         fixed = Fixed(stride, summary, max_length)
         self.stream = Strided(stride, max_length) if self.strided else fixed

@@ -85,7 +85,8 @@ def blocks_by_tag(tags: Int[Array, "B L"], size: int) -> SegmentBlocks:
     rows = jnp.arange(batch)[:, None]
 
     def scatter(shape: int, index: Array, values: Array, fill: int = 0) -> Array:
-        return jnp.full((batch, shape), fill, jnp.int32).at[rows, index].set(values, mode="drop")
+        empty = jnp.full((batch, shape), fill, jnp.int32)
+        return empty.at[rows, index].set(values.astype(jnp.int32), mode="drop")
 
     block = slot // size
     number, count = (scatter(blocks, block, x) for x in (number, count))
@@ -93,7 +94,7 @@ def blocks_by_tag(tags: Int[Array, "B L"], size: int) -> SegmentBlocks:
         scatter(blocks * size, slot, x).reshape(batch, blocks, size) for x in (tags, rank)
     )
     source = scatter(blocks * size, slot, order, fill=length)
-    place = jnp.where(tags > 0, slot, 0)
+    place = jnp.where(tags > 0, slot, 0).astype(jnp.int32)
     place = jnp.zeros((batch, length), jnp.int32).at[rows, order].set(place)
     first = jnp.arange(blocks) - number
     return SegmentBlocks(source, place, tag, position, number, first, jnp.maximum(count, 1))
