@@ -69,10 +69,13 @@ from seqzoo.models.recurrent.slstm import SLSTM, SLSTMConfig
 from seqzoo.models.registry import MIXERS, PRESETS, build, names, presets, resolve
 from seqzoo.models.spec import ModelSpec
 from seqzoo.models.ssm.dss import DSS, DSSConfig
+from seqzoo.models.ssm.h3 import H3, H3Config
 from seqzoo.models.ssm.hippo_cell import HippoCell, HippoCellConfig
+from seqzoo.models.ssm.hyena import Hyena, HyenaConfig
 from seqzoo.models.ssm.lru import LRU, LRUConfig
 from seqzoo.models.ssm.mamba import Mamba, MambaConfig
 from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
+from seqzoo.models.ssm.mega import Mega, MegaConfig
 from seqzoo.models.ssm.s4 import S4, S4Config
 from seqzoo.models.ssm.s4d import S4D, S4DConfig
 from seqzoo.models.ssm.s5 import S5, S5Config
@@ -82,6 +85,7 @@ __all__ = [
     "GAU",
     "GLA",
     "GRU",
+    "H3",
     "HGRN",
     "HGRN2",
     "LRU",
@@ -130,10 +134,13 @@ __all__ = [
     "GRUConfig",
     "GatedDeltaNet",
     "GatedDeltaNetConfig",
+    "H3Config",
     "HGRN2Config",
     "HGRNConfig",
     "HippoCell",
     "HippoCellConfig",
+    "Hyena",
+    "HyenaConfig",
     "IndRNN",
     "IndRNNConfig",
     "KimiDeltaAttention",
@@ -153,6 +160,8 @@ __all__ = [
     "Mamba2",
     "Mamba2Config",
     "MambaConfig",
+    "Mega",
+    "MegaConfig",
     "MinGRU",
     "MinGRUConfig",
     "MinLSTM",

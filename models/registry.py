@@ -72,10 +72,13 @@ from seqzoo.models.recurrent.rg_lru import RGLRU, RGLRUConfig
 from seqzoo.models.recurrent.rnn import RNN, RNNConfig
 from seqzoo.models.recurrent.slstm import SLSTM, SLSTMConfig
 from seqzoo.models.ssm.dss import DSS, DSSConfig
+from seqzoo.models.ssm.h3 import H3, H3Config
 from seqzoo.models.ssm.hippo_cell import HippoCell, HippoCellConfig
+from seqzoo.models.ssm.hyena import Hyena, HyenaConfig
 from seqzoo.models.ssm.lru import LRU, LRUConfig
 from seqzoo.models.ssm.mamba import Mamba, MambaConfig
 from seqzoo.models.ssm.mamba2 import Mamba2, Mamba2Config
+from seqzoo.models.ssm.mega import Mega, MegaConfig
 from seqzoo.models.ssm.s4 import S4, S4Config
 from seqzoo.models.ssm.s4d import S4D, S4DConfig
 from seqzoo.models.ssm.s5 import S5, S5Config
@@ -137,6 +140,9 @@ MIXERS: dict[str, Entry] = {
     "lru": Entry(LRUConfig, LRU),
     "mamba": Entry(MambaConfig, Mamba),
     "mamba2": Entry(Mamba2Config, Mamba2),
+    "h3": Entry(H3Config, H3),
+    "hyena": Entry(HyenaConfig, Hyena),
+    "mega": Entry(MegaConfig, Mega),
     # recurrent
     "rnn": Entry(RNNConfig, RNN),
     "lstm": Entry(LSTMConfig, LSTM),

@@ -49,6 +49,15 @@ from seqzoo.models.ops.segments import Segments
 QUERIES = 256  # at a time, so that scores are never all there
 
 
+def joined(keys: tuple, cache: KVCache) -> tuple[tuple, KVCache]:
+    """The cached keys, values, tags and positions before the new ones, and the cache after them."""
+    k, v, tags, place = keys
+    slots = slot_positions(cache.length, cache.k.shape[1])
+    old = cache.k[:, :, 0], cache.v[:, :, 0], (slots >= 0).astype(tags.dtype), slots
+    both = tuple(jnp.concatenate([a.astype(b.dtype), b], 1) for a, b in zip(old, keys, strict=True))
+    return both, write(cache, k[:, :, None], v[:, :, None], place, tags)
+
+
 class GatedUnit(Mixer):
     """The projections that GAU and FLASH share."""
 
@@ -186,20 +195,10 @@ class GAU(GatedUnit):
         queries, keys = (q, tags, place, n), (k, v, tags, place)
         in_order = inner is None
         if inner is not None:
-            keys, inner = self._joined(keys, inner)
+            keys, inner = joined(keys, inner)
         options = {"size": QUERIES, "causal": in_order and self.causal}
         o = all_blocks(self._weigh, queries, keys, **options)
         return self._out(o, gate, x), inner
-
-    def _joined(self, keys: tuple, cache: KVCache) -> tuple[tuple, KVCache]:
-        """The cached keys and the new ones, and the cache after them."""
-        k, v, tags, place = keys
-        slots = slot_positions(cache.length, cache.k.shape[1])
-        old = cache.k[:, :, 0], cache.v[:, :, 0], (slots >= 0).astype(tags.dtype), slots
-        both = tuple(
-            jnp.concatenate([a.astype(b.dtype), b], 1) for a, b in zip(old, keys, strict=True)
-        )
-        return both, write(cache, k[:, :, None], v[:, :, None], place, tags)
 
     def _weigh(self, queries: tuple, keys: tuple) -> Float[Array, "B C E"]:
         (q, tags, place, n), (k, v, k_tags, k_place) = queries, keys

@@ -1,8 +1,9 @@
 """Diagonal linear state-space systems with real input and output, in chunks of matrix products.
 
     h_t = a h_{t-1} + b u_t,   y_t = 2 Re(sum_m c_m h_t,m)        a, b, c complex, M pairs a channel
+                               y_t = sum_n c_n h_t,n              a, b, c real, N a channel
 
-Each complex number stands for itself and its conjugate: a real system of size N = 2 M (Gu et al.
+A complex number stands for itself and its conjugate: a real system of size N = 2 M (Gu et al.
 2022, arXiv:2206.11893). The chunks are those of `lti_chunks.py`, with tables of powers of `a`; the
 states at chunk borders are a `linear_scan`. Cost of L tokens: O(L (T + N)) per channel in chunks of
 T; memory O(L (1 + N / T)).
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Int
+from jaxtyping import Array, Float, Inexact, Int
 
 from seqzoo.models.ops.linear_scan import undivided_scan
 from seqzoo.models.ops.lti_chunks import Tables, check, chunk_of, chunked, keep
@@ -29,9 +30,9 @@ CHUNK = 32
 
 def diagonal_ssm(
     u: Float[Array, "B L H"],
-    a: Complex[Array, "H M"],
-    b: Complex[Array, "H M"],
-    c: Complex[Array, "H M"],
+    a: Inexact[Array, "H M"],
+    b: Inexact[Array, "H M"],
+    c: Inexact[Array, "H M"],
     h0: Float[Array, "B H N"] | None = None,
     *,
     segment_ids: Int[Array, "B L"] | Segments | None = None,
@@ -41,10 +42,11 @@ def diagonal_ssm(
 
     Args:
         u: inputs, one system per channel.
-        a: decays of one step, |a| <= 1.
-        b: input weights; b and c broadcast to a.
+        a: decays of one step, |a| <= 1, complex or real.
+        b: input weights; b and c are of the kind of a and broadcast to it.
         c: output weights; the conjugate half doubles the real part.
-        h0: state before the first token, real parts then imaginary parts (N = 2 M); default zero.
+        h0: state before the first token, of complex a real parts then imaginary parts
+            (N = 2 M); default zero.
         segment_ids: layout of the rows. Padding carries the state; a new segment forgets it.
         chunk_size: T, a power of two.
 
@@ -54,16 +56,17 @@ def diagonal_ssm(
     Raises:
         ValueError: for a chunk size that is no power of two and shapes that do not fit.
     """
-    check("diagonal_ssm", u, h0, a.shape[0], 2 * a.shape[1], chunk_size)
+    states = a.shape[1] * (2 if jnp.iscomplexobj(a) else 1)
+    check("diagonal_ssm", u, h0, a.shape[0], states, chunk_size)
     dtype = jnp.promote_types(u.dtype, jnp.float32)
     if h0 is None:
-        h0 = jnp.zeros((u.shape[0], a.shape[0], 2 * a.shape[1]), dtype)
+        h0 = jnp.zeros((u.shape[0], a.shape[0], states), dtype)
     size = chunk_of(u.shape[1], chunk_size)
     tables = _tables(a, jnp.broadcast_to(b, a.shape), jnp.broadcast_to(c, a.shape), size, dtype)
     return chunked(u, tables, h0.astype(dtype), segment_ids=segment_ids)
 
 
-def powers(a: Complex[Array, "..."], count: int) -> Complex[Array, "K ..."]:
+def powers(a: Inexact[Array, "..."], count: int) -> Inexact[Array, "K ..."]:
     """a^0 .. a^(count-1) by multiplication: no phase is lost in a large argument of cos and sin."""
     one = jnp.ones((1, *a.shape), a.dtype)
     if count == 1:
@@ -73,19 +76,22 @@ def powers(a: Complex[Array, "..."], count: int) -> Complex[Array, "K ..."]:
 
 
 def _tables(a: Array, b: Array, c: Array, size: int, dtype: jnp.dtype) -> Tables:
-    a, b, c = (jax.lax.complex(z.real.astype(dtype), z.imag.astype(dtype)) for z in (a, b, c))
+    kind = jnp.promote_types(dtype, jnp.complex64) if jnp.iscomplexobj(a) else dtype
+    a, b, c = (z.astype(kind) for z in (a, b, c))
+    if jnp.iscomplexobj(a):
+        c = 2 * c
     decay = powers(a, size + 1)  # a^0 .. a^T
-    gather, emit = decay[:-1] * b, 2 * decay[1:] * c
+    gather, emit = decay[:-1] * b, decay[1:] * c
 
     def borders(added: Array, stays: Array | None, h0: Array) -> Array:
-        whole, h0 = decay[-1], _pairs(h0)
+        whole, h0 = decay[-1], _like(a, h0)
         if stays is not None:
             whole = keep(whole[None, None], stays)
-        states = undivided_scan(whole, _pairs(added), h0)
+        states = undivided_scan(whole, _like(a, added), h0)
         return _planes(jnp.concatenate([h0[:, None], states], axis=1))
 
     return Tables(
-        kernel=2 * (gather * c).real.sum(-1),
+        kernel=(gather * c).real.sum(-1),
         gather=_planes(gather)[::-1],
         emit=_planes(emit.conj()),  # 2 Re(c a^t h), as a real form in the planes of h
         borders=borders,
@@ -101,7 +107,7 @@ def _advance(decay: Array, most: int) -> Callable[[Array, Array], Array]:
         squares.append(squares[-1] ** 2)
 
     def advance(h: Array, count: Array) -> Array:
-        h = decay[count % size] * _pairs(h)
+        h = decay[count % size] * _like(decay, h)
         for bit, square in enumerate(squares):
             h = jnp.where((count // size >> bit & 1 > 0)[:, None, None], square * h, h)
         return _planes(h)
@@ -109,9 +115,9 @@ def _advance(decay: Array, most: int) -> Callable[[Array, Array], Array]:
     return advance
 
 
-def _pairs(h: Float[Array, "... N"]) -> Complex[Array, "... M"]:
-    return jax.lax.complex(*jnp.split(h, 2, axis=-1))
+def _like(a: Array, h: Float[Array, "... N"]) -> Inexact[Array, "... M"]:
+    return jax.lax.complex(*jnp.split(h, 2, axis=-1)) if jnp.iscomplexobj(a) else h
 
 
-def _planes(h: Complex[Array, "... M"]) -> Float[Array, "... N"]:
-    return jnp.concatenate([h.real, h.imag], axis=-1)
+def _planes(h: Inexact[Array, "... M"]) -> Float[Array, "... N"]:
+    return jnp.concatenate([h.real, h.imag], axis=-1) if jnp.iscomplexobj(h) else h

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ def fft_conv(
     *,
     reverse_kernel: Float[Array, "Lr D"] | None = None,
     segment_ids: Int[Array, "B L"] | Segments | None = None,
+    strict: bool = False,
 ) -> Float[Array, "B L D"]:
     """y_t = Σ_{s<=t} kernel[t-s] ⊙ u_s, plus Σ_{s>t} reverse_kernel[s-t-1] ⊙ u_s if it is given.
 
@@ -30,6 +33,10 @@ def fft_conv(
     Without segments, one product of real FFTs, O(L log L). With them padding is moved to the end;
     rows of one segment then take the same product, and packed rows are split at midpoints: the left
     half of a block reaches its right half through the one run at the midpoint, O(L log² L).
+
+    A transform rounds everything by the largest number of the row, so that the future is felt in
+    the last digits. With `strict` rows are always split: where there is no reversed kernel, no bit
+    and no gradient of y_t depends on a later token.
 
     Raises:
         ValueError: a kernel is empty or not of u's width.
@@ -43,24 +50,28 @@ def fft_conv(
     if reverse_kernel is not None:
         reverse_kernel = reverse_kernel[: length - 1].astype(dtype)
     layout = as_segments(segment_ids, length)
+    convolve = functools.partial(_convolve, strict)
     masks = layout if layout.masked else None
-    return by_channels(_convolve, values, (kernel, reverse_kernel), masks).astype(u.dtype)
+    return by_channels(convolve, values, (kernel, reverse_kernel), masks).astype(u.dtype)
 
 
-def _convolve(values: Array, kernels: tuple[Array, Array | None], layout: Segments | None) -> Array:
+def _convolve(
+    strict: bool, values: Array, kernels: tuple[Array, Array | None], layout: Segments | None
+) -> Array:
     kernel, reverse_kernel = kernels
+    if layout is None and strict:
+        run = jnp.zeros((1, values.shape[1]), jnp.int32)
+        return jax.checkpoint(_split)(values, kernel, reverse_kernel, run)
     if layout is None:
         return _whole(values, kernel, reverse_kernel)
     rows = compact(layout)
     values = rows.pack(jnp.where(layout.valid[..., None], values, 0))
     run = rows.segments.run
     # Either branch is bilinear; made again in the backward pass, it leaves nothing to be stored.
-    y = jax.lax.cond(
-        jnp.any(run > 0),
-        jax.checkpoint(_split),
-        jax.checkpoint(lambda u, kernel, reverse, run: _whole(u, kernel, reverse)),
-        *(values, kernel, reverse_kernel, run),
-    )
+    split = jax.checkpoint(_split)
+    whole = jax.checkpoint(lambda u, kernel, reverse, run: _whole(u, kernel, reverse))
+    operands = values, kernel, reverse_kernel, run
+    y = split(*operands) if strict else jax.lax.cond(jnp.any(run > 0), split, whole, *operands)
     return rows.unpack(y)
 
 

@@ -55,6 +55,19 @@ def test_packed_rows_equal_the_loop(chunk):
     assert_close(last, last_ref, ratio=1e-12)
 
 
+def test_real_systems_equal_complex_ones():
+    """Whose imaginary parts are zero and whose conjugates are not doubled."""
+    u, h0 = draw(IDS.shape[1])
+    a, b, c = (z.real for z in system())
+    with x64():
+        y, last = run(u, a, b, c, h0[..., :M], segment_ids=IDS, chunk_size=4)
+    whole = np.concatenate([h0[..., :M], np.zeros((B, H, M))], axis=-1)
+    u = np.where((IDS > 0)[..., None], u, 0)
+    y_ref, last_ref = reference(u, a + 0j, b + 0j, c / 2 + 0j, whole, segment_ids=IDS)
+    assert_close(np.where((IDS > 0)[..., None], y, 0), y_ref, ratio=1e-12)
+    assert_close(last, last_ref[..., :M], ratio=1e-12)
+
+
 def test_long_packed_rows_equal_the_loop():
     rng = np.random.default_rng(5)
     ids = np.sort(rng.integers(1, 8, (B, 200)), 1) * (rng.uniform(size=(B, 200)) < 0.9)

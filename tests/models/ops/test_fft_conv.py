@@ -102,3 +102,19 @@ def test_wrong_kernels_are_named():
         fft_conv(u, jnp.zeros((4, 2)))
     with pytest.raises(ValueError, match=r"reverse_kernel must be .*\(0, 3\)"):
         fft_conv(u, jnp.zeros((4, 3)), reverse_kernel=jnp.zeros((0, 3)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strict_sums_do_not_feel_the_future(layout):
+    """Not in a single bit, however large the future is."""
+    u, kernel = (x.astype(np.float32) for x in draw(100, 0)[:2])
+    ids = LAYOUTS[layout]()
+    later = u.copy()
+    later[:, 40:] = 1e6
+    plain = fft_conv(u, kernel, segment_ids=ids)
+    strict = jax.jit(lambda u: fft_conv(u, jnp.asarray(kernel), segment_ids=ids, strict=True))
+    real = np.ones((4, LENGTH), bool) if ids is None else ids > 0
+    assert_close(np.asarray(strict(u))[real], np.asarray(plain)[real], ratio=1e-6)
+    now = real[:, :40]
+    same = np.asarray(strict(u))[:, :40][now], np.asarray(strict(later))[:, :40][now]
+    np.testing.assert_array_equal(*same)
