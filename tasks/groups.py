@@ -19,7 +19,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from seqzoo.models.spec import ModelSpec
-from seqzoo.tasks.generated import ExtrapolationTask, check_true, lm_spec, measure_sequences, padded
+from seqzoo.tasks.generated import (
+    ExtrapolationTask,
+    check_true,
+    labelled_at,
+    lm_spec,
+    measure_sequences,
+)
 from seqzoo.tasks.streams import Draws
 from seqzoo.tasks.task import IGNORED, Example, Metrics, Split, check_count
 
@@ -61,15 +67,16 @@ def _even(p: tuple[int, ...]) -> bool:
     return sum(a > b for a, b in itertools.combinations(p, 2)) % 2 == 0
 
 
-def running_products(
-    table: Int32[np.ndarray, "G G"], elements: Int32[np.ndarray, "L"]
-) -> Int32[np.ndarray, "L"]:
-    """g_1, g_1 g_2, g_1 g_2 g_3, ... by doubling: log2(L) look-ups of whole rows."""
-    out, step = elements, 1
-    while step < len(out):
-        out = np.concatenate([out[:step], table[out[:-step], out[step:]]])
-        step *= 2
-    return out
+def running_products(group: str, elements: Int32[np.ndarray, "L"]) -> Int32[np.ndarray, "L"]:
+    """g_1, g_1 g_2, g_1 g_2 g_3, ...; look-ups in lists, which are faster than in arrays."""
+    table = _rows(group)
+    products = itertools.accumulate(elements.tolist(), lambda a, b: table[a][b])
+    return np.fromiter(products, np.int32, len(elements))
+
+
+@functools.cache
+def _rows(group: str) -> list[list[int]]:
+    return multiplication_table(group).tolist()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,13 +117,16 @@ class GroupWords(ExtrapolationTask):
         if split == "train" and self.min_length < longest:
             count = self.min_length + draws.below(longest - self.min_length + 1)
         elements = draws.integers(self._order, count)
-        products = running_products(multiplication_table(self.group), elements)
-        inputs = np.concatenate([[self._order], elements]).astype(np.int32)
-        targets = np.concatenate([[IGNORED], products]).astype(np.int32)
+        inputs = np.zeros(longest + 1, np.int32)
+        inputs[0], inputs[1 : count + 1] = self._order, elements
+        labels = running_products(self.group, elements)
+        targets = labelled_at(slice(1, count + 1), labels, longest + 1)
         if split == "test" and longest > self.length:
             targets[: self.length + 1] = IGNORED
         if split == "train" and self.min_length < longest:
-            return padded(inputs, targets, longest + 1)
+            segment_ids = np.zeros(longest + 1, np.int32)
+            segment_ids[: count + 1] = 1
+            return {"inputs": inputs, "targets": targets, "segment_ids": segment_ids}
         return {"inputs": inputs, "targets": targets}
 
     def measure(self, outputs: Float[Array, "B L V"], batch: Mapping[str, Array]) -> Metrics:

@@ -135,7 +135,7 @@ class InContextRecall(MADTask):
         values = value_of[keys]
         noise = draws.uniform(pairs) < self.frac_noise
         noise[draws.below(pairs)] = False  # so that there is a key to ask for
-        shown = np.unique(keys[~noise])
+        shown = np.flatnonzero(np.bincount(keys[~noise]))
         probe = shown[draws.below(len(shown))]
         body = np.stack([keys, values], 1)
         if noise.any():
@@ -144,7 +144,7 @@ class InContextRecall(MADTask):
             body[at] = drawn.reshape(-1, 2)
         asked = np.full((pairs, 2), IGNORED, np.int32)
         if self.multi_query:
-            again = ~noise & ~_first_of_each(np.where(noise, -1, keys))
+            again = ~noise & ~_first_of_each(np.where(noise, half, keys))
             asked[again, 1] = values[again]
         prefix = [] if self.multi_query else [self.vocab_size - 1]
         tokens = np.concatenate([body.ravel(), prefix, [probe, value_of[probe]]]).astype(np.int32)
@@ -154,10 +154,11 @@ class InContextRecall(MADTask):
 
 
 def _first_of_each(x: np.ndarray) -> np.ndarray:
-    """Whether no earlier number is the same."""
-    first = np.zeros(len(x), bool)
-    first[np.unique(x, return_index=True)[1]] = True
-    return first
+    """Whether no earlier one of these small numbers is the same."""
+    places = np.arange(len(x))
+    first = np.empty(x.max() + 1, np.int64)
+    first[x[::-1]] = places[::-1]  # of equal indices the last one written stays
+    return first[x] == places
 
 
 def _shifted(tokens: np.ndarray, labels: np.ndarray, split: Split) -> Example:

@@ -59,7 +59,7 @@ def test_running_products_equal_the_loop(length):
     for element in elements:
         product = table[product, element]
         expected.append(product)
-    assert np.array_equal(running_products(table, elements), expected)
+    assert np.array_equal(running_products("S5", elements), expected)
 
 
 def test_labels_are_running_products_of_all_lengths():
