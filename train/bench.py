@@ -1,6 +1,8 @@
 """Speed, memory and compile time.
 
     seqzoo bench                  forward and backward of mixers, tokens per second
+    seqzoo bench --what scaling   time and memory per token over lengths, at as many tokens a batch
+    seqzoo bench --what latency   one streaming step, early and late in a stream
     seqzoo bench --what depth     compile time of a deep stack over that of a shallow one
     seqzoo bench --what host      what the host does for a step outside the compiled program
     seqzoo bench --what data      examples a second that tasks make and a small model trains on
@@ -21,17 +23,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
-from seqzoo.models.registry import MIXERS, build
+from seqzoo.models.registry import MIXERS
 from seqzoo.tasks.generated import GeneratedTask
 from seqzoo.train.bench_data import data
+from seqzoo.train.bench_mixers import latency, scaling, speed
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.data import to_devices, train_batches
 from seqzoo.train.loop import run
@@ -47,7 +48,7 @@ Row = dict[str, Any]
 class Bench:
     """What to measure, and at which sizes."""
 
-    what: Literal["speed", "depth", "host", "data"] = "speed"
+    what: Literal["speed", "scaling", "latency", "depth", "host", "data"] = "speed"
     models: str = ""  # mixers, separated by commas; all by default
     tasks: str = ""  # whose data is made, separated by commas; all generated ones by default
     baseline: str = "lru"  # measured in every round beside the others
@@ -57,6 +58,7 @@ class Bench:
     dtype: str = "float32"  # of matrix products
     options: str = "{}"  # mixer options as JSON, {"lru": {"d_state": 64}}
     rounds: int = 5  # timings of each mixer, taken in turns
+    positions: tuple[int, int] = (10, 100_000)  # at which a streaming step is timed
     depths: tuple[int, int] = (2, 24)  # of the stacks whose compilation is compared
     steps: int = 50  # that the host is watched for
     out: Path | None = None  # JSON lines are appended here
@@ -106,8 +108,7 @@ def main(argv: Sequence[str]) -> int:
     bench = parse(Bench, argv, "seqzoo bench")
     console = Console()
     rows = []
-    measure = {"speed": speed, "depth": depth, "host": host, "data": data}[bench.what]
-    for row in measure(bench):
+    for row in MEASURES[bench.what](bench):
         rows.append({"what": bench.what, "device": jax.devices()[0].device_kind, **row})
         text = json.dumps(rows[-1])
         if bench.out is not None:
@@ -135,60 +136,6 @@ def _word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def speed(bench: Bench) -> Iterator[Row]:
-    """Forward plus backward of each mixer, at each length."""
-    names = tuple(dict.fromkeys((bench.baseline, *bench.names)))
-    for length in bench.lengths:
-        made = {name: _compiled(bench, name, length) for name in names}
-        times = interleaved({name: call for name, (call, _) in made.items()}, bench.rounds)
-        for name in names:
-            seconds = statistics.median(times[name])
-            pairs = zip(times[bench.baseline], times[name], strict=True)
-            yield {
-                "model": name,
-                "length": length,
-                "tokens_per_second": bench.batch_size * length / seconds,
-                f"times_{bench.baseline}": statistics.median(base / own for base, own in pairs),
-                **made[name][1],
-            }
-
-
-def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, one after another within a round; a first round is thrown away."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            jax.block_until_ready(call())
-            if number:
-                times[name].append(time.perf_counter() - started)
-    return times
-
-
-def _compiled(bench: Bench, name: str, length: int) -> tuple[Callable[[], Any], Row]:
-    """Gradients of a mixer in its parameters and input; compile time and temporary memory."""
-    dtype = jnp.dtype(bench.dtype)
-    options = dict(bench.mixer_options.get(name, {}))
-    if any(f.name == "max_length" for f in dataclasses.fields(MIXERS[name].config)):
-        options.setdefault("max_length", length)
-    mixer = build(name, bench.d_model, rngs=nnx.Rngs(0), dtype=dtype, **options)
-    graphdef, params, rest = nnx.split(mixer, nnx.Param, ...)
-    x, target = jax.random.normal(jax.random.key(0), (2, bench.batch_size, length, bench.d_model))
-
-    def loss(params: Any, x: jax.Array, target: jax.Array) -> jax.Array:
-        return jnp.vdot(nnx.merge(graphdef, params, rest, copy=True)(x), target)
-
-    arguments = params, x.astype(dtype), target.astype(dtype)
-    started = time.perf_counter()
-    compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*arguments).compile()
-    seconds = time.perf_counter() - started
-    memory = compiled.memory_analysis()
-    # Not every backend says what its programs take.
-    temporary = getattr(memory, "temp_size_in_bytes", 0) / 2**20
-    cost = {"compile_seconds": seconds, "temp_mib": temporary}
-    return lambda: compiled(*arguments), cost
 
 
 def depth(bench: Bench) -> Iterator[Row]:
@@ -266,3 +213,13 @@ def _watched(bench: Bench, name: str) -> Experiment:
     )
     task = dataclasses.replace(experiment.task, validation_size=train.batch_size)
     return dataclasses.replace(experiment, task=task, train=train)
+
+
+MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "speed": speed,
+    "scaling": scaling,
+    "latency": latency,
+    "depth": depth,
+    "host": host,
+    "data": data,
+}

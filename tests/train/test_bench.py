@@ -3,9 +3,10 @@ import time
 
 import pytest
 
-from seqzoo.train import bench as module
-from seqzoo.train.bench import Bench, interleaved, speed
+from seqzoo.train import bench_mixers as module
+from seqzoo.train.bench import Bench
 from seqzoo.train.bench_data import examples_per_second
+from seqzoo.train.bench_mixers import interleaved, latency, scaling, speed
 from seqzoo.train.cli import dispatch
 
 
@@ -76,3 +77,19 @@ def test_a_request_that_cannot_be_is_one_line(capsys, more, says):
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1
+
+
+def test_scaling_fits_the_exponent(monkeypatch):
+    """Rows twice as long, as many tokens: twice the time per token, and the same memory."""
+    monkeypatch.setattr(module, "_compiled", lambda *_: (None, {"temp_mib": 3.0}))
+    seconds = {"10": [1.0], "20": [2.0], "40": [4.0]}
+    monkeypatch.setattr(module, "interleaved", lambda calls, rounds: seconds)
+    (row,) = scaling(Bench(models="gru", lengths=(10, 20, 40), batch_size=2))
+    assert row["time_exponent"] == pytest.approx(1)
+    assert row["memory_exponent"] == pytest.approx(0)
+    assert row["ns_per_token_40"] == pytest.approx(4e9 / 80)
+
+
+def test_latency_is_that_of_a_step_behind_so_many_tokens():
+    (row,) = latency(Bench(models="linear_attention", d_model=4, positions=(2, 5), rounds=1))
+    assert min(row["us_at_2"], row["us_at_5"], row["ratio"]) > 0
