@@ -213,7 +213,7 @@ def _program(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) 
         longer = dataclasses.replace(spec, length=length)
         return build_model(longer, experiment.model, experiment.backbone, options, rngs=rngs)
 
-    return make_program(experiment, make_model=make_model, devices=devices)
+    return make_program(experiment, make_model=make_model, devices=devices, length=length)
 
 
 def _operations(program: Program, length: int, tokens: int) -> Row:

@@ -19,6 +19,7 @@ from seqzoo.train.optimizer import make_optimizer, make_schedule
 from seqzoo.train.sharding import (
     batch_sharding,
     check_batch,
+    check_length,
     make_mesh,
     place_state,
     replicated,
@@ -55,14 +56,17 @@ def make_program(
     *,
     make_model: ModelFactory | None = None,
     devices: Sequence[jax.Device] | None = None,
+    length: int = 0,
 ) -> Program:
     """The program of an experiment over its mesh of all devices, or of the given ones.
 
-    Raises ValueError for a configuration that cannot be.
+    `length` is that of the rows where it is not the task's. Raises ValueError for a configuration
+    that cannot be.
     """
     task, train, optim = experiment.task, experiment.train, experiment.optim
     mesh = make_mesh(experiment.mesh, devices)
     check_batch(mesh, train.batch_size, train.accumulate)
+    check_length(mesh, length or task.spec.length)
     make_model = make_model or model_factory(experiment)
     plan = blueprint(make_model)
     tx = make_optimizer(optim, train.steps, plan.groups)

@@ -10,15 +10,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from seqzoo.models.ops.placement import BATCH_AXES
+from seqzoo.models.ops.placement import BATCH_AXES, SEQUENCE_AXIS, axis_size
 from seqzoo.train.config import MeshConfig
 
 AXES = tuple(field.name for field in dataclasses.fields(MeshConfig))
@@ -93,7 +93,10 @@ def hybrid(sizes: Sequence[int], slices: int) -> tuple[list[int], list[int]]:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over all data axes."""
+    """Rows over all data axes, whole on all devices of the axis `seq`; `along_sequence` cuts them.
+
+    So every process reads whole rows, wherever its devices stand on that axis.
+    """
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -110,6 +113,36 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
             f"batch_size / accumulate must be a multiple of the {shards} devices on the axes "
             f"{', '.join(BATCH_AXES)}; got {batch_size=}, {accumulate=}"
         )
+
+
+def check_length(mesh: Mesh, length: int) -> None:
+    """Raises ValueError where the axis `seq` cannot divide rows of `length` tokens."""
+    shards = mesh.shape[SEQUENCE_AXIS]
+    if length % shards:
+        fits = max(n for n in range(1, shards + 1) if length % n == 0)
+        raise ValueError(
+            f"the length of the rows must be a multiple of the mesh's axis seq, {shards}; "
+            f"got length={length}; {length + -length % shards} would do, or --mesh.seq {fits}"
+        )
+
+
+def along_sequence(batch: Mapping[str, Array], axis: int = 1) -> dict[str, Array]:
+    """Inside a program over a mesh: what has the length of the inputs, divided by `seq` along it.
+
+    `axis` is that of the length, 2 for the two rows of a two-tower task.
+    """
+    length, shards = batch["inputs"].shape[axis], axis_size(SEQUENCE_AXIS)
+    if shards == 1 or length % shards:
+        return dict(batch)
+    free = (PartitionSpec.UNCONSTRAINED,)
+
+    def divide(x: Array) -> Array:
+        if x.ndim <= axis or x.shape[axis] != length:
+            return x
+        spec = PartitionSpec(*free * axis, SEQUENCE_AXIS, *free * (x.ndim - axis - 1))
+        return jax.lax.with_sharding_constraint(x, spec)
+
+    return {name: divide(x) for name, x in batch.items()}
 
 
 def place(tree: PyTree, mesh: Mesh) -> Placement:

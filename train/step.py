@@ -23,6 +23,7 @@ from seqzoo.models.backbone import aux_losses
 from seqzoo.models.mixer import AuxLoss
 from seqzoo.tasks.task import Task, metric_value
 from seqzoo.train.optimizer import Schedule
+from seqzoo.train.sharding import along_sequence
 from seqzoo.train.state import Arrays, Blueprint, TrainState
 from seqzoo.train.stateful import Measured, forward
 
@@ -88,6 +89,7 @@ def make_eval_step(task: Task, plan: Blueprint) -> Callable[[Arrays, Arrays, Bat
 
     def eval_step(params: Arrays, rest: Arrays, batch: Batch) -> Measured:
         model = plan.merge(params, rest)
+        batch = along_sequence(batch, _length_axis(task))
         outputs = model(batch["inputs"], batch.get("segment_ids"))
         counted = jnp.sum(batch["weight"])
         return {**task.measure(outputs, batch), "examples": (counted, jnp.ones(()))}
@@ -104,6 +106,8 @@ def _forward_backward(
     key: Array,
     carry: PyTree,
 ) -> Pass:
+    batch = along_sequence(batch, _length_axis(task))
+
     def objective(params: Arrays) -> tuple[Array, tuple]:
         model = plan.merge(params, rest)
         outputs, after = forward(model, batch, carry, nnx.Rngs(dropout=key))
@@ -146,6 +150,10 @@ def _accumulated(count: int) -> Callable[..., Pass]:
         return sums._replace(rest=rest, carry=jax.tree.map(join, carries))
 
     return run
+
+
+def _length_axis(task: Task) -> int:
+    return 2 if task.spec.head == "two_tower" else 1
 
 
 def _nonfinite(grads: Arrays, groups: Mapping[str, str]) -> dict[str, Bool[Array, ""]]:

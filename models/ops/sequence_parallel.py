@@ -125,9 +125,8 @@ def neighbours(
 
     def moved(halo: Array, by: int) -> Array:
         halo = _divided(halo.reshape(count, rows, *halo.shape[1:]))
-        zeros = jnp.zeros_like(halo[:1])
-        ends = [zeros, halo[:-1]] if by > 0 else [halo[1:], zeros]
-        return _apart(jnp.concatenate(ends))
+        shift = [(by, -by, 0), *[(0, 0, 0)] * (halo.ndim - 1)]
+        return _apart(jax.lax.pad(halo, jnp.zeros((), halo.dtype), shift))
 
     length = x.shape[1]
     left = [moved(x[:, length - before :], 1)] if before else []

@@ -1,0 +1,143 @@
+"""Mixers on a sequence that is divided over devices, against one device; and the table of it.
+
+python -m tests.models.parallel [NAMES]         rewrites docs/parallel.md
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from seqzoo.models.registry import build
+from tests.helpers import relative_error
+from tests.models.laws import perturbed
+from tests.models.tiny import TINY
+
+B, L, D = 4, 16, 8
+PACKED = np.array(
+    [
+        [1] * 16,  # through all borders
+        [0, 0, 1, 1, 0, 1, 2, 2, 2, 0, 1, 1, 0, 0, 0, 3],
+        [3, 3, 3, 3, 3, 0, 0, 0, 0, 0, 0, 0, 3, 3, 4, 4],  # a part of padding
+        [1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4, 5, 5, 5, 5],
+    ],
+    np.int32,
+)
+MESHES = {f"data {8 // n}, seq {n}": {"data": 8 // n, "seq": n} for n in (2, 4, 8)}
+PAGE = Path(__file__).parents[2] / "docs" / "parallel.md"
+
+
+class Differences(NamedTuple):
+    """Relative rms differences to one device, the largest over arrays."""
+
+    outputs: float
+    states: float
+    gradients: float
+
+
+class Case:
+    """A mixer with perturbed parameters, its results on one device, and those on meshes."""
+
+    def __init__(self, name: str, *, causal: bool = True):
+        mixer = build(name.split("@")[0], D, causal=causal, rngs=nnx.Rngs(0), **TINY[name])
+        graphdef, params, rest = nnx.split(mixer, nnx.Param, ...)
+        self.streams = causal and mixer.state_growth == "constant"
+        ids = PACKED if mixer.packing == "native" else (PACKED > 0).astype(np.int32)
+
+        def results(params, x, ids, dy):
+            def y_of(params, x):
+                y = nnx.merge(graphdef, params, rest, copy=True)(x, ids)
+                return jnp.where(ids[..., None] > 0, y, 0)
+
+            y, pull = jax.vjp(y_of, params, x)
+            state = ()
+            if self.streams:
+                same = nnx.merge(graphdef, params, rest, copy=True)
+                state = same.extend(x, same.init_state(B), ids)[1]
+            return y, state, pull(dy)
+
+        self.results = results
+        draw = np.random.default_rng(0)
+        x, dy = draw.normal(size=(2, B, L, D)).astype(np.float32)
+        self.args = perturbed(params), x, ids, dy
+
+    @functools.cached_property
+    def alone(self):
+        return jax.device_get(jax.jit(self.results)(*self.args))
+
+    def compiled(self, mesh: jax.sharding.Mesh):
+        def call(*args):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return self.results(*args)
+
+        rows, whole = NamedSharding(mesh, P("data", "seq")), NamedSharding(mesh, P())
+        given = (whole, rows, rows, rows)
+        made = (rows, None, (whole, rows))
+        return jax.jit(call, in_shardings=given, out_shardings=made).lower(*self.args).compile()
+
+    def differences(self, axes: dict[str, int]) -> Differences:
+        mesh = mesh_of(axes)
+        together = jax.device_get(self.compiled(mesh)(*self.args))
+        return Differences(*map(_largest, together, self.alone))
+
+
+def mesh_of(axes: dict[str, int]) -> jax.sharding.Mesh:
+    kinds = (AxisType.Auto,) * len(axes)
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=kinds)
+
+
+def _largest(actual, desired) -> float:
+    def error(a, b):
+        if jnp.issubdtype(np.asarray(b).dtype, jnp.inexact):
+            # Gradients that cancel to rounding have no relative error of their own.
+            return relative_error(a, b) if np.max(np.abs(b), initial=0) > 1e-6 else 0.0
+        return float(np.any(np.asarray(a) != b))
+
+    return max(map(error, jax.tree.leaves(actual), jax.tree.leaves(desired)), default=0.0)
+
+
+HEAD = """# Sequences divided over devices: how far from one device
+
+Each mixer with tiny options and perturbed parameters, B = 4 packed rows of 16 tokens in float32, on
+8 virtual CPU devices whose mesh divides the rows over `data` and the tokens over `seq`. Each entry
+is the largest relative rms difference to one device over all arrays: outputs / final states /
+gradients of the input and of every parameter; "-" where a state grows with the tokens.
+Written by `python -m tests.models.parallel`.
+
+| mixer | {meshes} |
+|---|{lines}|
+"""
+
+
+def main(names: list[str]) -> None:
+    """Adds or replaces the rows of `names`, all by default."""
+    old = PAGE.read_text().splitlines() if PAGE.exists() else []
+    rows = {line.split("`")[1]: line for line in old if line.startswith("| `")}
+    for name in names or TINY:
+        case = Case(name)
+        cells = []
+        for axes in MESHES.values():
+            d = case.differences(axes)
+            state = f"{d.states:.0e}" if case.streams else "-"
+            cells.append(f"{d.outputs:.0e} / {state} / {d.gradients:.0e}")
+        rows[name] = f"| `{name}` | {' | '.join(cells)} |"
+        print(rows[name], flush=True)
+        head = HEAD.format(meshes=" | ".join(MESHES), lines="|".join(["---"] * len(MESHES)))
+        PAGE.write_text(head + "\n".join(rows[n] for n in TINY if n in rows) + "\n")
+        jax.clear_caches()
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_default_matmul_precision", "highest")
+    main(sys.argv[1:])
