@@ -31,6 +31,7 @@ from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.registry import MIXERS
 from seqzoo.tasks.generated import GeneratedTask
+from seqzoo.tasks.mqar import MQAR
 from seqzoo.train.bench_data import data
 from seqzoo.train.bench_mixers import latency, scaling, speed
 from seqzoo.train.config import Experiment, TrainConfig
@@ -87,7 +88,8 @@ class Bench:
         """The tasks whose data is made, by default all that only make theirs."""
         if self.tasks:
             return tuple(name.strip() for name in self.tasks.split(","))
-        return tuple(name for name, task in tasks.TASKS.items() if issubclass(task, GeneratedTask))
+        made = (GeneratedTask, MQAR)
+        return tuple(name for name, task in tasks.TASKS.items() if issubclass(task, made))
 
     @property
     def mixer_options(self) -> dict[str, dict[str, Any]]:
