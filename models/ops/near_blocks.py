@@ -16,6 +16,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from seqzoo.models.ops.segments import Segments, compact
+from seqzoo.models.ops.sequence_parallel import (
+    by_parts,
+    by_whole_rows,
+    cut,
+    join,
+    neighbours,
+    parts,
+    repeat,
+)
 
 WeightKind = Literal["softmax", "relu", "squared_relu", "laplace"]
 
@@ -71,19 +80,55 @@ def near_blocks(
     It sees the keys of its own chunk, of the `back` before it, and of the next with `ahead`, in
     order. Rows are filled up with zeros, so a tag of 0 must mean that a key is not seen. What
     happens within a step is computed again in the backward pass: memory is linear in L.
+
+    Rows divided over devices stay so if their parts are of whole chunks and nothing is carried;
+    else whole rows are divided.
     """
+    length = jax.tree.leaves(queries)[0].shape[1]
+    count = parts(length)
+    own = length // count
+    if count > 1 and carry is None and own % size == 0 and max(back, ahead) * size <= own:
+        queries = jax.tree.map(lambda x: cut(x, count), queries)
+        halo = (count, back * size, ahead * size)
+        keys = jax.tree.map(lambda x: _cut(neighbours(cut(x, count), *halo), size), keys)
+        return None, join(_scan(step, None, queries, keys, size, back + ahead)[1], count)
+    return _whole_rows(step, carry, queries, keys, size=size, back=back, ahead=ahead)
+
+
+def _whole_rows(
+    step: Step,
+    carry: PyTree,
+    queries: PyTree,
+    keys: PyTree,
+    *,
+    size: int,
+    back: int,
+    ahead: bool = False,
+) -> tuple[PyTree, Array]:
+    queries, keys = jax.tree.map(by_whole_rows, (queries, keys))
     length = jax.tree.leaves(queries)[0].shape[1]
     if length <= size:  # one chunk, with nothing before or after
         size, back, ahead = length, 0, False
-    cut_keys = jax.tree.map(lambda x: _cut(x, size), keys)
+
+    def filled(x: Array) -> Array:
+        x = _cut(x, size)
+        return jnp.pad(x, ((back, int(ahead)), *((0, 0),) * (x.ndim - 1)))
+
+    carry, o = _scan(step, carry, queries, jax.tree.map(filled, keys), size, back + ahead)
+    return carry, by_parts(o)
+
+
+def _scan(
+    step: Step, carry: PyTree, queries: PyTree, keys: PyTree, size: int, more: int
+) -> tuple[PyTree, Array]:
+    """All chunks of `queries`; `keys` in chunks [n, B, C, ...], `more` of them than of queries."""
+    length = jax.tree.leaves(queries)[0].shape[1]
 
     def window(x: Array) -> Array:
-        zeros = jnp.zeros((back, *x.shape[1:]), x.dtype)
-        x = jnp.concatenate([zeros, x, *([jnp.zeros_like(x[:1])] if ahead else [])])
-        count = x.shape[0] - back - ahead
-        return jnp.concatenate([x[i : i + count] for i in range(back + 1 + ahead)], axis=2)
+        count = x.shape[0] - more
+        return jnp.concatenate([x[i : i + count] for i in range(more + 1)], axis=2)
 
-    xs = (jax.tree.map(lambda x: _cut(x, size), queries), jax.tree.map(window, cut_keys))
+    xs = (jax.tree.map(lambda x: _cut(x, size), queries), jax.tree.map(window, keys))
     body = jax.checkpoint(lambda carry, x: step(carry, *x), prevent_cse=False)
     carry, o = jax.lax.scan(body, carry, xs)
     return carry, jnp.moveaxis(o, 0, 1).reshape(o.shape[1], -1, *o.shape[3:])[:, :length]
@@ -112,9 +157,9 @@ def parallel_blocks(
     if not layout.masked:  # blocks are chunks
         return near_blocks(step, carry, queries, keys, size=size, back=back)[1]
     rows = compact(layout)
-    queries, keys = jax.tree.map(rows.pack, (queries, keys))
+    queries, keys = jax.tree.map(lambda x: rows.pack(by_whole_rows(x)), (queries, keys))
     options = {"size": size, "back": back + 1, "ahead": ahead}  # a block lies in two chunks
-    return rows.unpack(near_blocks(step, carry, queries, keys, **options)[1])
+    return rows.unpack(_whole_rows(step, carry, queries, keys, **options)[1])
 
 
 def continued_blocks(
@@ -155,6 +200,17 @@ def all_blocks(
     With `causal`, where queries and keys are the same tokens in order, an eighth of the row sees
     no keys behind its own end: 9/16 of the products instead of all.
     """
+    length = jax.tree.leaves(queries)[0].shape[1]
+    if (count := parts(length)) > 1:  # each part of the queries with all keys
+        queries = jax.tree.map(lambda x: cut(x, count), queries)
+        keys = jax.tree.map(lambda x: repeat(x, count), keys)
+        return join(_all_blocks(run, queries, keys, size, False), count)
+    return _all_blocks(run, queries, keys, size, causal)
+
+
+def _all_blocks(
+    run: Callable[[PyTree, PyTree], Array], queries: PyTree, keys: PyTree, size: int, causal: bool
+) -> Array:
     length = jax.tree.leaves(queries)[0].shape[1]
     if length <= size:
         return run(queries, keys)

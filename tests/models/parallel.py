@@ -137,7 +137,7 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    import tests.conftest  # noqa: F401  eight virtual devices
+
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 8)
-    jax.config.update("jax_default_matmul_precision", "highest")
     main(sys.argv[1:])

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from seqzoo.models import ops
 from seqzoo.models.ops import linear_scan
+from seqzoo.models.ops.near_blocks import all_blocks, near_blocks, weights
 from seqzoo.models.ops.wkv import wkv
 from seqzoo.train.hlo import Module
 from tests.helpers import assert_trees_close
@@ -171,3 +172,28 @@ def test_a_window_asks_the_neighbours(causal):
 def test_a_length_that_the_axis_does_not_divide_is_left_to_the_compiler():
     x, kernel = normal(0, B, 30, D), normal(1, 3, D)
     agrees(mesh_of(data=2, seq=4), lambda x, k: ops.short_conv(x, k), x, kernel)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_blocks_ask_the_neighbours(ahead):
+    def step(carry, queries, keys):
+        return carry, weights(jnp.einsum("BCK,BSK->BCS", queries, keys), True, "relu") @ keys
+
+    def near(q, k):
+        return near_blocks(step, None, q, k, size=4, back=2, ahead=ahead)[1]
+
+    compiled = agrees(mesh_of(data=2, seq=4), near, NORMAL[0], NORMAL[1])
+    assert {c.kind for c in Module(compiled.as_text()).collectives()} == {"collective-permute"}
+
+
+def test_all_blocks_gather_the_keys():
+    def run(queries, keys):
+        (q, at), (k, k_at) = queries, keys
+        seen = at[:, :, None] >= k_at[:, None]
+        return weights(jnp.einsum("BCK,BSK->BCS", q, k), seen, "softmax") @ k
+
+    def every(q, k):
+        at = jnp.broadcast_to(jnp.arange(L), (B, L))
+        return all_blocks(run, (q, at), (k, at), size=4, causal=True)
+
+    agrees(mesh_of(data=2, seq=4), every, NORMAL[0], NORMAL[1])
