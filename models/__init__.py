@@ -8,11 +8,17 @@ S key positions or cache slots.
 from seqzoo.models.attention.bigbird import BigBird, BigBirdConfig
 from seqzoo.models.attention.cross import CrossAttention, CrossMixer
 from seqzoo.models.attention.diag_attention import DiagAttention, DiagAttentionConfig
+from seqzoo.models.attention.fnet import FNet, FNetConfig
 from seqzoo.models.attention.gau import GAU, Flash, FlashConfig, GAUConfig
+from seqzoo.models.attention.linformer import Linformer, LinformerConfig
 from seqzoo.models.attention.local_attention import LocalAttention, LocalAttentionConfig
 from seqzoo.models.attention.longformer import Longformer, LongformerConfig
+from seqzoo.models.attention.nystromformer import Nystromformer, NystromformerConfig
+from seqzoo.models.attention.reformer import Reformer, ReformerConfig
+from seqzoo.models.attention.sinkhorn import Sinkhorn, SinkhornConfig
 from seqzoo.models.attention.softmax import Attention, AttentionConfig
 from seqzoo.models.attention.sparse_attention import SparseAttention, SparseAttentionConfig
+from seqzoo.models.attention.synthesizer import Synthesizer, SynthesizerConfig
 from seqzoo.models.attention.transformer_vq import TransformerVQ, TransformerVQConfig
 from seqzoo.models.backbone import Backbone, BackboneConfig, Block, Stack, aux_losses
 from seqzoo.models.bidirectional import Bidirectional
@@ -127,6 +133,8 @@ __all__ = [
     "DeltaProductConfig",
     "DiagAttention",
     "DiagAttentionConfig",
+    "FNet",
+    "FNetConfig",
     "Flash",
     "FlashConfig",
     "GAUConfig",
@@ -151,6 +159,8 @@ __all__ = [
     "LightningAttentionConfig",
     "LinearAttention",
     "LinearAttentionConfig",
+    "Linformer",
+    "LinformerConfig",
     "LocalAttention",
     "LocalAttentionConfig",
     "Longformer",
@@ -171,6 +181,8 @@ __all__ = [
     "ModelSpec",
     "NormAttention",
     "NormAttentionConfig",
+    "Nystromformer",
+    "NystromformerConfig",
     "Performer",
     "PerformerConfig",
     "QRNNConfig",
@@ -181,6 +193,8 @@ __all__ = [
     "RWKV7Config",
     "Rebased",
     "RebasedConfig",
+    "Reformer",
+    "ReformerConfig",
     "RetNet",
     "RetNetConfig",
     "S4Config",
@@ -191,10 +205,14 @@ __all__ = [
     "SequenceModel",
     "SimpleGLA",
     "SimpleGLAConfig",
+    "Sinkhorn",
+    "SinkhornConfig",
     "SparseAttention",
     "SparseAttentionConfig",
     "Stack",
     "StreamState",
+    "Synthesizer",
+    "SynthesizerConfig",
     "TransformerVQ",
     "TransformerVQConfig",
     "aux_losses",

@@ -16,7 +16,7 @@ from seqzoo.models.contrastive import ContrastHead
 from seqzoo.models.layers import ConvPositions, Norm, dropout
 from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState
 from seqzoo.models.positions import sinusoidal
-from seqzoo.models.registry import resolve
+from seqzoo.models.registry import MIXERS, resolve
 from seqzoo.models.spec import ModelSpec
 
 
@@ -112,6 +112,7 @@ class SequenceModel(nnx.Module):
     ):
         """Raises ValueError where the task and the options do not fit each other."""
         _check(spec, config)
+        _check_packing(spec, pattern)
         d = config.d_model
         dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype, "rngs": rngs}
         self.head, self.pooling = spec.head, spec.pooling or config.pooling
@@ -226,7 +227,8 @@ def build_model(
 def default_backbone(model: str) -> BackboneConfig:
     """The block options that belong to `model`: a preset's, or the defaults."""
     preset = resolve(model)
-    config = BackboneConfig(depth=max(2, len(preset.pattern)))
+    causal = all(MIXERS[name].module.causal_form for name in preset.pattern)
+    config = BackboneConfig(depth=max(2, len(preset.pattern)), causal=causal)
     return dataclasses.replace(config, **preset.backbone)
 
 
@@ -245,6 +247,15 @@ def pool(
     at = jnp.clip(at, 0, h.shape[1] - 1)
     picked = jnp.take_along_axis(h, at[:, None, None], axis=1)[:, 0]
     return jnp.where(valid.any(1)[:, None], picked, 0)
+
+
+def _check_packing(spec: ModelSpec, pattern: tuple[str, ...]) -> None:
+    unpacked = [name for name in pattern if MIXERS[name].module.packing == "none"]
+    if spec.packed and unpacked:
+        raise ValueError(
+            f"this task packs several segments into a row, and {unpacked[0]} takes one segment a "
+            "row; choose another mixer or rows that are not packed"
+        )
 
 
 def _check(spec: ModelSpec, config: BackboneConfig) -> None:

@@ -86,6 +86,7 @@ class Mixer(nnx.Module, abc.ABC):
     packing: ClassVar[Packing] = "native"  # "none": static shapes forbid packed rows; padding holds
     state_growth: StateGrowth = "constant"
     looks_both_ways: ClassVar[bool] = False  # whether causal=False is native (else it is wrapped)
+    causal_form: ClassVar[bool] = True  # False: it mixes whole rows, and there is no causal=True
     max_length: int | None = None  # most tokens of a segment, where state_growth is "linear"
 
     @abc.abstractmethod
@@ -187,6 +188,18 @@ class Mixer(nnx.Module, abc.ABC):
                 "cannot be extended token by token; build it with causal=True to stream"
             )
 
+    def _one_segment(self, y: Float[Array, "B L D"], layout: Segments) -> Float[Array, "B L D"]:
+        """For packing = "none": an error for packed rows where they are known, else NaN in them."""
+        if not layout.masked:
+            return y
+        packed = (layout.run > 0).any(1)
+        if not isinstance(packed, jax.core.Tracer) and bool(packed.any()):
+            raise ValueError(
+                f"{type(self).__name__} mixes whole rows and takes one segment a row (padding may "
+                "be anywhere); got packed rows: give each segment a row of its own"
+            )
+        return jnp.where(packed[:, None, None], jnp.nan, y)
+
     def _check_room(self, layout: Segments) -> Array | None:
         """Positions past a declared maximum: an error where they are known, else a mask."""
         if self.state_growth != "linear" or self.max_length is None:
@@ -201,6 +214,15 @@ class Mixer(nnx.Module, abc.ABC):
                 "larger max_length or reset the state"
             )
         return full
+
+
+def only_both_ways(mixer: type[Mixer], causal: bool) -> None:
+    """Raises ValueError for causal=True where there is no such form."""
+    if causal:
+        raise ValueError(
+            f"{mixer.__name__} mixes whole rows: it has no causal form, so it cannot stream or "
+            "predict what comes next; set causal=False"
+        )
 
 
 def _where_rows(rows: Array, new: PyTree, old: PyTree) -> PyTree:

@@ -16,11 +16,17 @@ from jax.typing import DTypeLike
 
 from seqzoo.models.attention.bigbird import BigBird, BigBirdConfig
 from seqzoo.models.attention.diag_attention import DiagAttention, DiagAttentionConfig
+from seqzoo.models.attention.fnet import FNet, FNetConfig
 from seqzoo.models.attention.gau import GAU, Flash, FlashConfig, GAUConfig
+from seqzoo.models.attention.linformer import Linformer, LinformerConfig
 from seqzoo.models.attention.local_attention import LocalAttention, LocalAttentionConfig
 from seqzoo.models.attention.longformer import Longformer, LongformerConfig
+from seqzoo.models.attention.nystromformer import Nystromformer, NystromformerConfig
+from seqzoo.models.attention.reformer import Reformer, ReformerConfig
+from seqzoo.models.attention.sinkhorn import Sinkhorn, SinkhornConfig
 from seqzoo.models.attention.softmax import Attention, AttentionConfig
 from seqzoo.models.attention.sparse_attention import SparseAttention, SparseAttentionConfig
+from seqzoo.models.attention.synthesizer import Synthesizer, SynthesizerConfig
 from seqzoo.models.attention.transformer_vq import TransformerVQ, TransformerVQConfig
 from seqzoo.models.bidirectional import Bidirectional
 from seqzoo.models.linear_attention.deltanet import (
@@ -55,7 +61,7 @@ from seqzoo.models.linear_attention.retnet import RetNet, RetNetConfig
 from seqzoo.models.linear_attention.rwkv4 import RWKV4, RWKV4Config
 from seqzoo.models.linear_attention.rwkv6 import RWKV6, RWKV6Config
 from seqzoo.models.linear_attention.rwkv7 import RWKV7, RWKV7Config
-from seqzoo.models.mixer import Mixer, MixerConfig
+from seqzoo.models.mixer import Mixer, MixerConfig, only_both_ways
 from seqzoo.models.recurrent.elementwise import (
     QRNN,
     SRU,
@@ -107,6 +113,12 @@ MIXERS: dict[str, Entry] = {
     "sparse_attention": Entry(SparseAttentionConfig, SparseAttention),
     "longformer": Entry(LongformerConfig, Longformer),
     "bigbird": Entry(BigBirdConfig, BigBird),
+    "linformer": Entry(LinformerConfig, Linformer),
+    "nystromformer": Entry(NystromformerConfig, Nystromformer),
+    "fnet": Entry(FNetConfig, FNet),
+    "reformer": Entry(ReformerConfig, Reformer),
+    "sinkhorn": Entry(SinkhornConfig, Sinkhorn),
+    "synthesizer": Entry(SynthesizerConfig, Synthesizer),
     "diag_attention": Entry(DiagAttentionConfig, DiagAttention),
     "gau": Entry(GAUConfig, GAU),
     "flash": Entry(FlashConfig, Flash),
@@ -327,7 +339,7 @@ def build(
     d_model: int,
     *,
     rngs: nnx.Rngs,
-    causal: bool = True,
+    causal: bool | None = None,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
     bidirectional: Mapping[str, Any] | None = None,
@@ -336,8 +348,9 @@ def build(
 ) -> Mixer:
     """The mixer `name` of width `d_model`.
 
-    With `causal=False` it looks both ways: natively where the mathematics has it, else as a forward
-    and a backward copy; `bidirectional` then holds options of `Bidirectional`, and `shared=True`
+    It is causal by default, unless it has no such form (`Mixer.causal_form`). With `causal=False`
+    it looks both ways: natively where the mathematics has it, else as a forward and a backward
+    copy; `bidirectional` then holds options of `Bidirectional`, and `shared=True`
     for one set of weights. `layer` = (index, depth) is for architectures that depend on it. Raises
     ValueError for a name, an option or a width that cannot be.
     """
@@ -348,7 +361,10 @@ def build(
     more = {"dtype": dtype, "param_dtype": param_dtype}
     if getattr(module, "depends_on_layer", False):
         more["layer"] = layer
+    causal = module.causal_form if causal is None else causal
     if causal:
+        if not module.causal_form:
+            only_both_ways(module, causal)
         return config.build(d_model, rngs=rngs, **more)
     if module.looks_both_ways:
         return config.build(d_model, rngs=rngs, causal=False, **more)

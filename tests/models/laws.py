@@ -29,6 +29,8 @@ class Subject:
         mixer = make()
         graphdef, params, rest = nnx.split(mixer, nnx.Param, ...)
         self.mixer = mixer
+        packed = mixer.packing == "native"
+        self.ids = PACKED if packed else (PACKED > 0).astype(np.int32)
         self.params = perturbed(params)
 
         def merge(params):
@@ -140,18 +142,18 @@ def law_shapes_and_numbers(s: Subject) -> None:
 
 def law_packed_equals_separate(s: Subject) -> None:
     x = normal(1, B, L, D)
-    packed = np.where(PACKED[..., None] > 0, s.parallel(s.params, x, PACKED), 0)
-    assert_close(packed, alone(s, x, PACKED), ratio=RATIO)
+    packed = np.where(s.ids[..., None] > 0, s.parallel(s.params, x, s.ids), 0)
+    assert_close(packed, alone(s, x, s.ids), ratio=RATIO)
 
 
 def law_padding_is_invisible(s: Subject) -> None:
     """Garbage at padding changes no output, and gets no gradient."""
-    x, dy = normal(2, B, L, D), normal(3, B, L, D) * (PACKED[..., None] > 0)
-    garbage = np.where(PACKED[..., None] > 0, x, 1e4 * normal(4, B, L, D)).astype(np.float32)
-    real = PACKED > 0
-    y = np.asarray(s.parallel(s.params, x, PACKED))[real]
-    assert_close(np.asarray(s.parallel(s.params, garbage, PACKED))[real], y, ratio=RATIO)
-    _, dx = s.pullback(s.params, garbage, PACKED, dy)
+    x, dy = normal(2, B, L, D), normal(3, B, L, D) * (s.ids[..., None] > 0)
+    garbage = np.where(s.ids[..., None] > 0, x, 1e4 * normal(4, B, L, D)).astype(np.float32)
+    real = s.ids > 0
+    y = np.asarray(s.parallel(s.params, x, s.ids))[real]
+    assert_close(np.asarray(s.parallel(s.params, garbage, s.ids))[real], y, ratio=RATIO)
+    _, dx = s.pullback(s.params, garbage, s.ids, dy)
     assert np.all(np.asarray(dx)[~real] == 0), "padding has a gradient"
     assert np.all(np.isfinite(dx))
 
@@ -189,8 +191,8 @@ def law_rows_are_independent(s: Subject) -> None:
     x = normal(9, B, L, D)
     other = x.copy()
     other[1:] = 50 * normal(10, B - 1, L, D)
-    first = np.asarray(s.parallel(s.params, x, PACKED))[0][PACKED[0] > 0]
-    same = np.asarray(s.parallel(s.params, other, PACKED))[0][PACKED[0] > 0]
+    first = np.asarray(s.parallel(s.params, x, s.ids))[0][s.ids[0] > 0]
+    same = np.asarray(s.parallel(s.params, other, s.ids))[0][s.ids[0] > 0]
     assert_close(same, first, ratio=RATIO)
 
 
@@ -272,7 +274,7 @@ def law_state_size(s: Subject) -> None:
 
 def law_every_parameter_matters(s: Subject) -> None:
     """No parameter has a gradient of exactly zero."""
-    dparams, _ = s.pullback(s.params, normal(18, B, L, D), PACKED, normal(19, B, L, D))
+    dparams, _ = s.pullback(s.params, normal(18, B, L, D), s.ids, normal(19, B, L, D))
     for path, g in jax.tree_util.tree_leaves_with_path(dparams):
         assert np.any(np.asarray(g) != 0), f"{jax.tree_util.keystr(path)} is not used"
 

@@ -1,0 +1,84 @@
+"""FNet: the real part of a Fourier transform as mixer (Lee-Thorp et al. 2021, arXiv:2105.03824).
+
+    y = Re(F_L x F_D)        (eq. 3), F_n the discrete Fourier transform of n points
+
+over the channels and over the n real tokens of the row, whatever padding stands beside them; rows
+with padding take Bluestein's algorithm (1970), a transform whose length need not be known before
+compilation. No parameters; both ways only, one segment a row.
+
+Cost of L tokens: O(L log(L) D + L log(D) D). No state.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Complex, Float, Int
+
+from seqzoo.models.mixer import Context, Mixer, config_of, only_both_ways
+from seqzoo.models.ops.segments import compact
+
+LONGEST = 2**16  # with padding; squares of positions are 32 bits
+
+
+class FNet(Mixer):
+    """Fourier transforms over channels and tokens; see the module docstring."""
+
+    looks_both_ways = True
+    causal_form = False
+    packing = "none"
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        causal: bool = False,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Raises ValueError for causal=True."""
+        only_both_ways(FNet, causal)
+        self.causal = causal
+
+    def _initial(self, batch_size: int) -> tuple[()]:
+        return ()
+
+    def state_size(self) -> int:
+        """It cannot stream: 0."""
+        return 0
+
+    def _mix(self, x: Float[Array, "B L D"], inner: tuple, ctx: Context):
+        layout = ctx.segments
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if not layout.masked:
+            y = jnp.fft.fft(jnp.fft.fft(wide, axis=-1), axis=1).real
+            return y.astype(x.dtype), ()
+        if x.shape[1] > LONGEST:
+            raise ValueError(f"fnet: padded rows have at most {LONGEST} tokens; got {x.shape[1]}")
+        rows = compact(layout)
+        z = jnp.fft.fft(jnp.where(layout.valid[..., None], wide, 0), axis=-1)
+        y = rows.unpack(chirp_transform(rows.pack(z), layout.valid.sum(1)).real)
+        return self._one_segment(y.astype(x.dtype), layout), ()
+
+
+FNetConfig = config_of(FNet)
+
+
+def chirp_transform(z: Complex[Array, "B L D"], count: Int[Array, "B"]) -> Complex[Array, "B L D"]:
+    """The discrete Fourier transform of the first `count` of L rows; zeros must follow them.
+
+    With w_k = exp(-iπ k² / n): Z_k = w_k Σ_j (z_j w_j) conj(w_{k-j}), a convolution.
+    """
+    length = z.shape[1]
+    count = jnp.maximum(count, 1)[:, None]
+    k = jnp.arange(length, dtype=jnp.uint32)
+    turns = (k * k) % (2 * count).astype(jnp.uint32)  # exact, unlike the angle of a large number
+    angle = turns.astype(z.real.dtype) * (jnp.pi / count)
+    w = jnp.exp(-1j * angle)[..., None]
+    w = jnp.where((k < count)[..., None], w, 0)
+    back = jnp.conj(w)
+    chirp = jnp.concatenate([back, jnp.zeros_like(back[:, :1]), jnp.flip(back[:, 1:], 1)], 1)
+    spectrum = jnp.fft.fft(z * w, 2 * length, axis=1) * jnp.fft.fft(chirp, axis=1)
+    return w * jnp.fft.ifft(spectrum, axis=1)[:, :length]
