@@ -47,10 +47,10 @@ class Differences(NamedTuple):
 class Case:
     """A mixer with perturbed parameters, its results on one device, and those on meshes."""
 
-    def __init__(self, name: str, *, causal: bool = True):
+    def __init__(self, name: str, *, causal: bool | None = None):
         mixer = build(name.split("@")[0], D, causal=causal, rngs=nnx.Rngs(0), **TINY[name])
         graphdef, params, rest = nnx.split(mixer, nnx.Param, ...)
-        self.streams = causal and mixer.state_growth == "constant"
+        self.streams = mixer.causal and mixer.state_growth == "constant"
         ids = PACKED if mixer.packing == "native" else (PACKED > 0).astype(np.int32)
 
         def results(params, x, ids, dy):
