@@ -77,7 +77,6 @@ def chirp_transform(z: Complex[Array, "B L D"], count: Int[Array, "B"]) -> Compl
     turns = (k * k) % (2 * count).astype(jnp.uint32)  # exact, unlike the angle of a large number
     angle = turns.astype(z.real.dtype) * (jnp.pi / count)
     w = jnp.exp(-1j * angle)[..., None]
-    w = jnp.where((k < count)[..., None], w, 0)
     back = jnp.conj(w)
     chirp = jnp.concatenate([back, jnp.zeros_like(back[:, :1]), jnp.flip(back[:, 1:], 1)], 1)
     spectrum = jnp.fft.fft(z * w, 2 * length, axis=1) * jnp.fft.fft(chirp, axis=1)

@@ -143,6 +143,14 @@ def test_sinkhorn_sees_its_own_and_a_sorted_block():
         check(mixer, o.reshape(L, -1) @ np.asarray(mixer.out_proj.kernel[...]))
 
 
+def test_sinkhorn_in_one_block_is_attention():
+    with x64():
+        mixer = made("sinkhorn", False, num_heads=H, block_size=L + 3, positions="none")
+        q, k, v = (heads(p, ROW) for p in (mixer.q_proj, mixer.k_proj, mixer.v_proj))
+        o = patterns.attention(q, k, v, np.ones((L, L), bool)).reshape(L, -1)
+        check(mixer, o @ np.asarray(mixer.out_proj.kernel[...]))
+
+
 def reformer_by_hand(q, v, bucket, size, causal):
     """q, v [L, K]; bucket [R, L]: one softmax over what all rounds show."""
     k = q / np.sqrt(np.square(q).sum(-1, keepdims=True) + 1e-6)

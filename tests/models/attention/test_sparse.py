@@ -88,6 +88,29 @@ def test_bigbird_sees_what_its_blocks_say(causal):
     assert_close(jax.jit(lambda x: mixer(x))(x)[0], desired, ratio=1e-5)
 
 
+SHORT = {
+    "longformer": {**GLOBAL, "window": 8, "block_size": 4, "global_positions": (0, 5)},
+    "bigbird": {"block_size": 4, "num_random": 0},
+    "sinkhorn": {"block_size": 4},
+    "fixed": {**FIXED, "stride": 4},
+}
+
+
+@pytest.mark.parametrize("case", SHORT)
+def test_short_segments_share_blocks_and_see_what_rows_of_their_own_see(case):
+    """Against rows without ids, which are laid out in another way."""
+    name = "sparse_attention" if case == "fixed" else case
+    mixer = build(name, D, causal=False, num_heads=2, rngs=nnx.Rngs(0), **SHORT[case])
+    run = jax.jit(lambda x, ids: mixer(x, ids))
+    x = np.random.default_rng(2).normal(size=(1, 14, D)).astype(np.float32)
+    ids = np.repeat([1, 2, 3, 4, 5, 6], [2, 1, 2, 6, 1, 2])[None]
+    y = run(x, ids)
+    for one, count in ((1, 2), (2, 1), (3, 2), (4, 6), (6, 2)):
+        alone = run(x[:, ids[0] == one], None)
+        assert alone.shape[1] == count
+        assert_close(y[:, ids[0] == one], alone, ratio=1e-5, what=f"segment {one}")
+
+
 def test_segments_of_any_length_fit_into_their_blocks():
     """Every token once, long segments from the start of a block, short ones within one."""
     size, length = 5, 37
