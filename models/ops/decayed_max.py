@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.ops import forms
 from seqzoo.models.ops.segments import Segments
-from seqzoo.models.ops.sequence_parallel import carried_over, cut, parts
+from seqzoo.models.ops.sequence_parallel import carried_over, cut, delayed, parts
 
 NEVER = -1e38  # an exponent below all others whose differences are finite
 
@@ -48,7 +48,7 @@ def decayed_max(
         g = jnp.where(valid, jnp.where(starts, 2 * NEVER, g), 0)
     count = parts(x.shape[1])
     m = _rows(own, g, m0) if count == 1 else _over_devices(own, g, m0, count)
-    before = jnp.concatenate([m0[:, None], m[:, :-1]], axis=1)
+    before = delayed(m, m0)
     return m, before if starts is None else jnp.where(starts, fresh, before)
 
 

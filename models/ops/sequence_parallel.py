@@ -86,6 +86,17 @@ def join(y: Shaped[Array, "nB L/n ..."], count: int) -> Shaped[Array, "B L ..."]
     return _constrain(y, axes, SEQUENCE_AXIS)
 
 
+def delayed(x: Shaped[Array, "B L ..."], first: Shaped[Array, "B ..."]) -> Array:
+    """x_{t-1} at every t, and `first` at the start."""
+    if parts(x.shape[1]) == 1:
+        return jnp.concatenate([first[:, None], x[:, :-1]], axis=1)
+    # Of a concatenation the compiler makes whole rows; of this a message between neighbours.
+    one_on = [(0, 0, 0), (1, -1, 0), *[(0, 0, 0)] * (x.ndim - 2)]
+    moved = jax.lax.pad(x, jnp.zeros((), x.dtype), one_on)
+    start = jnp.arange(x.shape[1]).reshape(-1, *(1,) * (x.ndim - 2)) == 0
+    return jnp.where(start, first[:, None], moved)
+
+
 def running(
     scan: Callable[..., Array],
     combine: Callable[[Array, Array], Array],

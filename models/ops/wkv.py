@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from seqzoo.models.ops.decayed_max import NEVER, carried, decayed_max
 from seqzoo.models.ops.linear_scan import linear_scan
 from seqzoo.models.ops.segments import Segments, as_segments
+from seqzoo.models.ops.sequence_parallel import delayed
 
 
 class WKVState(NamedTuple):
@@ -75,7 +76,7 @@ def wkv(
     ids = layout if layout.masked else None
     inputs = jnp.stack([new * v, new], axis=2)
     s = linear_scan(kept[:, :, None], inputs, s0, segment_ids=ids)
-    seen = jnp.concatenate([s0[:, None], s[:, :-1]], axis=1)
+    seen = delayed(s, s0)
     top = lax.stop_gradient(jnp.maximum(before, k + bonus))
     old, own = jnp.exp(before - top), jnp.exp(k + bonus - top)
     numerator, denominator = old * seen[:, :, 0] + own * v, old * seen[:, :, 1] + own
