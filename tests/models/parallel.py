@@ -33,6 +33,7 @@ PACKED = np.array(
     np.int32,
 )
 MESHES = {f"data {8 // n}, seq {n}": {"data": 8 // n, "seq": n} for n in (2, 4, 8)}
+HEAD = f"| mixer | {' | '.join(MESHES)} |"
 PAGE = Path(__file__).parents[2] / "docs" / "parallel.md"
 
 
@@ -105,23 +106,8 @@ def _largest(actual, desired) -> float:
     return max(map(error, jax.tree.leaves(actual), jax.tree.leaves(desired)), default=0.0)
 
 
-HEAD = """# Sequences divided over devices: how far from one device
-
-Each mixer with tiny options and perturbed parameters, B = 4 packed rows of 16 tokens in float32, on
-8 virtual CPU devices whose mesh divides the rows over `data` and the tokens over `seq`. Each entry
-is the largest relative rms difference to one device over all arrays: outputs / final states /
-gradients of the input and of every parameter; "-" where a state grows with the tokens.
-Written by `python -m tests.models.parallel`.
-
-| mixer | {meshes} |
-|---|{lines}|
-"""
-
-
 def main(names: list[str]) -> None:
     """Adds or replaces the rows of `names`, all by default."""
-    old = PAGE.read_text().splitlines() if PAGE.exists() else []
-    rows = {line.split("`")[1]: line for line in old if line.startswith("| `")}
     for name in names or TINY:
         case = Case(name)
         cells = []
@@ -129,11 +115,18 @@ def main(names: list[str]) -> None:
             d = case.differences(axes)
             state = f"{d.states:.0e}" if case.streams else "-"
             cells.append(f"{d.outputs:.0e} / {state} / {d.gradients:.0e}")
-        rows[name] = f"| `{name}` | {' | '.join(cells)} |"
-        print(rows[name], flush=True)
-        head = HEAD.format(meshes=" | ".join(MESHES), lines="|".join(["---"] * len(MESHES)))
-        PAGE.write_text(head + "\n".join(rows[n] for n in TINY if n in rows) + "\n")
+        write({name: f"| `{name}` | {' | '.join(cells)} |"})
         jax.clear_caches()
+
+
+def write(new: dict[str, str]) -> None:
+    """The page with these rows beside those that its table of mixers has."""
+    text, _, table = PAGE.read_text().partition(f"{HEAD}\n")
+    rows = {line.split("`")[1]: line for line in table.splitlines()[1:]} | new
+    rule = "|---" * (len(MESHES) + 1) + "|"
+    lines = [HEAD, rule, *(rows[name] for name in TINY if name in rows)]
+    PAGE.write_text(text + "\n".join(lines) + "\n")
+    print(*new.values(), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
