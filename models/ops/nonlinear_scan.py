@@ -1,18 +1,22 @@
 """The general recurrence h_t = cell(h_{t-1}, x_t), step by step.
 
-The loop runs in chunks whose steps are computed again in the backward pass, so that training keeps
-one state per chunk besides inputs and outputs, not every intermediate of the cell.
+Matrices in the cell belong into `kernels`: `kernel_scan.py` then takes their gradients outside of
+the loop. Without any, the loop runs in chunks whose steps are computed again in the backward pass,
+so that training keeps one state per chunk besides inputs and outputs, not every intermediate of the
+cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, PyTree
 
+from seqzoo.models.ops.kernel_scan import Kernel, Masks, kernel_scan, product
 from seqzoo.models.ops.segments import Segments, as_segments
 from seqzoo.models.ops.sequence_parallel import by_parts, by_whole_rows
 
@@ -22,10 +26,11 @@ CHUNK = 32
 
 
 def nonlinear_scan(
-    cell: Callable[[PyTree, PyTree], PyTree],
+    cell: Callable[..., PyTree],
     x: PyTree,
     h0: PyTree,
     *,
+    kernels: Sequence[Kernel] = (),
     reverse: bool = False,
     segment_ids: Int[Array, "B L"] | Segments | None = None,
 ) -> tuple[PyTree, PyTree]:
@@ -35,9 +40,13 @@ def nonlinear_scan(
         cell: pure function of a state (leaves [B, ...], as h0) and one step's inputs (leaves
             [B, ...]) to the next state, rows independent of each other. Weights it closes over
             are differentiated.
+            With `kernels` it is cell(h, x, *dots) and must call each dots[i](v), which is
+            v @ kernels[i], once and in order; leaves of h and x are then floating. Other weights
+            are best broadcast to [B, ...], or their gradients are summed over rows at every step.
         x: inputs, leaves [B, L, ...]; whatever does not depend on h is best computed before.
         h0: state before the first step (behind the last if `reverse`), leaves [B, ...]; floating
             leaves are carried in at least float32.
+        kernels: matrices [I, O], or [H, I, O] for factors [B, H, I].
         reverse: run from the end of the rows; with segments, each is reversed inside itself.
         segment_ids: layout of the rows. Padding carries the state; a new segment begins with zeros.
 
@@ -45,8 +54,8 @@ def nonlinear_scan(
         h, leaves [B, L, ...], and h_last, leaves [B, ...], the state after the last real token.
 
     Raises:
-        ValueError: if the leaves of x disagree in B and L, or the cell changes a state's structure
-            or shape.
+        ValueError: if the leaves of x disagree in B and L, the cell changes a state's structure
+            or shape, or it does not use the kernels as it must.
     """
     batch, length = _batch_and_length(x)
     h0 = jax.tree.map(_at_least_float32, h0)
@@ -56,12 +65,22 @@ def nonlinear_scan(
         starts = layout.flip().starts[:, ::-1] if reverse else layout.starts
         shape = (batch, length)
         masks = jnp.broadcast_to(layout.valid, shape), jnp.broadcast_to(starts, shape)
-    _check_cell(cell, x, h0)
+    dots = tuple(functools.partial(_dot, kernel) for kernel in kernels)
+    _check_cell(lambda h, x: cell(h, x, *dots), x, h0)
     # Steps that follow each other cannot be shared out; rows can.
     rows = jax.tree.map(by_whole_rows, (x, masks))
     time_major = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), rows)
-    h_last, h = _in_chunks(_masked(cell), h0, time_major, reverse)
+    if kernels:
+        inputs, masks = time_major
+        masks = Masks(*(masks or (None, None)))
+        h_last, h = kernel_scan(cell, kernels, h0, inputs, masks, reverse=reverse)
+    else:
+        h_last, h = _in_chunks(_masked(cell), h0, time_major, reverse)
     return jax.tree.map(lambda a: by_parts(jnp.moveaxis(a, 0, 1)), h), h_last
+
+
+def _dot(kernel: Kernel, v: Array) -> Array:
+    return product(v, kernel)
 
 
 def _batch_and_length(x: PyTree) -> tuple[int, int]:

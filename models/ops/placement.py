@@ -39,3 +39,10 @@ def by_rows(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
     return jax.lax.with_sharding_constraint(
         x, PartitionSpec(*first[: x.ndim], *(free,) * (x.ndim - 2))
     )
+
+
+def everywhere(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`x` whole on every device: gathered once, before a loop that reads it at every step."""
+    if all(axis_size(axis) == 1 for axis in jax.sharding.get_abstract_mesh().axis_names):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())

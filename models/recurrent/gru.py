@@ -13,6 +13,8 @@ Cost of L tokens: L steps in sequence, O(L H (D + H)). State: d_hidden elements 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -34,24 +36,26 @@ def gru(
     segments: Segments | None = None,
 ) -> tuple[Float[Array, "B L H"], Float[Array, "B H"]]:
     """All states and the last; x is W x_t + b already, kernel U. No `hidden_bias`: reset before."""
-    gates_kernel, new_kernel = jnp.split(kernel, [2 * h0.shape[-1]], axis=1)
 
-    def reset_after(h: Array, x: Array) -> Array:
+    def reset_after(h: Array, x: Array, dot: Callable) -> Array:
         x_r, x_z, x_n = jnp.split(x, 3, axis=-1)
-        h_r, h_z, h_n = jnp.split(h @ kernel, 3, axis=-1)
+        h_r, h_z, h_n = jnp.split(dot(h), 3, axis=-1)
         r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
-        n = jnp.tanh(x_n + r * (h_n + hidden_bias))
+        n = jnp.tanh(x_n + r * (h_n + bias))
         return (1 - z) * n + z * h
 
-    def reset_before(h: Array, x: Array) -> Array:
+    def reset_before(h: Array, x: Array, dot: Callable, dot_new: Callable) -> Array:
         x_r, x_z, x_n = jnp.split(x, 3, axis=-1)
-        h_r, h_z = jnp.split(h @ gates_kernel, 2, axis=-1)
+        h_r, h_z = jnp.split(dot(h), 2, axis=-1)
         r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
-        n = jnp.tanh(x_n + (r * h) @ new_kernel)
+        n = jnp.tanh(x_n + dot_new(r * h))
         return (1 - z) * n + z * h
 
-    cell = reset_before if hidden_bias is None else reset_after
-    return nonlinear_scan(cell, x, h0, segment_ids=segments)
+    if hidden_bias is None:
+        kernels = jnp.split(kernel, [2 * h0.shape[-1]], axis=1)
+        return nonlinear_scan(reset_before, x, h0, kernels=kernels, segment_ids=segments)
+    bias = jnp.broadcast_to(hidden_bias, h0.shape)
+    return nonlinear_scan(reset_after, x, h0, kernels=(kernel,), segment_ids=segments)
 
 
 class GRU(Mixer):

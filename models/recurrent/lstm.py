@@ -14,6 +14,7 @@ State: d_hidden + d_proj elements per sequence (d_proj being d_hidden without a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -52,16 +53,20 @@ def lstm(
 ) -> tuple[LSTMState, LSTMState]:
     """All states [B, L, ..] and the last; x is W x_t + b already."""
     kernel, peephole, projection = weights
-    p_i, p_f, p_o = (0, 0, 0) if peephole is None else peephole
+    if peephole is None:
+        p_i, p_f, p_o = 0, 0, 0
+    else:
+        p_i, p_f, p_o = (jnp.broadcast_to(p, initial.c.shape) for p in peephole)
 
-    def cell(state: LSTMState, x: Array) -> LSTMState:
-        i, f, g, o = jnp.split(x + state.h @ kernel, 4, axis=-1)
+    def cell(state: LSTMState, x: Array, dot: Callable, project: Callable | None = None):
+        i, f, g, o = jnp.split(x + dot(state.h), 4, axis=-1)
         i, f = jax.nn.sigmoid(i + p_i * state.c), jax.nn.sigmoid(f + p_f * state.c)
         c = f * state.c + i * jnp.tanh(g)
         h = jax.nn.sigmoid(o + p_o * c) * jnp.tanh(c)
-        return LSTMState(h if projection is None else h @ projection, c)
+        return LSTMState(h if project is None else project(h), c)
 
-    return nonlinear_scan(cell, x, initial, segment_ids=segments)
+    kernels = (kernel,) if projection is None else (kernel, projection)
+    return nonlinear_scan(cell, x, initial, kernels=kernels, segment_ids=segments)
 
 
 class LSTM(Mixer):

@@ -10,6 +10,7 @@ State: d_hidden elements per sequence.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -37,10 +38,10 @@ def rnn(
     """All states and the last; x is W x_t + b already."""
     f = ACTIVATIONS[activation]
 
-    def cell(h: Array, x: Array) -> Array:
-        return f(x + h @ kernel)
+    def cell(h: Array, x: Array, dot: Callable) -> Array:
+        return f(x + dot(h))
 
-    return nonlinear_scan(cell, x, h0, segment_ids=segments)
+    return nonlinear_scan(cell, x, h0, kernels=(kernel,), segment_ids=segments)
 
 
 class RNN(Mixer):

@@ -13,6 +13,7 @@ State: (4 + d_conv - 1) D elements per sequence: h, c, n, m and the convolution'
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -54,10 +55,9 @@ def slstm(
     """
     heads = kernel.shape[0]
 
-    def cell(state: SLSTMState, x: Array) -> SLSTMState:
+    def cell(state: SLSTMState, x: Array, dot: Callable) -> SLSTMState:
         h, c, n, m = state
-        own = h.reshape(h.shape[0], heads, -1)
-        back = jnp.einsum("BHI,HIO->BHO", own, kernel).reshape(h.shape[0], heads, 4, -1)
+        back = dot(h.reshape(h.shape[0], heads, -1)).reshape(h.shape[0], heads, 4, -1)
         back = jnp.swapaxes(back, 1, 2).reshape(x.shape)
         i, f, z, o = jnp.moveaxis(x + back, 1, 0)
         kept = jax.nn.log_sigmoid(f) + m
@@ -71,7 +71,7 @@ def slstm(
 
     unit = carried(initial.m)
     initial = initial._replace(c=initial.c * unit, n=initial.n * unit)
-    return nonlinear_scan(cell, x, initial, segment_ids=segments)
+    return nonlinear_scan(cell, x, initial, kernels=(kernel,), segment_ids=segments)
 
 
 class SLSTMMixerState(NamedTuple):

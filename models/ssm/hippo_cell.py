@@ -89,7 +89,10 @@ class HippoCell(Mixer):
     def _mix(self, x, inner, ctx):
         start = self._initial(x.shape[0]) if inner is None else inner
         inputs = wide(self.in_proj(x)), self._ages(x, ctx.segments)
-        (h, _), last = nonlinear_scan(self._cell(), inputs, start, segment_ids=ctx.segments)
+        kernels = wide(self.hidden_kernel[...]), wide(self.memory_proj.kernel[...])
+        (h, _), last = nonlinear_scan(
+            self._cell(), inputs, start, kernels=kernels, segment_ids=ctx.segments
+        )
         y = h if self.out_proj is None else self.out_proj(h)
         return y.astype(x.dtype), last
 
@@ -107,18 +110,17 @@ class HippoCell(Mixer):
             for z in (form.lam, form.p, form.b)
         )
         b = planes(b)
-        kernel, write = wide(self.hidden_kernel[...]), wide(self.memory_proj.kernel[...])
         if self.measure != "legs":
             dt = jnp.asarray(WINDOW[self.measure] / self.window, dtype)
             fixed = resolvent(lam, p, dt), dt
 
-        def cell(state, inputs):
+        def cell(state, inputs, dot, write):
             (h, m), (x, t) = state, inputs
             seen = jnp.concatenate([h, m.reshape(m.shape[0], -1)], axis=1)
-            new, gate = jnp.split(x + seen @ kernel, 2, axis=-1)
+            new, gate = jnp.split(x + dot(seen), 2, axis=-1)
             gate = jax.nn.sigmoid(gate)
             h = (1 - gate) * h + gate * jnp.tanh(new)
-            f = (h @ write)[..., None]
+            f = write(h)[..., None]
             if self.measure != "legs":
                 return h, dplr_step(fixed[0], m, b * f, fixed[1])
             dt = 1 / t[:, None]
