@@ -38,8 +38,8 @@ WRITTEN_OUT = 8
 
 
 def gated_linear_attention(
-    q: Float[Array, "B L H K"],
-    k: Float[Array, "B L H K"],
+    q: Float[Array, "B L G K"],
+    k: Float[Array, "B L G K"],
     v: Float[Array, "B L H V"],
     log_decay: Float[Array, "..."] | None = None,
     s0: Float[Array, "B H K V"] | None = None,
@@ -53,8 +53,9 @@ def gated_linear_attention(
     """o_t = scale S_tᵀ q_t with S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_tᵀ.
 
     Args:
-        q: queries.
-        k: keys.
+        q: queries, of H heads or of fewer, G, that divide H: head h of v then reads group
+            h // (H / G), and scores without decays per channel are made once a group.
+        k: keys, of q's shape.
         v: values; a column of ones appended to them makes o's last column the normaliser q · Σ k.
         log_decay: at most 0, broadcasts to [B, L, H, K]; a last axis of size 1 is one decay a head
             (much cheaper). None: no decay.
@@ -75,7 +76,8 @@ def gated_linear_attention(
             `read_before`.
     """
     _check(q, k, v, log_decay, s0, chunk_size, bonus, read_before)
-    batch, length, heads, keys = q.shape
+    batch, length, groups, keys = q.shape
+    heads = v.shape[2]
     out_dtype = jnp.result_type(q, k, v)
     dtype = jnp.promote_types(out_dtype, jnp.float32)
     layout = as_segments(segment_ids, length)
@@ -93,6 +95,7 @@ def gated_linear_attention(
     inputs = (q, k, v, g, run)
     o, s_last = rows(inputs, s0) if count == 1 else _over_devices(rows, inputs, s0, count)
     if bonus is not None:
+        q, k = (jnp.repeat(x, heads // groups, axis=2) for x in (q, k))
         o = o + jnp.sum(q.astype(dtype) * bonus * k, axis=-1, keepdims=True) * v
     return (scale * o).astype(out_dtype), s_last
 
@@ -103,10 +106,14 @@ def _check(q, k, v, log_decay, s0, chunk_size, bonus, read_before) -> None:
 
     if q.ndim != 4 or k.shape != q.shape:
         fail(f"q and k must have one shape [B, L, H, K]; got {q.shape} and {k.shape}")
-    if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
-        fail(f"v must be [B, L, H, V] with q's {q.shape[:3]}; got {v.shape}")
-    check_decays("gated_linear_attention", log_decay, q.shape)
-    state = (q.shape[0], *q.shape[2:], v.shape[3])
+    if v.ndim != 4 or v.shape[:2] != q.shape[:2] or v.shape[2] % q.shape[2]:
+        fail(
+            f"v must be [B, L, H, V] with q's {q.shape[:2]} and H a multiple of its heads; got "
+            f"{v.shape} for q {q.shape}"
+        )
+    heads = v.shape[2]
+    check_decays("gated_linear_attention", log_decay, (*q.shape[:2], heads, q.shape[3]))
+    state = (q.shape[0], heads, q.shape[3], v.shape[3])
     if s0 is not None and s0.shape != state:
         fail(f"s0 must be [B, H, K, V] = {state}; got {s0.shape}")
     if chunk_size is not None and chunk_size < 1:
@@ -129,10 +136,15 @@ def _rows(most: int, read_before: bool, inputs: tuple, s0: Array) -> tuple[Array
     return to_rows(o, length), s_last
 
 
+def _for_heads(x: Float[Array, "B G C D"], heads: int) -> Float[Array, "B H C D"]:
+    """What the heads of a group share, for each of them."""
+    return x if x.shape[1] == heads else jnp.repeat(x, heads // x.shape[1], axis=1)
+
+
 def _over_devices(rows: Callable, inputs: tuple, s0: Array, count: int) -> tuple[Array, Array]:
     """`rows` where the parts of the rows lie on different devices."""
     q, k, v, g, run = inputs
-    g = None if g is None else jnp.broadcast_to(g, (*q.shape[:3], g.shape[3]))
+    g = None if g is None else jnp.broadcast_to(g, (*v.shape[:3], g.shape[3]))
     q, k, v, g = (None if x is None else cut(x, count) for x in (q, k, v, g))
     run = None if run is None else cut_runs(jnp.broadcast_to(run, inputs[0].shape[:2]), count)
 
@@ -156,6 +168,9 @@ def _step(read_before: bool, carry, inputs):
     state, last = carry
     q, k, v, g, run = inputs
     q, k, v = (x.astype(state.dtype) for x in (q, k, v))
+    per_channel = g is not None and g.shape[-1] > 1
+    scores = None if per_channel else _for_heads(q @ jnp.swapaxes(k, -1, -2), v.shape[1])
+    q, k = (_for_heads(x, v.shape[1]) for x in (q, k))
     if g is None:
         G_read = G = None
         reads, writes, kept = q, k, state
@@ -169,9 +184,11 @@ def _step(read_before: bool, carry, inputs):
         now = run[..., -1:, :]
         reads, writes = jnp.where(run == last, reads, 0), jnp.where(run == now, writes, 0)
         kept, last = jnp.where(now == last, kept, 0), now
-    per_channel = g is not None and g.shape[-1] > 1
-    within = _within_per_channel if per_channel else _within_per_head
-    o = reads @ state + within(q, k, v, G_read, G, run, read_before)
+    if per_channel:
+        within = _within_per_channel(q, k, v, G_read, G, run, read_before)
+    else:
+        within = _within_per_head(scores, v, G_read, G, run, read_before)
+    o = reads @ state + within
     return (kept + jnp.swapaxes(writes, -1, -2) @ v, last), o
 
 
@@ -186,9 +203,8 @@ def _visible(size: int, run: Array | None, read_before: bool) -> Array:
     return past if run is None else past & (run == jnp.swapaxes(run, -1, -2))
 
 
-def _within_per_head(q, k, v, G_read, G, run, read_before) -> Array:
-    scores = q @ jnp.swapaxes(k, -1, -2)
-    visible = _visible(q.shape[-2], run, read_before)
+def _within_per_head(scores, v, G_read, G, run, read_before) -> Array:
+    visible = _visible(v.shape[-2], run, read_before)
     if G is None:
         return jnp.where(visible, scores, 0) @ v
     exponent = jnp.where(visible, G_read - jnp.swapaxes(G, -1, -2), -jnp.inf)

@@ -48,11 +48,9 @@ def ssd(
     chunk_size: int | None = None,
 ) -> tuple[Float[Array, "B L H P"], Float[Array, "B H N P"]]:
     """Outputs and last state; dt is positive already, head h reads group h // (H / G)."""
-    repeat = x.shape[2] // B.shape[2]
-    q, k = (jnp.repeat(w, repeat, axis=2) for w in (C, B))
     v = (dt[..., None] * x).astype(x.dtype)
     options = {"segment_ids": segment_ids, "chunk_size": chunk_size}
-    y, s = gated_linear_attention(q, k, v, (dt * A)[..., None], s0, **options)
+    y, s = gated_linear_attention(C, B, v, (dt * A)[..., None], s0, **options)
     return y if D is None else y + (D[:, None] * x).astype(y.dtype), s
 
 

@@ -241,3 +241,38 @@ def test_gradients_of_a_large_chunk_with_a_decay_a_channel():
         return jax.grad(lambda x: gated_linear_attention(x, x, x, -x, chunk_size=size)[0].sum())(x)
 
     assert_close(slope(x, 128), slope(x, 8), ratio=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["none", "head", "channel"])
+@pytest.mark.parametrize("read_before", [False, True])
+def test_heads_that_share_queries_and_keys_equal_repeated_ones(kind, read_before):
+    rng = np.random.default_rng(4)
+    heads, options = 4, {"scale": 0.7, "chunk_size": 8, "read_before": read_before}
+    q, k = rng.normal(size=(2, B, L, 2, K))
+    v, s0 = rng.normal(size=(B, L, heads, V)), rng.normal(size=(B, heads, K, V))
+    shape = {"none": None, "head": (B, L, heads, 1), "channel": (heads, K)}[kind]
+    decay = None if shape is None else -rng.exponential(size=shape)
+    cotangents = (
+        rng.normal(size=v.shape) * (layouts() > 0)[..., None, None],
+        rng.normal(size=s0.shape),
+    )
+
+    def run(repeat, q, k, v, decay, s0):
+        q, k = (jnp.repeat(x, repeat, axis=2) for x in (q, k))
+        ids = layouts()
+        o, s = gated_linear_attention(q, k, v, decay, s0, segment_ids=ids, **options)
+        return jnp.where((ids > 0)[..., None, None], o, 0), s
+
+    def both(repeat):
+        y, pull = jax.vjp(functools.partial(run, repeat), q, k, v, decay, s0)
+        return y, pull(cotangents)
+
+    with x64():
+        grouped, repeated = (jax.jit(both, static_argnums=0)(n) for n in (1, 2))
+    assert_trees_close(grouped, repeated, ratio=1e-12)
+
+
+def test_heads_of_queries_must_divide_those_of_values():
+    q, v = jnp.ones((1, 3, 2, 2)), jnp.ones((1, 3, 3, 2))
+    with pytest.raises(ValueError, match="a multiple of its heads"):
+        gated_linear_attention(q, q, v)

@@ -135,3 +135,64 @@ def test_a_wrong_cell_or_input_is_named():
         nonlinear_scan(lambda h, x: x, x, h0)
     with pytest.raises(ValueError, match="must share their first two axes"):
         nonlinear_scan(lambda h, x: h, (x, x[:, :2]), h0)
+
+
+def two_kernels(h, x, first, second):
+    return jnp.tanh(0.5 * h + second(jnp.sin(first(h) + x) * h)) + 0.1
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_kernels_of_the_op_equal_those_a_cell_closes_over(reverse):
+    x, h0, ids = draw(40, 3)
+    second, bias = rng.normal(size=(4, 4)), rng.normal(size=4)
+
+    def closed(kernels, bias, x, h0):
+        dots = [lambda v, kernel=kernel: v @ kernel for kernel in kernels]
+        cell = lambda h, x: two_kernels(h, x + bias, *dots)  # noqa: E731
+        return nonlinear_scan(cell, x, h0, reverse=reverse, segment_ids=ids)
+
+    def given(kernels, bias, x, h0):
+        cell = lambda h, x, *dots: two_kernels(h, x + bias, *dots)  # noqa: E731
+        options = {"kernels": kernels, "reverse": reverse, "segment_ids": ids}
+        return nonlinear_scan(cell, x, h0, **options)
+
+    cotangents = rng.normal(size=x.shape), rng.normal(size=h0.shape)
+
+    def both(f):
+        y, pull = jax.vjp(f, (KERNEL, second), bias, x, h0)
+        return y, pull(cotangents)
+
+    with x64():
+        results = [jax.jit(both, static_argnums=0)(f) for f in (given, closed)]
+    assert_trees_close(*results, ratio=1e-12)
+
+
+def carried_shapes(jaxpr):
+    """The shapes of what the loops of a program carry."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "scan":
+            start = eqn.params["num_consts"]
+            carried = eqn.invars[start : start + eqn.params["num_carry"]]
+            yield from (v.aval.shape for v in carried)
+        for part in jax.tree.leaves(eqn.params, is_leaf=lambda p: hasattr(p, "eqns")):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield from carried_shapes(inner)
+
+
+def test_no_loop_sums_gradients_of_kernels():
+    x, h0 = jnp.ones((3, 40, 5)), jnp.ones((3, 5))
+
+    def loss(kernel):
+        h, _ = nonlinear_scan(lambda h, x, dot: jnp.tanh(dot(h) + x), x, h0, kernels=(kernel,))
+        return h.sum()
+
+    shapes = list(carried_shapes(jax.make_jaxpr(jax.grad(loss))(jnp.ones((5, 5))).jaxpr))
+    assert (3, 5) in shapes
+    assert (5, 5) not in shapes
+
+
+@pytest.mark.parametrize("cell", [lambda h, x, dot: h + x, lambda h, x, dot: dot(dot(h)) + x])
+def test_kernels_must_be_used_once(cell):
+    with pytest.raises(ValueError, match="product"):
+        nonlinear_scan(cell, jnp.ones((1, 3, 2)), jnp.ones((1, 2)), kernels=(jnp.ones((2, 2)),))
