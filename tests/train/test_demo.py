@@ -8,9 +8,11 @@ from seqzoo.train.results import SeedResult
 from seqzoo.train.seeds import Timing, Trained
 
 
-def test_at_least_five_architectures_of_four_families():
-    families = {MIXERS[name].module.__module__.split(".")[2] for name in demo.MODELS}
-    assert len(demo.MODELS) >= 5
+@pytest.mark.parametrize("name", ["mqar", "listops_short"])
+def test_at_least_five_architectures_of_four_families(name):
+    models = demo.sections()[name].experiments(demo.MODELS)
+    families = {MIXERS[model].module.__module__.split(".")[2] for model in models}
+    assert len(models) >= 5
     assert len(families) >= 4
 
 
