@@ -165,9 +165,13 @@ class TransformerVQ(Mixer):
         view = _View(self, book, wide)
         queries, keys = (q, runs, place), (k, v, codes, runs, place)
         if inner is None:
-            options = {"size": self.block_size, "back": -(-self.memory // self.block_size)}
-            carry = view.start(self._no_groups(x.shape[0], wide))
-            o = parallel_blocks(view.step, carry, queries, keys, layout, **options)
+            back = -(-self.memory // self.block_size)
+            # Up to this length no key ever leaves the view.
+            far = x.shape[1] > (back + 1) * self.block_size
+            carry = view.start(self._no_groups(x.shape[0], wide)) if far else None
+            step = view.aligned_step if not layout.masked else view.packed_step
+            options = {"size": self.block_size, "back": back}
+            o = parallel_blocks(step, carry, queries, keys, layout, **options)
         else:
             o, inner = self._continued(view, queries, keys, inner)
         o = o.reshape(*x.shape[:2], -1).astype(x.dtype) * jax.nn.silu(self.gate_proj(x))
@@ -241,8 +245,28 @@ class _View:
 
     def step(self, carry: tuple | None, queries: tuple, keys: tuple):
         """Outputs of one chunk, and the groups with the first chunk in view added."""
+        return self._step(carry, queries, keys, in_order=False, all_single=False)
+
+    def packed_step(self, carry: tuple | None, queries: tuple, keys: tuple):
+        """`step` where the tokens of a segment lie side by side, queries being the last keys."""
+        return self._step(carry, queries, keys, in_order=True, all_single=False)
+
+    def aligned_step(self, carry: tuple | None, queries: tuple, keys: tuple):
+        """`packed_step` where blocks are chunks."""
+        mixer = self.mixer
+        alone = mixer.memory % mixer.block_size == 0  # then no key in view is grouped
+        return self._step(carry, queries, keys, in_order=True, all_single=alone)
+
+    def _step(self, carry, queries: tuple, keys: tuple, *, in_order: bool, all_single: bool):
         (q, runs, place), (k, v, _, k_runs, k_place) = queries, keys
-        s, seen = self._scores(q, runs, place, k, k_runs, k_place)
+        ahead = place[:, :, None] - k_place[:, None]
+        seen = (runs[:, :, None] == k_runs[:, None]) & (k_runs[:, None] > 0) & (ahead >= 0)
+        if not self.mixer.compressive:
+            seen = seen & (ahead <= self.mixer.memory)
+        seen = seen[:, None]
+        start = (place - place % self.mixer.block_size)[:, :, None]
+        single = None if all_single else (k_place[:, None] >= start - self.mixer.memory)[:, None]
+        s = self._content(q, k, single) + self._relative(q, None if in_order else ahead, k.shape[1])
         s = jnp.where(seen, s, -jnp.inf)
         top = s.max(-1, keepdims=True)
         if carry is not None:
@@ -262,27 +286,43 @@ class _View:
         o = o / jnp.where(total > 0, total, 1)
         return carry, jnp.moveaxis(o, 1, 2)
 
-    def _scores(self, q, runs, place, k, k_runs, k_place) -> tuple[Array, Bool[Array, "B 1 C S"]]:
-        mixer = self.mixer
-        ahead = place[:, :, None] - k_place[:, None]
-        seen = (runs[:, :, None] == k_runs[:, None]) & (k_runs[:, None] > 0) & (ahead >= 0)
-        if not mixer.compressive:
-            seen = seen & (ahead <= mixer.memory)
-        start = (place - place % mixer.block_size)[:, :, None]
-        single = (k_place[:, None] >= start - mixer.memory)[:, None]
+    def _content(self, q: Array, k: Array, single: Bool[Array, "B 1 C S"] | None) -> Array:
+        """(q + u)·k, without gradients to keys that are grouped."""
         content = jnp.einsum("BCHK,BSHK->BHCS", q + self.u, k)
+        if single is None:
+            return content
         fixed = jnp.einsum("BCHK,BSHK->BHCS", q + self.u, jax.lax.stop_gradient(k))
-        content = jnp.where(single, content, fixed)  # no gradient to keys that are grouped
-        by_distance = jnp.einsum("BCHK,RHK->BHCR", q + self.w, self.r)
-        row = jnp.clip(ahead, 0, mixer.memory)[:, None]
-        relative = jnp.take_along_axis(by_distance, row, axis=-1)
-        near = (ahead <= mixer.memory)[:, None]
-        return content + jnp.where(near, relative, 0), seen[:, None]
+        return jnp.where(single, content, fixed)
+
+    def _relative(self, q: Array, ahead: Int[Array, "B C S"] | None, count: int) -> Array:
+        """(q + w)·r by distance; without `ahead`, the queries are the last of `count` keys."""
+        memory = self.mixer.memory
+        r = self.r if ahead is not None else self.r[:count]
+        by_distance = jnp.einsum("BCHK,RHK->BHCR", q + self.w, r)
+        if ahead is None:
+            return by_slots(by_distance, count)
+        row = jnp.clip(ahead, 0, memory)[:, None]
+        near = (ahead <= memory)[:, None]
+        return jnp.where(near, jnp.take_along_axis(by_distance, row, axis=-1), 0)
 
     def _moved(self, groups: Groups, run: Array, keys: tuple, size: int) -> tuple:
         first = tuple(a[:, :size] for a in keys[:4])
         now = jnp.maximum(run, first[3].max(1, keepdims=True))
         return self.grouped(groups, (now == run)[:, 0], first, first[3] == now), now
+
+
+def by_slots(x: Float[Array, "*B C R"], count: int) -> Float[Array, "*B C S"]:
+    """y[c, s] = x[c, d] at distance d = c - s + S - C, 0 where there is no such d; R <= S = count.
+
+    Rows are laid one slot short of each other, which shifts them: no gather, and no scatter of
+    gradients, which take most of the time on a CPU.
+    """
+    *batch, size, distances = x.shape
+    pad = [(0, 0)] * (len(batch) + 1)
+    x = jnp.pad(x[..., ::-1], [*pad, (count - distances, size)])
+    width = count + size - 1
+    x = x.reshape(*batch, -1)[..., size - 1 : size - 1 + size * width]
+    return x.reshape(*batch, size, width)[..., :count]
 
 
 def _unit(x: Float[Array, "B L H K"]) -> Float[Array, "B L H K"]:
