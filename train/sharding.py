@@ -34,12 +34,12 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"hidden_kernel", ("fsdp", "tensor")),
     (r"(out|down)_proj/bias", (None,)),
     (r"(\w+_proj|head\w*)/bias", ("tensor",)),
-    (r"(scale|bias|hidden_bias|hidden_scale|key_scale|dt_bias|initial)", (None,)),
+    (r"(scale|bias|hidden_bias|hidden_scale|key_scale|distance_scale|dt_bias|initial)", (None,)),
     (r"conv(/kernel)?", (None, None)),
     (r"projection|calls|code_\w+", ()),  # random directions and their count; codebooks
     (r"B_\w+", ("tensor", "fsdp")),  # LRU's dense maps into and out of the state
     (r"C_\w+", ("fsdp", "tensor")),
-    (r"(log_\w+|\w+_log|decay|bonus|mix|A_\w+|B_\w+|C_\w+|P_\w+|D)", ()),
+    (r"(log_\w+|\w+_log|decay(_\w+)?|bonus|mix|A_\w+|B_\w+|C_\w+|P_\w+|D)", ()),
 )
 _COMPILED = tuple((re.compile(rf"(?:.*/)?{pattern}"), axes) for pattern, axes in RULES)
 
