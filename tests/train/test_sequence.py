@@ -59,8 +59,16 @@ def sent(mixer, length):
     return sum(c.sent for c in Module(text).collectives()), text
 
 
-def test_a_run_on_divided_rows_has_the_losses_of_one_device():
-    mesh = program("mamba2", 32, data=2, seq=4)
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"data": 2, "seq": 4},
+        pytest.param({"data": 1, "fsdp": 2, "seq": 2, "tensor": 2}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_run_on_divided_rows_has_the_losses_of_one_device(mesh):
+    mesh = program("mamba2", 32, **mesh)
     assert_close(losses(mesh), losses(program("mamba2", 32, one=True)), ratio=1e-5)
 
 

@@ -144,7 +144,12 @@ OPS = {
 }
 
 
-@pytest.mark.parametrize("op", OPS)
+SLOW = ("dplr_delta_rule", "dense_ssm")  # much of what others show
+
+
+@pytest.mark.parametrize(
+    "op", [pytest.param(op, marks=[pytest.mark.slow] if op in SLOW else []) for op in OPS]
+)
 def test_packed_rows(op):
     """Segments that cross the borders of the parts go on, others end, padding is passed over."""
 
