@@ -6,7 +6,7 @@ import tempfile
 
 # Tests compile much and run little: LLVM's expensive passes would cost more than they save, and
 # so do the emitters by MLIR, which take half of a small program's time. jaxlib 0.11 and later
-# have no others; the slow tests take what users have.
+# have no others; XLA_FLAGS=--xla_force_host_platform_device_count=8 tests what users have.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8"
