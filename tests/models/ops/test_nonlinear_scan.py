@@ -167,29 +167,34 @@ def test_kernels_of_the_op_equal_those_a_cell_closes_over(reverse):
     assert_trees_close(*results, ratio=1e-12)
 
 
-def carried_shapes(jaxpr):
-    """The shapes of what the loops of a program carry."""
+def loop_results(jaxpr):
+    """The shapes of what the loops of a program end with."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "scan":
-            start = eqn.params["num_consts"]
-            carried = eqn.invars[start : start + eqn.params["num_carry"]]
-            yield from (v.aval.shape for v in carried)
+            yield from (v.aval.shape for v in eqn.outvars)
         for part in jax.tree.leaves(eqn.params, is_leaf=lambda p: hasattr(p, "eqns")):
             inner = getattr(part, "jaxpr", part)
             if hasattr(inner, "eqns"):
-                yield from carried_shapes(inner)
+                yield from loop_results(inner)
 
 
 def test_no_loop_sums_gradients_of_kernels():
     x, h0 = jnp.ones((3, 40, 5)), jnp.ones((3, 5))
 
-    def loss(kernel):
-        h, _ = nonlinear_scan(lambda h, x, dot: jnp.tanh(dot(h) + x), x, h0, kernels=(kernel,))
-        return h.sum()
+    def given(kernel):
+        cell = lambda h, x, dot: jnp.tanh(dot(h) + x)  # noqa: E731
+        return nonlinear_scan(cell, x, h0, kernels=(kernel,))[0].sum()
 
-    shapes = list(carried_shapes(jax.make_jaxpr(jax.grad(loss))(jnp.ones((5, 5))).jaxpr))
-    assert (3, 5) in shapes
-    assert (5, 5) not in shapes
+    def closed(kernel):
+        return nonlinear_scan(lambda h, x: jnp.tanh(h @ kernel + x), x, h0)[0].sum()
+
+    given, closed = (
+        set(loop_results(jax.make_jaxpr(jax.grad(f))(jnp.ones((5, 5))).jaxpr))
+        for f in (given, closed)
+    )
+    assert (3, 5) in given
+    assert (5, 5) not in given
+    assert (5, 5) in closed
 
 
 @pytest.mark.parametrize("cell", [lambda h, x, dot: h + x, lambda h, x, dot: dot(dot(h)) + x])
