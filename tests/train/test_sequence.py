@@ -21,7 +21,7 @@ from tests.models.tiny import TINY
 LINEAR = (
     *("gla", "gated_deltanet", "kda", "deltanet", "rwkv4", "rwkv6", "rwkv7", "mlstm", "retnet"),
     *("simple_gla", "hgrn2", "linear_attention", "lightning_attention", "norm_attention"),
-    *("mamba2", "s4d", "s4", "s5", "lru", "min_gru", "min_lstm", "hgrn", "rg_lru", "qrnn", "sru"),
+    *("mamba2", "s4d", "s4", "s5", "lru", "min_gru", "min_lstm", "hgrn", "rg_lru", "qrnn"),
 )
 
 
