@@ -22,6 +22,8 @@ demo: env
 test: env
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
+# With XLA's flags as users have them; the fast tests take those that compile quickly.
+test-slow: export XLA_FLAGS = --xla_force_host_platform_device_count=8
 test-slow: env
 	$(BIN)/python -m pytest -q -m slow
 	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/models
