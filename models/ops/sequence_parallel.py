@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
 from seqzoo.models.ops.placement import BATCH_AXES, SEQUENCE_AXIS, axis_size
@@ -174,26 +174,28 @@ def by_channels(
 
     Rows of L / n tokens and all channels become rows of L tokens and D / n channels, and back: two
     exchanges among all devices of the axis, each of a device's own share of x. By hand, since the
-    compiler would gather what an FFT works on. Where n does not divide D, all channels are
-    everywhere.
+    compiler would gather what an FFT works on, also where rows alone are divided. Where n does not
+    divide D, all channels are everywhere.
     """
-    if parts(x.shape[1]) == 1:
+    rows = _row_axes(len(x))
+    channels: tuple[str, ...] = ()
+    for axis in (SEQUENCE_AXIS, "tensor"):
+        if axis_size(axis) > 1 and x.shape[2] % math.prod(map(axis_size, (*channels, axis))) == 0:
+            channels += (axis,)
+    if rows is None and not channels and parts(x.shape[1]) == 1:
         return f(x, tables, masks)
     mesh = jax.sharding.get_abstract_mesh()
-    names = {axis for axis in mesh.axis_names if axis_size(axis) > 1}
-    channels = SEQUENCE_AXIS if x.shape[2] % axis_size(SEQUENCE_AXIS) == 0 else None
-    rows, whole = _row_axes(len(x)), PartitionSpec(None, channels)
-    here = PartitionSpec(rows, None, channels)
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    names = {axis for axis, kind in kinds if kind == AxisType.Auto}
+    here = PartitionSpec(rows, None, channels or None)
+    table, mask = PartitionSpec(None, channels or None), PartitionSpec(rows)
     specs = (
         here,
-        jax.tree.map(lambda _: whole, tables),
-        jax.tree.map(lambda _: PartitionSpec(rows), masks),
+        jax.tree.map(lambda _: table, tables),
+        jax.tree.map(lambda _: mask, masks),
     )
-    return by_parts(
-        jax.shard_map(f, in_specs=specs, out_specs=here, axis_names=names, check_vma=False)(
-            x, tables, masks
-        )
-    )
+    run = jax.shard_map(f, in_specs=specs, out_specs=here, axis_names=names, check_vma=False)
+    return by_parts(run(x, tables, masks))
 
 
 def _together(x: Shaped[Array, "nB ..."], count: int) -> Shaped[Array, "n B ..."]:

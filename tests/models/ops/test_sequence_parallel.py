@@ -202,3 +202,14 @@ def test_all_blocks_gather_the_keys():
         return all_blocks(run, (q, at), (k, at), size=4, causal=True)
 
     agrees(mesh_of(data=2, seq=4), every, NORMAL[0], NORMAL[1])
+
+
+def test_an_fft_stays_where_its_rows_are():
+    compiled = divided(mesh_of(data=4, seq=1), ops.fft_conv, normal(0, B, L, 8), normal(1, L, 8))
+    assert Module(compiled.as_text()).collectives() == []
+
+
+def test_an_fft_exchanges_tokens_for_channels():
+    args = normal(0, B, L, 8), normal(1, L, 8)
+    compiled = agrees(mesh_of(data=2, seq=2, tensor=2), ops.fft_conv, *args)
+    assert "all-to-all" in {c.kind for c in Module(compiled.as_text()).collectives()}
