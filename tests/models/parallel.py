@@ -97,10 +97,13 @@ def mesh_of(axes: dict[str, int]) -> jax.sharding.Mesh:
 
 
 def _largest(actual, desired) -> float:
+    sizes = [float(np.max(np.abs(b), initial=0)) for b in jax.tree.leaves(desired)]
+    rounding = 1e-6 * max(sizes, default=0.0)
+
     def error(a, b):
         if jnp.issubdtype(np.asarray(b).dtype, jnp.inexact):
             # Gradients that cancel to rounding have no relative error of their own.
-            return relative_error(a, b) if np.max(np.abs(b), initial=0) > 1e-6 else 0.0
+            return relative_error(a, b) if np.max(np.abs(b), initial=0) > rounding else 0.0
         return float(np.any(np.asarray(a) != b))
 
     return max(map(error, jax.tree.leaves(actual), jax.tree.leaves(desired)), default=0.0)
