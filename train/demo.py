@@ -92,7 +92,7 @@ def sections(steps_scale: float = 1.0) -> dict[str, Section]:
         task=tasks.build("listops_short", validation_size=250, test_size=1000),
         backbone=BackboneConfig(d_model=32, depth=2, short_conv=4),
         optim=OptimConfig(peak_lr=5e-3, dynamics_lr=5e-3, weight_decay=0.01),
-        train=train(600, 16),
+        train=train(500, 16),
         without=SLOW_ON_LISTS,
     )
     return {"mqar": recall, "listops_short": listops}
