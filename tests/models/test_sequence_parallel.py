@@ -19,7 +19,7 @@ def test_four_parts_are_one_row(name):
 
 
 FOURIER = pytest.mark.xfail(
-    reason="the CPU backend refuses the layout of an FFT that the compiler divided", strict=False
+    reason="the CPU backend refuses the layout of an FFT that the compiler divided", strict=True
 )
 
 

@@ -1,6 +1,8 @@
 """Each problem of the Chomsky hierarchy against a plain evaluation of its strings."""
 
+import ast
 import itertools
+import operator
 import re
 
 import numpy as np
@@ -11,6 +13,25 @@ from seqzoo.tasks.transduction import Transduction
 from tests.tasks.rows import one_hot, stack, value
 
 PROBLEMS = [name for name, task in TASKS.items() if issubclass(task, Transduction)]
+
+
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+
+
+def arithmetic(text):
+    """The value of sums, differences and products of integers, read by Python's own parser."""
+
+    def walk(node):
+        if isinstance(node, ast.BinOp):
+            return OPERATORS[type(node.op)](walk(node.left), walk(node.right))
+        if isinstance(node, ast.UnaryOp):
+            assert isinstance(node.op, ast.USub)
+            return -walk(node.operand)
+        assert isinstance(node, ast.Constant)
+        assert isinstance(node.value, int)
+        return node.value
+
+    return walk(ast.parse(text, mode="eval").body)
 
 
 def tokens(text, symbols):
@@ -39,7 +60,7 @@ def stack_of(string):
 
 def solved(text):
     left, right = text.split("=")
-    good = [d for d in range(5) if eval(left.replace("x", str(d))) % 5 == int(right)]
+    good = [d for d in range(5) if arithmetic(left.replace("x", str(d))) % 5 == int(right)]
     assert len(good) == 1, "without products there is one solution"
     return good
 
@@ -67,12 +88,12 @@ def root(string):
 
 REFERENCES = {
     "even_pairs": lambda s, _: [sum(a != b for a, b in itertools.pairwise(s)) % 2],
-    "modular_arithmetic": lambda _, text: [eval(text) % 5],
+    "modular_arithmetic": lambda _, text: [arithmetic(text) % 5],
     "parity_check": lambda s, _: [s.count(1) % 2],
     "cycle_navigation": lambda s, _: [(s.count(2) - s.count(0)) % 5],
     "stack_manipulation": lambda s, _: stack_of(s),
     "reverse_string": lambda s, _: list(reversed(s)),
-    "modular_arithmetic_brackets": lambda _, text: [eval(text) % 5],
+    "modular_arithmetic_brackets": lambda _, text: [arithmetic(text) % 5],
     "solve_equation": lambda _, text: solved(text),
     "duplicate_string": lambda s, _: s + s,
     "missing_duplicate_string": lambda s, _: missing(s),
