@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from seqzoo.models.spec import Pooling
-from seqzoo.tasks.task import Task
+from seqzoo.tasks.task import Selection, Task
 
 ProtocolName = Literal["google2020", "s4", "nystrom-small", "pretrain-finetune", "own"]
 OWN = "own"
@@ -25,7 +25,8 @@ class Protocol:
     """One way to measure, with what it settles of each task."""
 
     source: str
-    selection: str  # which step's model is tested
+    selection: Selection  # which step's model is tested
+    selects: str  # the same in words, of the source
     listops: Settings
     text: Settings
     retrieval: Settings
@@ -59,21 +60,25 @@ def _tokens(pooling: Settings) -> dict[str, Settings]:
 PROTOCOLS: dict[str, Protocol] = {
     "google2020": Protocol(
         "Tay et al. 2020, arXiv 2011.04006, and its code; Text at 4000 bytes, as in its table",
+        "last",
         "not stated; here the last step",
         **_tokens(_CLS),
     ),
     "s4": Protocol(
         "Gu et al. 2022, arXiv 2111.00396, and later state-space models",
+        "best",
         "best validation, which for Text is the test split",
         **_S4,
     ),
     "nystrom-small": Protocol(
         "Xiong et al. 2021, arXiv 2102.03902: two layers of width 64",
+        "best",
         "best validation",
         **_tokens(_MEAN),
     ),
     "pretrain-finetune": Protocol(
         "Amos et al. 2023, arXiv 2310.02980: pretrained on the task's own inputs",
+        "best",
         "best validation, which for Text is the test split",
         **_S4,
         masked={"listops": 0.1, "text": 0.15, "retrieval": 0.15, "image": 0.5, "pathfinder": 0.5},
@@ -120,6 +125,11 @@ class ProtocolTask(Task):
         return getattr(PROTOCOLS[self.protocol], self.family)
 
     @property
+    def selection(self) -> Selection:
+        """The protocol's; the last step where protocol is own."""
+        return "last" if self.protocol == OWN else PROTOCOLS[self.protocol].selection
+
+    @property
     def cls(self) -> bool:
         """Whether a learned token stands in front."""
         return self.setting("pooling") == "cls"
@@ -134,4 +144,4 @@ class ProtocolTask(Task):
         if self.protocol == OWN:
             return ("Protocol: own; the numbers belong to no published table.",)
         protocol = PROTOCOLS[self.protocol]
-        return (f"Protocol: {self.protocol} ({protocol.source}); it tests: {protocol.selection}.",)
+        return (f"Protocol: {self.protocol} ({protocol.source}); it tests: {protocol.selects}.",)

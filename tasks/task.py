@@ -26,6 +26,7 @@ from seqzoo.models.spec import ModelSpec
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
+Selection = Literal["last", "best"]  # the model tested: of the last step, or best on validation
 IGNORED = -100  # the target at positions without a label
 
 Example = dict[str, np.ndarray]
@@ -65,6 +66,11 @@ class Task(abc.ABC):
     def higher_is_better(self) -> bool:
         """Whether the main metric is one to be large."""
         return self.main_metric.endswith("accuracy")
+
+    @property
+    def selection(self) -> Selection:
+        """Which step's model is tested: the last, or that of the best main metric on validation."""
+        return "last"
 
     @property
     def stateful(self) -> bool:

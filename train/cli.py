@@ -134,8 +134,11 @@ def show_main(argv: Sequence[str]) -> int:
 
 
 def evaluate_main(argv: Sequence[str]) -> int:
-    """`seqzoo evaluate RUN`: the whole test split; the last line is JSON."""
-    defaults = {"checkpoint": "last", "split": "test"}
+    """`seqzoo evaluate RUN`: the whole test split; the last line is JSON.
+
+    By default of the checkpoint that the task's protocol selects: last, or best on validation.
+    """
+    defaults = {"checkpoint": "selected", "split": "test"}
     run, options = _run_and_options(argv, defaults, "evaluate")
     from seqzoo.tasks.task import SPLITS
     from seqzoo.train.evaluate import evaluate_run

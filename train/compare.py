@@ -2,7 +2,7 @@
 
 Each model is an `Experiment`; all share task, length of the run and seeds. Results are written
 after every model, so that a comparison that was stopped continues where it was, and another model
-joins one that is there. Model selection: none, the last step counts.
+joins one that is there. Which step's model is tested belongs to the task's protocol.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ INTERRUPTED = 130  # exit code after Ctrl-C: a model was lost, so not 0
 SHARED = ("task", "train")  # parts of a configuration that all models must have alike
 DIGESTED = 1000  # examples of a split that enter its digest
 NOTES = (
-    "Model selection: none; every number is that of the last training step.",
     "Backbone options, a short convolution among them, are the same for all models but for what a "
     "preset brings with it.",
     "A seed means initialisation, data order and dropout; the evaluation sets are fixed and are "
@@ -140,6 +139,8 @@ def _found(
     found = results.load(out / results.FILE)
     first = next(iter(models.values()))
     changed = _changes(found.config, _shared(first, seeds))
+    if found.selection != first.task.selection:
+        changed.append(f"model selection: {found.selection!r} there, {first.task.selection!r} here")
     for label, experiment in models.items():
         old = found.model(label)
         if old is not None:
@@ -193,7 +194,19 @@ def _started(
         versions=results.versions(),
         data={**data.sizes, **_digests(experiment, seeds)},
         baselines=task.baselines("test"),
-        notes=(*NOTES, *task.notes),
+        notes=(_selection_note(experiment), *NOTES, *task.notes),
+        selection=task.selection,
+    )
+
+
+def _selection_note(experiment: Experiment) -> str:
+    task, train = experiment.task, experiment.train
+    if task.selection == "last":
+        return "Model selection: none; every number is that of the last training step."
+    count = -(-train.steps // train.eval_every) if train.eval_every else 1
+    return (
+        f"Model selection: each seed is tested at its step of the best validation "
+        f"{task.main_metric}, of {count} evaluation{'s' if count > 1 else ''}."
     )
 
 

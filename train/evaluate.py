@@ -80,8 +80,13 @@ def load_run(
     return program, state, meta
 
 
-def evaluate_run(run: Path, *, split: str = "test", which: str = "last") -> dict[str, Any]:
-    """Metrics of a run on a split, with the step they belong to and the task's baselines."""
+def evaluate_run(run: Path, *, split: str = "test", which: str = "selected") -> dict[str, Any]:
+    """Metrics of a run on a split, with the step they belong to and the task's baselines.
+
+    `which` is as for `load_run`, or "selected": the last or the best, as the task's protocol says.
+    """
+    if which == "selected":
+        which = RunFolder(run).experiment().task.selection
     program, state, meta = load_run(run, which=which)
     experiment = program.experiment
     metrics = evaluate(program, state.params, state.rest, experiment.task.source(split))

@@ -245,6 +245,7 @@ def _facts(comparison: Comparison) -> str:
     facts |= {name: str(data[name]) for name in ("test length", "test classes") if name in data}
     protocol = comparison.config.get("task", {}).get("protocol")
     facts |= {"protocol": str(protocol)} if protocol else {}
+    facts |= {"tested": tables.selected(comparison)} if comparison.selection != "last" else {}
     for name, value in comparison.baselines.items():
         facts[name] = tables.show(value, comparison.main_metric)
     items = (f"<li><span>{escape(k)}</span> <b>{escape(v)}</b></li>" for k, v in facts.items())

@@ -34,6 +34,7 @@ class SeedResult:
     seed: int
     final: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # test split
     curves: Mapping[str, Curve] = dataclasses.field(default_factory=dict)  # split -> curve
+    tested: int | None = None  # the step whose parameters `final` is of; None: the last
     failure: Mapping[str, Any] | None = None  # {"step": int, "groups": [str], "loss": float | None}
 
 
@@ -71,6 +72,7 @@ class Comparison:
     baselines: Mapping[str, float] = dataclasses.field(default_factory=dict)  # in main_metric
     notes: tuple[str, ...] = ()
     final_split: str = "test"  # that `SeedResult.final` is measured on
+    selection: str = "last"  # the step tested: last, or each seed's best on validation (best)
 
     def model(self, name: str) -> ModelResult | None:
         """The results of one model, if it has been run."""

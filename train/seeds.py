@@ -26,8 +26,10 @@ from seqzoo.train.data import HostBatch, eval_batches, to_devices, train_batches
 from seqzoo.train.optimizer import make_optimizer, make_schedule
 from seqzoo.train.program import model_factory
 from seqzoo.train.results import SeedResult
+from seqzoo.train.selection import Best
 from seqzoo.train.sharding import BATCH_AXES, batch_sharding, check_batch, make_mesh, place_state
 from seqzoo.train.state import (
+    Arrays,
     Blueprint,
     ModelFactory,
     TrainState,
@@ -183,7 +185,7 @@ class Trained(NamedTuple):
 
     seeds: tuple[SeedResult, ...]
     timing: Timing
-    state: TrainState  # leaves with the seeds in front
+    state: TrainState  # after the last step; leaves with the seeds in front
 
 
 def train_seeds(
@@ -195,6 +197,9 @@ def train_seeds(
     make_model: ModelFactory | None = None,
 ) -> Trained:
     """Trains `seeds` of an experiment together; final metrics are those of the test split.
+
+    They are of the last step, or of each seed's own best step on the validation split, as the task
+    says (`Task.selection`).
 
     Args:
         experiment: its own `train.seed` does not count; checkpoints are not written.
@@ -225,6 +230,9 @@ class _Run:
         self.failures: dict[int, dict[str, Any]] = {}  # place among the seeds -> what happened
         self.curves: list[dict[str, dict[str, list]]] = [{} for _ in seeds]
         self.windows: list[tuple[float, int]] = []  # seconds and tokens
+        task = experiment.task
+        select = task.selection == "best"
+        self.best = Best(len(seeds), higher_is_better=task.higher_is_better) if select else None
 
     def train(self, progress: Progress) -> Trained:
         steps = self.experiment.train.steps
@@ -241,7 +249,7 @@ class _Run:
             self.windows.append((time.perf_counter() - started, tokens))
             loss = self._record(done, pending)
             if self._evaluates(done):
-                self._append("validation", done, self._evaluate(state, self.data.validation))
+                self._validate(done, (state.params, state.rest))
             progress(done, loss)
             if len(self.failures) == len(self.seeds):
                 break
@@ -291,10 +299,16 @@ class _Run:
             for name, value in values.items():
                 curve[name].append(float(value[i]))
 
-    def _evaluate(self, state: TrainState, batches: Kept) -> dict[str, np.ndarray]:
+    def _validate(self, done: int, variables: tuple[Arrays, Arrays]) -> None:
+        found = self._evaluate(variables, self.data.validation)
+        self._append("validation", done, found)
+        if self.best:
+            self.best.offer(done, found[self.experiment.task.main_metric], variables)
+
+    def _evaluate(self, variables: tuple[Arrays, Arrays], batches: Kept) -> dict[str, np.ndarray]:
         """Metrics of every seed over a whole split; `examples` is how many were counted."""
         totals: dict[str, np.ndarray] = {}
-        task, variables, carry = self.experiment.task, (state.params, state.rest), None
+        task, carry = self.experiment.task, None
         for batch in batches:
             on_devices = to_devices(batch, self.programs.rows)
             if not task.stateful:
@@ -310,7 +324,8 @@ class _Run:
         return {**means, **task.derived(means), "examples": examples}
 
     def _results(self, state: TrainState) -> tuple[SeedResult, ...]:
-        final = self._evaluate(state, self.data.test)
+        tested = self.best.variables if self.best else None  # None too where all failed early
+        final = self._evaluate(tested or (state.params, state.rest), self.data.test)
         counted = final.pop("examples")
         if not np.all(counted == self.data.sizes["test"]):
             raise RuntimeError(f"evaluated {counted} of {self.data.sizes['test']} test examples")
@@ -320,7 +335,12 @@ class _Run:
             own = {} if failure else {name: float(value[i]) for name, value in final.items()}
             for curve in self.curves[i].values():
                 curve.pop("examples", None)
-            results.append(SeedResult(seed=seed, final=own, curves=self.curves[i], failure=failure))
+            step = self.best.steps[i] if self.best and not failure else None
+            results.append(
+                SeedResult(
+                    seed=seed, final=own, curves=self.curves[i], tested=step, failure=failure
+                )
+            )
         return tuple(results)
 
     def _timing(self, compile_seconds: float) -> Timing:

@@ -104,9 +104,9 @@ def failures(comparison: Comparison) -> list[str]:
 def caption(comparison: Comparison) -> str:
     """What the columns mean."""
     text = (
-        "Mean ± half width of the 95% interval (Student's t over seeds), at the last training step "
-        f"and over the whole {comparison.final_split} split. State: elements carried from token to "
-        "token, per sequence. "
+        "Mean ± half width of the 95% interval (Student's t over seeds), "
+        f"{selected(comparison)} and over the whole {comparison.final_split} split. "
+        "State: elements carried from token to token, per sequence. "
         "Tokens per second: median over training steps, all seeds together."
     )
     if comparison.main_metric == "accuracy":
@@ -114,6 +114,13 @@ def caption(comparison: Comparison) -> str:
             " Learned: seeds past half way from the best trivial baseline to a perfect accuracy."
         )
     return text
+
+
+def selected(comparison: Comparison) -> str:
+    """At which step each seed was tested."""
+    if comparison.selection == "last":
+        return "at the last training step"
+    return f"each seed at the step of its best validation {comparison.main_metric}"
 
 
 def rows(comparison: Comparison) -> tuple[list[Column], list[list[Cell]]]:
@@ -171,9 +178,14 @@ def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
         _count(model.parameters),
         _count(model.state_size, grows),
         _count(model.tokens_per_second),
-        _count(model.steps),
+        _count(model.steps, _tested(model)),
         Cell(show_seconds(model.train_seconds), model.train_seconds),
     ]
+
+
+def _tested(model: ModelResult) -> str:
+    steps = [str(run.tested) for run in model.seeds if run.tested is not None]
+    return f"tested at {'  '.join(steps)}" if steps else ""
 
 
 def results_table(comparison: Comparison) -> Table:
@@ -199,7 +211,7 @@ _LOOK = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
 
 def _title(comparison: Comparison) -> str:
     steps = {m.steps for m in comparison.models}
-    text = f"{comparison.title}, {'/'.join(map(str, sorted(steps)))} steps"
+    text = f"{comparison.title}, {'/'.join(map(str, sorted(steps)))} steps, {selected(comparison)}"
     return escape_markup(text)
 
 

@@ -34,6 +34,7 @@ def test_every_protocol_settles_what_the_task_says(name):
         given = {field: task.setting(field) for field in task.settled}
         assert build(name, protocol=protocol, **given).spec == task.spec
         assert task.notes
+        assert task.selection == ("last" if protocol == "google2020" else "best")
 
 
 def test_published_sizes():

@@ -109,9 +109,9 @@ def test_a_pattern_has_options_for_each_of_its_mixers():
     assert {"--mixer.attention.num-heads", "--mixer.linear-attention.num-heads"} <= names
 
 
-def test_train_show_evaluate_and_train_again(capsys, tmp_path):
+def test_train_show_evaluate_and_train_again(capsys, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    train = [*TRAIN, "--steps", "4", "--seed", "3", "--out", run, *SMALL]
+    train = [*TRAIN, "--steps", "4", "--seed", "3", "--out", run, *SMALL, "--eval-every", "2"]
     code, said, error = call(capsys, *train)
     assert code == 0, error
     assert [line.step for line in read_lines(run)] == [1, 2, 3, 4]
@@ -130,6 +130,11 @@ def test_train_show_evaluate_and_train_again(capsys, tmp_path):
     assert code == 0, error
     result = json.loads(said.splitlines()[-1])
     assert (result["examples"], result["split"], result["step"]) == (11, "test", 4)
+
+    best = json.loads((run / "result.json").read_text())["best"]["step"]
+    monkeypatch.setattr(TASKS["mqar"], "selection", "best")
+    _, said, _ = call(capsys, "evaluate", run)
+    assert json.loads(said.splitlines()[-1])["step"] == best == 2
 
     code, said, error = call(capsys, "show", run)
     assert code == 0, error

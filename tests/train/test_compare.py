@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -191,3 +192,41 @@ def test_a_model_without_feedforward_cannot_be_widened():
     models = {n: Experiment(task=task, model=n, backbone=bare) for n in ("lstm", "lru")}
     with pytest.raises(ValueError, match=r"lru cannot have .* within 3%"):
         match_parameters(models)
+
+
+@pytest.fixture
+def selecting(monkeypatch, trained):
+    """The task of a protocol that tests each seed at its best validation result."""
+    monkeypatch.setattr(tasks.TASKS["mqar"], "selection", "best")
+    train = module.train_seeds
+
+    def tested(experiment, seeds, *rest):
+        done = train(experiment, seeds, *rest)
+        runs = [dataclasses.replace(run, tested=1 + i) for i, run in enumerate(done.seeds)]
+        return done._replace(seeds=tuple(runs))
+
+    monkeypatch.setattr(module, "train_seeds", tested)
+
+
+def test_the_table_says_which_step_was_tested_also_after_an_interruption(
+    tmp_path, selecting, capsys
+):
+    assert run(tmp_path, "lru", "--eval-every", "2") == 0
+    assert "best validation accuracy" in " ".join(capsys.readouterr().out.split())
+    assert run(tmp_path, "lru,gru", "--eval-every", "2") == 0
+    got = results.load(tmp_path / results.FILE)
+    assert [[seed.tested for seed in m.seeds] for m in got.models] == [[1, 2], [1, 2]]
+    assert got.notes[0].endswith("its step of the best validation accuracy, of 2 evaluations.")
+    page = (tmp_path / "report.html").read_text()
+    assert "at the step of its best validation accuracy" in page
+    assert "tested at 1  2" in page
+    assert "last training step" not in page
+
+
+def test_one_table_never_has_two_selections(tmp_path, trained, monkeypatch, capsys):
+    assert run(tmp_path, "lru") == 0
+    assert "at the last training step" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(tasks.TASKS["mqar"], "selection", "best")
+    assert run(tmp_path, "lru,gru") == 2
+    assert "model selection: 'last' there, 'best' here" in capsys.readouterr().err
+    assert names(tmp_path) == ["lru"]

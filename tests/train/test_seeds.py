@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 from seqzoo.train.data import to_devices, train_batches
 from seqzoo.train.program import make_program
 from seqzoo.train.seeds import Kept, train_seeds
+from seqzoo.train.selection import Best
 from seqzoo.train.state import seed_keys
 from tests.helpers import assert_close, assert_trees_close
 from tests.train.tiny import Rows, Tiny, TinyModel
@@ -42,12 +44,12 @@ def program():
     return make_program(experiment(), make_model=make_model)
 
 
-def alone(program, seed):
+def alone(program, seed, steps=STEPS):
     """Losses and final state."""
     first, key = seed_keys(seed)
     state, losses = program.init(first), []
     source = Tiny().source("train", seed)
-    for batch in itertools.islice(train_batches(source, 8, seed=seed, threads=0), STEPS):
+    for batch in itertools.islice(train_batches(source, 8, seed=seed, threads=0), steps):
         state, metrics = program.step(state, to_devices(batch, program.rows), key)
         losses.append(metrics["loss"])
     return losses, state
@@ -82,6 +84,63 @@ def test_final_metrics_are_of_the_whole_test_split(together, program):
     logits = program.plan.merge(params, rest)(batch["inputs"])
     right = np.mean(np.argmax(logits, -1) == batch["targets"])
     assert abs(together.seeds[i].final["accuracy"] - right) < 1e-6
+
+
+def on_split(program, state, split):
+    """Loss on a whole split."""
+    rows = Tiny().source(split)
+    batch = {n: np.stack([rows[j][n] for j in range(len(rows))]) for n in rows[0]}
+    logits = program.plan.merge(state.params, state.rest)(batch["inputs"])
+    total, weight = Tiny().measure(logits, batch)["loss"]
+    return float(total / weight)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selecting(Tiny):
+    """Tested at the best validation result; the seeds differ in where that is."""
+
+    main_metric = "miss"
+    higher_is_better = False
+
+    def derived(self, metrics):
+        return {"miss": abs(metrics["loss"] - 1.385)}  # a loss that the seeds pass in turn
+
+    @property
+    def selection(self):
+        return "best"
+
+
+def test_the_protocols_selection_tests_each_seed_at_its_own_step(program):
+    got = train_seeds(experiment(Selecting(), eval_every=1), SEEDS, make_model=make_model).seeds
+    for run in got:
+        curve = run.curves["validation"]
+        assert run.tested == 1 + int(np.argmin(curve["miss"])) < STEPS
+        _, state = alone(program, run.seed, run.tested)
+        assert_close(curve["loss"][run.tested - 1], on_split(program, state, "validation"))
+        assert_close(run.final["loss"], on_split(program, state, "test"))
+    assert len({run.tested for run in got}) > 1
+
+
+def test_the_last_step_is_tested_without_a_protocol(together, program):
+    assert [run.tested for run in together.seeds] == [None] * len(SEEDS)
+    _, state = alone(program, SEEDS[0])
+    assert_close(together.seeds[0].final["loss"], on_split(program, state, "test"))
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_best_of_each_seed_is_kept_whatever_the_step_does_to_its_buffers(higher):
+    best, nan = Best(4, higher_is_better=higher), np.nan
+    values = [[1, 3, nan, nan], [2, 3, nan, 7], [0, 1, nan, nan]]
+    train = jax.jit(lambda x: jax.tree.map(lambda v: v + 1, x), donate_argnums=0)
+    variables = {"a": jnp.zeros((4, 2)), "b": jnp.zeros(4)}
+    for step, row in enumerate(values, start=1):
+        variables = train(variables)  # every number is the step
+        best.offer(step, np.array(row), variables)
+    steps = [2, 1, None, 2] if higher else [3, 3, None, 2]
+    assert best.steps == steps
+    kept = [3 if s is None else s for s in steps]  # never finite: the newest
+    np.testing.assert_array_equal(best.variables["b"], kept)
+    np.testing.assert_array_equal(best.variables["a"], np.stack([kept, kept], 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
