@@ -6,6 +6,7 @@
     seqzoo bench --what depth     compile time of a deep stack over that of a shallow one
     seqzoo bench --what host      what the host does for a step outside the compiled program
     seqzoo bench --what data      examples a second that tasks make and a small model trains on
+    seqzoo bench --what checkpoint  how long a save holds up the loop, and how long it is written
 
 Timings on a shared machine drift, so mixers take turns within a round, one baseline is measured in
 every round, and ratios to it are medians over rounds. Each measurement is a line of JSON.
@@ -32,6 +33,7 @@ from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.registry import MIXERS
 from seqzoo.tasks.generated import GeneratedTask
 from seqzoo.tasks.mqar import MQAR
+from seqzoo.train.bench_checkpoint import checkpoint
 from seqzoo.train.bench_data import data
 from seqzoo.train.bench_mixers import latency, scaling, speed
 from seqzoo.train.config import Experiment, TrainConfig
@@ -49,7 +51,7 @@ Row = dict[str, Any]
 class Bench:
     """What to measure, and at which sizes."""
 
-    what: Literal["speed", "scaling", "latency", "depth", "host", "data"] = "speed"
+    what: Literal["speed", "scaling", "latency", "depth", "host", "data", "checkpoint"] = "speed"
     models: str = ""  # mixers, separated by commas; all by default
     tasks: str = ""  # whose data is made, separated by commas; all generated ones by default
     baseline: str = "lru"  # measured in every round beside the others
@@ -61,7 +63,8 @@ class Bench:
     rounds: int = 5  # timings of each mixer, taken in turns
     positions: tuple[int, int] = (10, 100_000)  # at which a streaming step is timed
     depths: tuple[int, int] = (2, 24)  # of the stacks whose compilation is compared
-    steps: int = 50  # that the host is watched for
+    steps: int = 50  # that the host is watched for, or that run while a checkpoint is written
+    mib: int = 1024  # of the train state that is saved
     out: Path | None = None  # JSON lines are appended here
 
     def __post_init__(self) -> None:
@@ -71,7 +74,7 @@ class Bench:
         for name in self.task_names:
             if name not in tasks.TASKS:
                 raise unknown("task", name, tasks.names())
-        for name in ("batch_size", "d_model", "rounds", "steps"):
+        for name in ("batch_size", "d_model", "rounds", "steps", "mib"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name in self.mixer_options:
@@ -224,4 +227,5 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "depth": depth,
     "host": host,
     "data": data,
+    "checkpoint": checkpoint,
 }

@@ -266,8 +266,10 @@ def _watch(done: threading.Event) -> None:
             continue
         with _ending:
             _say(f"process {failure['process']} failed, so this one ends: {failure['message']}")
-            _farewell()
-            _exit(failure["code"])
+            missing = _farewell()
+            if missing:  # what failed there failed for want of it
+                _say(f"process {missing} is gone or does not answer")
+            _exit(LOST if missing else failure["code"])
 
 
 def _give_up(error: BaseException, code: int | None) -> None:

@@ -48,6 +48,13 @@ def test_generation_is_measured_beside_a_step(capsys):
     assert row["ratio"] == pytest.approx(row["made_per_second"] / row["gru_per_second"])
 
 
+def test_a_save_is_timed_beside_steps(capsys):
+    assert dispatch(["bench", "--what", "checkpoint", "--mib", "1", "--rounds", "1"]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert row["save_share"] == pytest.approx(row["save_seconds"] / row["written_seconds"])
+    assert 0 < row["save_seconds"] < row["written_seconds"]
+
+
 def test_a_rate_counts_examples():
     class Slow:
         def __len__(self):

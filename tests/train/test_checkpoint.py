@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -68,6 +69,24 @@ def test_a_round_trip_is_exact(checkpoints):
     assert state["step"] == 10
     np.testing.assert_array_equal(state["a"], STATE["a"])
     assert checkpoints.meta(10) == {"step": 10}
+
+
+def test_neither_a_write_nor_its_digests_hold_up_the_loop(tmp_path, monkeypatch):
+    made, allowed = Checkpoints(tmp_path), threading.Event()
+    whole = checkpoint._entry
+    monkeypatch.setattr(checkpoint, "_entry", lambda path: allowed.wait(60) and whole(path))
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    state = step(jax.tree.map(jax.numpy.copy, STATE))
+    made.save(state, {"step": 1})
+    assert not made.steps()  # the digests wait, the loop does not
+    state = step(step(state))  # on the same memory, where the device can
+    allowed.set()
+    made.wait()
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    np.testing.assert_array_equal(made.restore(1, like)["a"], STATE["a"] + 1)
+    made.close()
 
 
 def test_if_all_are_damaged_it_stops_and_says_so(checkpoints):
