@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 
 import pytest
 
@@ -9,7 +10,14 @@ from seqzoo import tasks
 from seqzoo.models import names, presets
 from tests.helpers import assert_close
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = [README, *(p.read_text() for p in sorted((ROOT / "docs").glob("*.md")))]
+COMMANDS = {
+    shlex.join(shlex.split(text.replace("\\\n", ""), comments=True)): None
+    for page in PAGES
+    for text in re.findall(r"^    seqzoo ((?:.*\\\n)*.*)$", page, re.MULTILINE)
+}
 
 
 def test_every_mixer_preset_and_task_is_in_the_readme():
@@ -40,3 +48,36 @@ def test_the_commands_of_the_readme_parse():
         except SystemExit as done:  # tyro prints and leaves
             code = done.code
         assert not code, verb
+
+
+class Parsed(Exception):
+    """Raised in place of the work of a command."""
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("report")])
+def test_every_command_shown_is_understood(command, monkeypatch):
+    from seqzoo.train import cli, compare, datasets, flags
+
+    real = flags.parse
+
+    def parse(*args):
+        real(*args)
+        raise Parsed
+
+    def check(experiments, out, *, seeds, **_):
+        compare.check_models(experiments, seeds)
+        raise Parsed
+
+    if command.startswith("compare"):
+        monkeypatch.setattr(compare, "compare", check)
+    else:
+        monkeypatch.setattr(flags, "parse", parse)
+        monkeypatch.setattr(datasets, "parse", parse)
+    with pytest.raises(Parsed):
+        cli.dispatch(shlex.split(command))
+
+
+def test_the_real_data_runs_are_shown_in_full():
+    for task in ("sdigits", "python_source"):
+        (command,) = (c for c in COMMANDS if c.startswith(f"compare --task {task} "))
+        assert "--optim.peak-lr" in command  # one command on all pages, with every option
