@@ -17,7 +17,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float, Int
 
 from seqzoo.models.mixer import Context, Mixer, config_of, only_both_ways
-from seqzoo.models.ops.segments import compact
+from seqzoo.models.ops.segments import Segments, compact
+from seqzoo.models.ops.sequence_parallel import by_channels, by_positions
 
 LONGEST = 2**16  # with padding; squares of positions are 32 bits
 
@@ -52,15 +53,31 @@ class FNet(Mixer):
     def _mix(self, x: Float[Array, "B L D"], inner: tuple, ctx: Context):
         layout = ctx.segments
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if not layout.masked:
-            y = jnp.fft.fft(jnp.fft.fft(wide, axis=-1), axis=1).real
-            return y.astype(x.dtype), ()
-        if x.shape[1] > LONGEST:
+        if layout.masked and x.shape[1] > LONGEST:
             raise ValueError(f"fnet: padded rows have at most {LONGEST} tokens; got {x.shape[1]}")
-        rows = compact(layout)
-        z = jnp.fft.fft(jnp.where(layout.valid[..., None], wide, 0), axis=-1)
-        y = rows.unpack(chirp_transform(rows.pack(z), layout.valid.sum(1)).real)
+        planes = by_positions(_over_channels, wide)
+        y = by_channels(_over_tokens, planes, (), layout if layout.masked else None)
+        if not layout.masked:
+            return y.astype(x.dtype), ()
         return self._one_segment(y.astype(x.dtype), layout), ()
+
+
+def _over_channels(x: Float[Array, "B L D"]) -> Float[Array, "B L D 2"]:
+    """The transform of each token; real and imaginary part, as complex arrays are not exchanged."""
+    z = jnp.fft.fft(x, axis=-1)
+    return jnp.stack([z.real, z.imag], axis=-1)
+
+
+def _over_tokens(
+    planes: Float[Array, "B L D 2"], tables: tuple[()], layout: Segments | None
+) -> Float[Array, "B L D"]:
+    """The real part of the transform over the real tokens of each row."""
+    z = planes[..., 0] + 1j * planes[..., 1]
+    if layout is None:
+        return jnp.fft.fft(z, axis=1).real
+    rows = compact(layout)
+    z = jnp.where(layout.valid[..., None], z, 0)
+    return rows.unpack(chirp_transform(rows.pack(z), layout.valid.sum(1)).real)
 
 
 FNetConfig = config_of(FNet)

@@ -166,10 +166,10 @@ def by_parts(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
 
 def by_channels(
     f: Callable[[Array, PyTree, PyTree], Array],
-    x: Shaped[Array, "B L D"],
+    x: Shaped[Array, "B L D ..."],
     tables: PyTree[Shaped[Array, "_ D"]],
     masks: PyTree[Shaped[Array, "B L"]],
-) -> Shaped[Array, "B L D"]:
+) -> Shaped[Array, "B L D ..."]:
     """f(x, tables, masks) for an f that works on rows and channels apart but needs all of L.
 
     Rows of L / n tokens and all channels become rows of L tokens and D / n channels, and back: two
@@ -184,9 +184,6 @@ def by_channels(
             channels += (axis,)
     if rows is None and not channels and parts(x.shape[1]) == 1:
         return f(x, tables, masks)
-    mesh = jax.sharding.get_abstract_mesh()
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    names = {axis for axis, kind in kinds if kind == AxisType.Auto}
     here = PartitionSpec(rows, None, channels or None)
     table, mask = PartitionSpec(None, channels or None), PartitionSpec(rows)
     specs = (
@@ -194,8 +191,34 @@ def by_channels(
         jax.tree.map(lambda _: table, tables),
         jax.tree.map(lambda _: mask, masks),
     )
-    run = jax.shard_map(f, in_specs=specs, out_specs=here, axis_names=names, check_vma=False)
+    run = jax.shard_map(
+        f, in_specs=specs, out_specs=here, axis_names=_automatic_axes(), check_vma=False
+    )
     return by_parts(run(x, tables, masks))
+
+
+def by_positions(
+    f: Callable[[Array], Array], x: Shaped[Array, "B L D"]
+) -> Shaped[Array, "B L ..."]:
+    """f(x) for an f that works on each position apart but needs all channels; nothing is sent.
+
+    By hand for the same reason as `by_channels`.
+    """
+    rows = _row_axes(len(x))
+    length = SEQUENCE_AXIS if parts(x.shape[1]) > 1 else None
+    if rows is None and length is None:
+        return f(x)
+    here = PartitionSpec(rows, length)
+    run = jax.shard_map(
+        f, in_specs=here, out_specs=here, axis_names=_automatic_axes(), check_vma=False
+    )
+    return run(x)
+
+
+def _automatic_axes() -> set[str]:
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {axis for axis, kind in kinds if kind == AxisType.Auto}
 
 
 def _together(x: Shaped[Array, "nB ..."], count: int) -> Shaped[Array, "n B ..."]:

@@ -18,15 +18,8 @@ def test_four_parts_are_one_row(name):
     check(name, {"data": 2, "seq": 4})
 
 
-FOURIER = pytest.mark.xfail(
-    reason="the CPU backend refuses the layout of an FFT that the compiler divided", strict=True
-)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[FOURIER] if n == "fnet" else []) for n in TINY]
-)
+@pytest.mark.parametrize("name", TINY)
 def test_any_number_of_parts_is_one_row(name):
     case = Case(name)
     for axes in MESHES.values():
