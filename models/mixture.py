@@ -29,8 +29,22 @@ from seqzoo.models.mixer import AuxLoss, Context, Mixer
 BLOCK = 64  # tokens of one expert at a time where nothing is dropped
 
 
-class RoutingCount(nnx.Variable):
-    """Counts of the last training call: choices made, and those that were dropped."""
+class Chosen(nnx.Variable):
+    """Choices made in the last training call."""
+
+
+class Dropped(nnx.Variable):
+    """Choices of the last training call that found no room."""
+
+
+def routing(module: nnx.Module) -> dict[str, tuple[Float[Array, ""], Float[Array, ""]]]:
+    """`dropped` -> (choices dropped, choices made), over all mixtures in `module`; {} without one.
+
+    Their ratio is the share of the last training call that was dropped.
+    """
+    kinds = (jax.tree.leaves(nnx.state(module, kind)) for kind in (Dropped, Chosen))
+    dropped, chosen = ([n.sum().astype(jnp.float32) for n in leaves] for leaves in kinds)
+    return {"dropped": (sum(dropped), sum(chosen))} if chosen else {}
 
 
 class Choices(NamedTuple):
@@ -111,8 +125,8 @@ class MixtureOfExperts(Mixer):
         self.experts = Experts(num_experts, d_model, hidden, **dtypes, rngs=rngs)
         self.balance_loss = AuxLoss(jnp.zeros((), jnp.float32))
         self.router_loss = AuxLoss(jnp.zeros((), jnp.float32))
-        self.chosen = RoutingCount(jnp.zeros((), jnp.int32))
-        self.dropped = RoutingCount(jnp.zeros((), jnp.int32))
+        self.chosen = Chosen(jnp.zeros((), jnp.int32))
+        self.dropped = Dropped(jnp.zeros((), jnp.int32))
 
     def _initial(self, batch_size: int) -> tuple[()]:
         return ()

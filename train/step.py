@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from seqzoo.models.backbone import aux_losses
 from seqzoo.models.mixer import AuxLoss
+from seqzoo.models.mixture import routing
 from seqzoo.tasks.task import Task, metric_value
 from seqzoo.train.optimizer import Schedule
 from seqzoo.train.sharding import along_sequence
@@ -55,8 +56,8 @@ def make_train_step(
     a step follow from it and the step count. With `accumulate` > 1 the batch is cut into that many
     microbatches whose totals and weights are summed before dividing, so that the gradient is that
     of the whole batch; variables that are not trained see the microbatches in turn, and dropout
-    draws anew for each. Metrics are scalars: loss, the task's, grad_norm, lr, weight, and
-    nonfinite/<group>.
+    draws anew for each. Metrics are scalars: loss, the task's, grad_norm, lr, weight,
+    nonfinite/<group>, and of mixtures of experts dropped, the share of choices without room.
     """
 
     def train_step(state: TrainState, batch: Batch, key: Key[Array, ""]):
@@ -111,7 +112,7 @@ def _forward_backward(
     def objective(params: Arrays) -> tuple[Array, tuple]:
         model = plan.merge(params, rest)
         outputs, after = forward(model, batch, carry, nnx.Rngs(dropout=key))
-        measured = task.measure(outputs, batch)
+        measured = {**task.measure(outputs, batch), **routing(model)}
         total, weight = measured["loss"]
         # Weighted like the loss, so that the sum over microbatches is divided once for both.
         aux = jax.lax.stop_gradient(weight) * aux_losses(model)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train import loop
 from seqzoo.train.checkpoint import CheckpointError, Checkpoints
 from seqzoo.train.evaluate import evaluate
@@ -266,3 +267,17 @@ def test_ctrl_c_twice_exits_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=300)
     assert process.returncode == 130
+
+
+def test_what_a_mixture_of_experts_drops_is_in_the_log(tmp_path):
+    moe = {"feedforward": "moe", "experts": 1, "experts_per_token": 1, "expert_capacity": 0.5}
+    tiny = dataclasses.replace(
+        experiment(steps=2, batch_size=8, accumulate=2),
+        model="linear_attention",
+        mixer={"num_heads": 1},
+        backbone=BackboneConfig(d_model=4, depth=2, **moe),
+    )
+    result = loop.run(tiny, tmp_path, devices=jax.devices()[:1])
+    # One expert with room for every second token, of each layer and each microbatch.
+    assert [line.values["dropped"] for line in read_lines(tmp_path)] == [0.5, 0.5]
+    assert result["train"]["dropped"] == 0.5
