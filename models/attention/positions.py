@@ -66,7 +66,10 @@ class Positions(nnx.Module):
 
 
 class Rotary(Positions):
-    """RoPE (Su et al. 2021, arXiv:2104.09864), its frequencies scaled on request."""
+    """RoPE (Su et al. 2021, arXiv:2104.09864), its frequencies scaled on request.
+
+    With a `fraction` below 1 only the first channels of a head turn, as in a head of that width.
+    """
 
     def __init__(
         self,
@@ -74,13 +77,14 @@ class Rotary(Positions):
         *,
         base: float,
         interleaved: bool,
+        fraction: float,
         scaling: str,
         factor: float,
         trained_length: int,
     ):
-        """Raises ValueError for an odd head width or an unknown scaling."""
+        """Raises ValueError for an odd width, a fraction outside (0, 1] or an unknown scaling."""
         super().__init__(sizes)
-        _check_even(sizes.d_head)
+        self.width = _turned(sizes.d_head, fraction)
         self.interleaved = interleaved
         options: dict[str, Any] = {"factor": factor}
         if scaling in ("yarn", "llama3"):
@@ -92,19 +96,20 @@ class Rotary(Positions):
         make = getattr(rope_scaling, f"{'linear' if scaling == 'none' else scaling}_scaling")
         if scaling == "none":
             options["factor"] = 1.0
-        made = make(sizes.d_head, base, **options)
+        made = make(self.width, base, **options)
         self.frequencies = tuple(float(f) for f in made.frequencies)
         self.magnitude = made.magnitude
 
     def turn(self, x: Float[Array, "B L H K"], positions: Int[Array, "#B L"]) -> Array:
         """The rotation."""
-        return rope(
-            x,
+        turned = rope(
+            x[..., : self.width],
             positions,
             interleaved=self.interleaved,
             frequencies=self.frequencies,
             magnitude=self.magnitude,
         )
+        return jnp.concatenate([turned, x[..., self.width :]], axis=-1)
 
 
 class XPos(Positions):
@@ -307,6 +312,7 @@ def plug_in(
     *,
     base: float,
     interleaved: bool,
+    fraction: float,
     scaling: str,
     factor: float,
     trained_length: int,
@@ -321,7 +327,7 @@ def plug_in(
         return Positions(sizes)
     if name == "rope":
         options = {"scaling": scaling, "factor": factor, "trained_length": trained_length}
-        return Rotary(sizes, base=base, interleaved=interleaved, **options)
+        return Rotary(sizes, base=base, interleaved=interleaved, fraction=fraction, **options)
     if name == "xpos":
         return XPos(sizes, base=base, interleaved=interleaved)
     if name == "alibi":
@@ -338,6 +344,21 @@ def plug_in(
 
 
 KNOWN = ("none", "rope", "xpos", "alibi", "t5", "shaw", "transformer_xl", "deberta")
+
+
+def _turned(d_head: int, fraction: float) -> int:
+    """The channels of a head that turn."""
+    if not 0 < fraction <= 1:
+        raise ValueError(
+            f"rope_fraction is a share of each head's channels in (0, 1]; got {fraction}"
+        )
+    width = round(fraction * d_head)
+    if width < 2 or width % 2:
+        raise ValueError(
+            "RoPE rotates pairs and needs an even head width, or an even part of it; got "
+            f"{d_head=}, rope_fraction={fraction}"
+        )
+    return width
 
 
 def _check_even(d_head: int) -> None:

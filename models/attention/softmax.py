@@ -5,6 +5,9 @@
 Encodings of position, rotary by default: models/attention/positions.py. Grouped queries: Ainslie
 et al. 2023 (arXiv:2305.13245), `num_kv_heads` = 1 is multi-query. `qk_norm`: RMS norm of every head
 of queries and keys (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
+`rope_fraction`: the share of each head's channels that turn, the first ones (GPT-NeoX, Black et
+al. 2022, arXiv:2204.06745). `output_gate`: o ⊙ σ(W_g x) before W_out (Qiu et al. 2025,
+arXiv:2505.06708).
 Cost of L tokens: O(L^2 K) per head, O(L w K) with a window of w. State: 2 S num_kv_heads K + 1
 elements per sequence, where S is `window` or else `max_length`: a ring of keys, rotated where that
 is the encoding, one of values, and a count.
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -45,12 +49,14 @@ class Attention(Mixer):
         positions: PositionKind = "rope",
         rope_base: float = 10000.0,
         rope_interleaved: bool = False,
+        rope_fraction: float = 1.0,
         rope_scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none",
         rope_factor: float = 1.0,
         rope_trained_length: int = 2048,
         num_buckets: int = 32,
         max_distance: int = 128,
         qk_norm: bool = False,
+        output_gate: bool = False,
         scale: float | None = None,
         use_bias: bool = False,
         max_length: int = 2048,
@@ -86,6 +92,8 @@ class Attention(Mixer):
         self.k_proj = nnx.Linear(d_model, num_kv_heads * d_head, **options)
         self.v_proj = nnx.Linear(d_model, num_kv_heads * d_head, **options)
         self.out_proj = nnx.Linear(num_heads * d_head, d_model, **options)
+        gate = nnx.Linear(d_model, num_heads * d_head, **options) if output_gate else None
+        self.gate_proj = nnx.data(gate)
         norms = None
         if qk_norm:
             options.pop("use_bias")
@@ -97,6 +105,7 @@ class Attention(Mixer):
             Sizes(d_model, num_heads, num_kv_heads, d_head, causal, scale, **dtypes),
             base=rope_base,
             interleaved=rope_interleaved,
+            fraction=rope_fraction,
             scaling=rope_scaling,
             factor=rope_factor,
             trained_length=rope_trained_length,
@@ -127,7 +136,10 @@ class Attention(Mixer):
             o = self._parallel(q, k, v, layout)
         else:
             o, inner = self._cached(q, k, v, inner, layout)
-        return self.out_proj(o.reshape(*x.shape[:2], -1).astype(x.dtype)), inner
+        o = o.reshape(*x.shape[:2], -1)
+        if self.gate_proj is not None:
+            o = o * jax.nn.sigmoid(self.gate_proj(x).astype(o.dtype))
+        return self.out_proj(o.astype(x.dtype)), inner
 
     def _parallel(self, q, k, v, layout: Segments):
         q, k, relative = self.positions.score(q, k, layout.position, layout.position)

@@ -5,7 +5,13 @@ A second entry under the same mixer (`name@variant`) puts an option under the la
 
 TINY = {
     "attention": {"num_heads": 2, "max_length": 32},
-    "attention@window": {"num_heads": 4, "num_kv_heads": 1, "window": 5, "positions": "alibi"},
+    "attention@window": {
+        "num_heads": 4,
+        "num_kv_heads": 1,
+        "window": 5,
+        "positions": "alibi",
+        "output_gate": True,
+    },
     "attention@deberta": {
         "num_heads": 2,
         "positions": "deberta",
