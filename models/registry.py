@@ -169,6 +169,8 @@ MIXERS: dict[str, Entry] = {
     "hgrn": Entry(HGRNConfig, HGRN),
 }
 
+_RWKV = {"norm": "layer", "norm_eps": 1e-5, "embed_norm": True}  # what the published blocks share
+
 PRESETS: dict[str, Preset] = {
     "transformer": Preset(
         ("attention",),
@@ -256,19 +258,19 @@ PRESETS: dict[str, Preset] = {
     "rwkv4_lm": Preset(
         ("rwkv4",),
         {},
-        {"norm": "layer", "feedforward": "rwkv", "expansion": 4.0},
+        {**_RWKV, "feedforward": "rwkv", "expansion": 4.0},
         "Peng et al. 2023, arXiv:2305.13048",
     ),
     "rwkv6_lm": Preset(
         ("rwkv6",),
         {},
-        {"norm": "layer", "feedforward": "rwkv", "expansion": 3.5},
+        {**_RWKV, "feedforward": "rwkv", "expansion": 3.5},
         "Peng et al. 2024, arXiv:2404.05892",
     ),
     "rwkv7_lm": Preset(
         ("rwkv7",),
         {},
-        {"norm": "layer", "feedforward": "rwkv7", "expansion": 4.0},
+        {**_RWKV, "feedforward": "rwkv7", "expansion": 4.0},
         "Peng et al. 2025, arXiv:2503.14456",
     ),
     "xlstm": Preset(

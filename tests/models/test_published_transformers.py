@@ -17,8 +17,8 @@ RATIO = 1e-5
 KEPT = 12  # logits of each position that the files keep
 
 
-def build(preset, options, expansion=2.0, **changes):
-    sizes = {"d_model": 16, "depth": 2, "expansion": expansion, "scan": False}
+def build(preset, options, expansion=2.0, depth=2, **changes):
+    sizes = {"d_model": 16, "depth": depth, "expansion": expansion, "scan": False}
     config = dataclasses.replace(default_backbone(preset), **sizes, **changes)
     spec = ModelSpec(head="lm", vocab_size=37, outputs=37, length=40)
     return build_model(spec, preset, config, options, rngs=nnx.Rngs(0))

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqzoo.models import RWKV4, RWKV7, Backbone, BackboneConfig
-from seqzoo.models.linear_attention.channel_mix import ChannelMix
+from seqzoo.models import RWKV7, Backbone, BackboneConfig, default_backbone
 from seqzoo.models.mixer import Context
 from seqzoo.models.ops.segments import segments
 from tests.helpers import assert_close, x64
@@ -17,53 +16,46 @@ from tests.models import laws
 from tests.models.linear_attention import by_hand as hand
 from tests.models.linear_attention.test_rwkv6 import shifted
 from tests.models.published import read_safetensors
+from tests.models.test_published_transformers import blocks, build, check_decoder, linear, put_norm
 from tests.references.delta_rules import dplr_delta_rule
 
 HF = Path(__file__).parents[2] / "golden" / "hf" / "rwkv"
 
 
-def layer_norm(x, w, name):
-    x = x - x.mean(-1, keepdims=True)
-    x = x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
-    return x * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def published(index):
-    weights = read_safetensors(HF / "weights.safetensors")
-    prefix = f"rwkv.blocks.{index}."
-    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-
-
-def mixers(w):
+def load(time, channel, w, at):
     """Time and channel mixing with the weights of one block; their mix is 1 - ours."""
-    time = RWKV4(16, rngs=nnx.Rngs(0))
-    channel = ChannelMix(16, expansion=3, rngs=nnx.Rngs(0))
-    for module, prefix, names in (
-        (time, "attention", {"q": "receptance", "k": "key", "v": "value", "out": "output"}),
-        (channel, "feed_forward", {"gate": "receptance", "up": "key", "down": "value"}),
+    for module, part, names in (
+        (time, f"{at}attention", {"q": "receptance", "k": "key", "v": "value", "out": "output"}),
+        (channel, f"{at}feed_forward", {"gate": "receptance", "up": "key", "down": "value"}),
     ):
         for ours, theirs in names.items():
-            kernel = jnp.asarray(w[f"{prefix}.{theirs}.weight"].T)
-            getattr(module, f"{ours}_proj").kernel[...] = kernel
+            linear(getattr(module, f"{ours}_proj"), w, f"{part}.{theirs}")
         order = ("receptance", "key", "value") if module is time else ("key", "receptance")
-        module.mix[...] = jnp.stack([1 - w[f"{prefix}.time_mix_{n}"][0, 0] for n in order])
-    time.decay[...] = jnp.asarray(w["attention.time_decay"])
-    time.bonus[...] = jnp.asarray(w["attention.time_first"])
-    return time, channel
+        module.mix[...] = jnp.stack([1 - w[f"{part}.time_mix_{n}"][0, 0] for n in order])
+    time.decay[...] = jnp.asarray(w[f"{at}attention.time_decay"])
+    time.bonus[...] = jnp.asarray(w[f"{at}attention.time_first"])
 
 
-def test_rwkv4_equals_the_published_model():
-    io, weights = np.load(HF / "io.npz"), read_safetensors(HF / "weights.safetensors")
-    x = jnp.asarray(weights["rwkv.embeddings.weight"][io["input_ids"]])
-    x = layer_norm(x, published(0), "pre_ln")
-    for index in range(3):
-        w = published(index)
-        time, channel = mixers(w)
-        x = x + time(layer_norm(x, w, "ln1"))
-        x = x + channel(layer_norm(x, w, "ln2"))
-        assert_close(x, io[f"hidden_{index}"], ratio=1e-5, what=f"block {index}")
-    logits = layer_norm(x, weights, "rwkv.ln_out") @ weights["head.weight"].T
-    assert_close(logits, io["logits"], ratio=1e-5)
+def test_rwkv4_lm_equals_the_published_model():
+    """The preset, with the norm between embedding and blocks; at once and token by token."""
+    w, io = read_safetensors(HF / "weights.safetensors"), np.load(HF / "io.npz")
+    model = build("rwkv4_lm", {}, expansion=3.0, depth=3)
+    model.encoder.embed.embedding[...] = jnp.asarray(w["rwkv.embeddings.weight"])
+    put_norm(model.encoder.norm, w, "rwkv.blocks.0.pre_ln")
+    for i, block in enumerate(blocks(model)):
+        at = f"rwkv.blocks.{i}."
+        put_norm(block.norm, w, f"{at}ln1")
+        put_norm(block.ff_norm, w, f"{at}ln2")
+        load(block.mixer, block.feedforward, w, at)
+    put_norm(model.encoder.backbone.norm, w, "rwkv.ln_out")
+    linear(model.out_proj, w, "head")
+    check_decoder(model, io)
+
+
+@pytest.mark.parametrize("version", [4, 6, 7])
+def test_published_blocks_normalise_the_embedding(version):
+    config = default_backbone(f"rwkv{version}_lm")
+    assert (config.norm, config.norm_eps, config.embed_norm) == ("layer", 1e-5, True)
 
 
 @pytest.fixture(scope="module")
