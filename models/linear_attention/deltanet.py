@@ -11,6 +11,10 @@ DeltaProduct (arXiv:2502.10297) makes n = `num_householders` such steps per toke
 own k, v and β, after one decay S <- α_t S if it is `gated`, α = exp(-exp(A) softplus(w x + b)) per
 head; its products of reflections reach rotations and permutations of n + 1 elements.
 
+Where ours differs: keys and values are as wide as each other by default, d_model / H; DeltaNet has
+no output gate, which the authors have as an option; DeltaProduct divides by sqrt(K) too, which the
+norm undoes up to its eps.
+
 With H heads of key width K and value width V: cost of L tokens in chunks of C
 O(n L H (C (K + V + C) + K V)); state H K V + (d_conv - 1) H (K + n (K + V)) elements per sequence,
 the second term only with a convolution (n = 1 for DeltaNet).

@@ -11,6 +11,9 @@ heads may share a head of queries and keys, as in Qwen3-Next. Kimi delta attenti
 number a key channel, a = W_f2 W_f1 x with b per channel and A per head, the gate
 sigmoid(W_g2 W_g1 x), both of rank V.
 
+Where ours differs: keys and values are d_model / H wide by default, where the published Gated
+DeltaNet has values twice as wide as keys; W_g2 has no bias, as in released Kimi Linear models.
+
 With H value heads, Hk key heads, key width K, value width V: cost of L tokens in chunks of C
 O(L H (C (K + V + C) + K V)); state H K V + (d_conv - 1) (2 Hk K + H V) elements per sequence, the
 second term only with a convolution.

@@ -6,7 +6,8 @@ The norm is over all heads together. The denominator of linear attention makes i
 unbounded (their section 3.1): they grow as a row's sum of weights goes to 0; the norm bounds them
 by its own constant. φ is 1 + elu (their T2) or elu (T1). `positions="lrpe"`: a Householder
 reflection of each head's channels by a fixed direction, then rotations by learned frequencies (Qin
-et al. 2023, arXiv:2307.09270, the form of their code), on φ(q) and φ(k).
+et al. 2023, arXiv:2307.09270, the form of their code), on φ(q) and φ(k). Where ours differs: the
+positions are an option of every layer, and the norm's kind is one too.
 
 Cost of L tokens in chunks of C: O(L C K + L K²) per head. State: H K K elements, K = d_model / H.
 """
