@@ -79,8 +79,15 @@ def main(argv: Sequence[str]) -> int:
     parsed = parse(dataclasses.make_dataclass("Plan", fields, kw_only=True), argv, "seqzoo plan")
     plan, experiment = parsed.plan, experiment_of(parsed, model)
     devices = devices_of(plan)
-    rows = []
-    for candidate in _candidates(experiment, len(devices)) if plan.search else [experiment]:
+    rows, candidates = [], [experiment]
+    if plan.search:
+        candidates = list(_candidates(experiment, plan, len(devices)))
+    if not candidates:
+        raise UsageError(
+            f"no mesh of {len(devices)} devices divides {experiment.train.batch_size} rows; give "
+            "another --batch-size or --length"
+        )
+    for candidate in candidates:
         rows.append(plan_of(candidate, plan, devices))
         print("\n".join(describe(rows[-1])), flush=True)
     rows.sort(key=lambda row: (row["fits"] is False, row.get("bound_seconds") or math.inf))
@@ -315,19 +322,33 @@ def _would_help(row: Row, experiment: Experiment) -> list[str]:
     return out
 
 
-def _candidates(experiment: Experiment, count: int) -> Iterator[Experiment]:
+def _candidates(experiment: Experiment, plan: Plan, count: int) -> Iterator[Experiment]:
     """Meshes and rematerialisation policies worth a try."""
-    sizes = [{"data": 1, "fsdp": count}, {"data": count}]
-    for tensor in (4, 8):
-        if count % tensor == 0 and count > tensor:
-            sizes.append({"data": 1, "fsdp": count // tensor, "tensor": tensor})
-    if count >= 16 and count % 16 == 0:
-        sizes.append({"data": count // 16, "fsdp": 16})
     rows = experiment.train.batch_size // experiment.train.accumulate
+    length = plan.length or experiment.task.spec.length
+    sizes = [{"data": 1, "fsdp": count}, {"data": count}]
+    for n in (4, 8):
+        sizes.append({"data": 1, "fsdp": count // n, "tensor": n})
+    if count > 16:
+        sizes.append({"data": count // 16, "fsdp": 16})
+    # The last is the smallest with which there are rows for all.
+    for n in sorted({2, 4, 8, count // math.gcd(count, rows)}):
+        sizes.append({"data": 1, "fsdp": count // n, "seq": n})
     for mesh, remat in itertools.product(sizes, ("none", "dots", "full")):
-        if rows % (mesh["data"] * mesh.get("fsdp", 1)) == 0:
+        if _possible(mesh, count, rows, length, plan.slices):
             backbone = dataclasses.replace(experiment.backbone, remat=remat)
             yield dataclasses.replace(experiment, mesh=MeshConfig(**mesh), backbone=backbone)
+
+
+def _possible(mesh: dict[str, int], count: int, rows: int, length: int, slices: int) -> bool:
+    """Whether a mesh has all devices, and divides rows and their length; seq 1 counts for none."""
+    shards, seq = mesh["data"] * mesh.get("fsdp", 1), mesh.get("seq", 0)
+    return (
+        math.prod(mesh.values()) == count
+        and rows % shards == 0
+        and (seq == 0 or (seq > 1 and length % seq == 0))
+        and (slices == 1 or any(mesh.get(axis, 1) % slices == 0 for axis in ("data", "fsdp")))
+    )
 
 
 def _summary(row: Row) -> str:

@@ -171,6 +171,44 @@ def test_chips_are_recognised_by_their_kind():
 
 
 @pytest.mark.parametrize(
+    ("count", "rows", "length", "slices", "expected"),
+    [
+        (4, 8, 32, 1, ["data 4", "fsdp 1, seq 4", "fsdp 1, tensor 4", "fsdp 2, seq 2", "fsdp 4"]),
+        (4, 1, 32, 1, ["fsdp 1, seq 4", "fsdp 1, tensor 4"]),
+        (4, 2, 30, 1, ["fsdp 1, tensor 4", "fsdp 2, seq 2"]),
+        (32, 2, 64, 1, ["fsdp 2, seq 16"]),
+        (4, 4, 32, 2, ["data 4", "fsdp 2, seq 2", "fsdp 4"]),
+    ],
+)
+def test_a_search_tries_what_divides_rows_and_their_length(count, rows, length, slices, expected):
+    one = dataclasses.replace(experiment(), train=TrainConfig(batch_size=rows))
+    found = list(module._candidates(one, Plan(length=length, slices=slices), count))
+    named = {
+        ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(e.mesh).items() if v > 1 or k == "fsdp")
+        for e in found
+    }
+    assert sorted(name.replace("data 4, fsdp 1", "data 4") for name in named) == expected
+    assert {e.backbone.remat for e in found} == {"none", "dots", "full"}
+
+
+def test_a_search_lists_the_fastest_that_fits_first(capsys, monkeypatch):
+    found = [(None, 3.0), (True, 2.0), (True, 1.0), (False, 0.5)]
+
+    def plan_of(candidate, plan, devices):
+        fits, bound = found.pop()
+        mesh = {name: n for name, n in dataclasses.asdict(candidate.mesh).items() if n > 1}
+        return {"fits": fits, "bound_seconds": bound, "mesh": mesh, "remat": "none"}
+
+    monkeypatch.setattr(module, "plan_of", plan_of)
+    monkeypatch.setattr(module, "describe", lambda row: [])
+    few = list(module._candidates(experiment(), Plan(), 8))[:4]
+    monkeypatch.setattr(module, "_candidates", lambda *_: few)
+    assert dispatch(["plan", "--task", "mqar", "--model", "min_gru", "--search"]) == 0
+    best = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["bound_seconds"] for row in (best, *best["search"])] == [1.0, 2.0, 3.0, 0.5]
+
+
+@pytest.mark.parametrize(
     ("more", "says"),
     [
         (["--topology", "v5e:17"], "with its shape, such as v5e:16x16"),
