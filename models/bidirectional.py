@@ -9,6 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.segments import Segments
 from seqzoo.models.ops.short_conv import short_conv
@@ -44,7 +45,7 @@ class Bidirectional(Mixer):
         self.forward, self.backward = forward, nnx.data(backward)  # None: shared weights
         self.combine, self.exclusive = combine, exclusive
         if combine == "concat":
-            self.out_proj = nnx.Linear(
+            self.out_proj = Linear(
                 2 * d_model, d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs
             )
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
+
 
 class ContrastHead(nnx.Module):
     """Codes and predictions of patches; what is left after the last whole patch is not used."""
@@ -20,8 +22,8 @@ class ContrastHead(nnx.Module):
         self, d_model: int, dim: int, *, patch: int, steps: int, rngs: nnx.Rngs, **dtypes: Any
     ):
         self.patch, self.steps, self.dim = patch, steps, dim
-        self.k_proj = nnx.Linear(patch * d_model, dim, rngs=rngs, **dtypes)
-        self.q_proj = nnx.Linear(d_model, steps * dim, rngs=rngs, **dtypes)
+        self.k_proj = Linear(patch * d_model, dim, rngs=rngs, **dtypes)
+        self.q_proj = Linear(d_model, steps * dim, rngs=rngs, **dtypes)
 
     def __call__(
         self, embedded: Float[Array, "B L D"], h: Float[Array, "B L D"]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from seqzoo.models.backbone import Backbone, BackboneConfig
 from seqzoo.models.contrastive import ContrastHead
 from seqzoo.models.layers import ConvPositions, Norm, dropout
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState
 from seqzoo.models.positions import sinusoidal
 from seqzoo.models.registry import MIXERS, resolve
@@ -44,7 +45,7 @@ class Encoder(Mixer):
             init = nnx.initializers.normal(1.0 if config.init == "t5" else d**-0.5)
             self.embed = nnx.Embed(spec.vocab_size, d, embedding_init=init, **dtypes)
         else:
-            self.embed = nnx.Linear(spec.features, d, **dtypes)
+            self.embed = Linear(spec.features, d, **dtypes)
         if config.positions == "learned":
             init = nnx.initializers.normal(0.02)
             table = init(rngs.params(), (spec.length, d), config.param_dtype)
@@ -122,14 +123,14 @@ class SequenceModel(nnx.Module):
         # T5 makes embeddings of variance 1 and divides where they serve as head.
         self.head_scale = d**-0.5 if self.tied and config.init == "t5" else 1.0
         if spec.head == "two_tower":
-            self.in_proj = nnx.Linear(4 * d, d, **dtypes)
+            self.in_proj = Linear(4 * d, d, **dtypes)
         if spec.head == "autoencode":
-            self.decoder = nnx.List([nnx.Linear(d, d, **dtypes) for _ in range(2)])
+            self.decoder = nnx.List([Linear(d, d, **dtypes) for _ in range(2)])
         if spec.head == "contrast":
             layout = {"patch": spec.patch, "steps": spec.steps}
             self.contrast = ContrastHead(d, spec.outputs, **layout, **dtypes)
         elif not self.tied:
-            self.out_proj = nnx.Linear(d, spec.outputs, **dtypes)
+            self.out_proj = Linear(d, spec.outputs, **dtypes)
 
     def __call__(
         self,

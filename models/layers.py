@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.short_conv import short_conv
 
@@ -100,9 +101,9 @@ class FeedForward(Mixer):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.kind = kind
         if kind in GATES:
-            self.gate_proj = nnx.Linear(d_model, hidden, use_bias=use_bias, **options)
-        self.up_proj = nnx.Linear(d_model, hidden, use_bias=use_bias, **options)
-        self.down_proj = nnx.Linear(hidden, d_model, use_bias=use_bias, **options)
+            self.gate_proj = Linear(d_model, hidden, use_bias=use_bias, **options)
+        self.up_proj = Linear(d_model, hidden, use_bias=use_bias, **options)
+        self.down_proj = Linear(hidden, d_model, use_bias=use_bias, **options)
         self.norm = nnx.data(Norm(inner_norm, hidden, **options) if inner_norm else None)
 
     def _initial(self, batch_size: int) -> tuple[()]:

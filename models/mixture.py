@@ -24,6 +24,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import AuxLoss, Context, Mixer
 
 BLOCK = 64  # tokens of one expert at a time where nothing is dropped
@@ -62,9 +63,9 @@ class Experts(nnx.Module):
     def __init__(
         self, experts: int, d_model: int, hidden: int, *, dtype: DTypeLike, param_dtype, rngs
     ):
-        def make(rows: int, columns: int) -> nnx.Linear:
+        def make(rows: int, columns: int) -> Linear:
             options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype}
-            linear = nnx.vmap(lambda r: nnx.Linear(rows, columns, **options, rngs=r))
+            linear = nnx.vmap(lambda r: Linear(rows, columns, **options, rngs=r))
             return linear(rngs.split(experts))
 
         self.up_proj, self.down_proj, self.dtype = (
@@ -118,7 +119,7 @@ class MixtureOfExperts(Mixer):
         self.num_experts, self.top_k, self.capacity_factor = num_experts, top_k, capacity_factor
         self.balance, self.router_z, self.dtype = balance, router_z, dtype
         hidden = max(1, round(expansion * d_model))
-        self.router_proj = nnx.Linear(
+        self.router_proj = Linear(
             d_model, num_experts, use_bias=False, param_dtype=param_dtype, rngs=rngs
         )
         dtypes = {"dtype": dtype, "param_dtype": param_dtype}

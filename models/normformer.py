@@ -12,13 +12,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.bidirectional import Bidirectional
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 
 
-class HeadScaledLinear(nnx.Linear):
+class HeadScaledLinear(Linear):
     """A projection whose input comes in heads, each with a gain of its own, 1 at first."""
 
-    def __init__(self, linear: nnx.Linear, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, linear: Linear, heads: int, *, rngs: nnx.Rngs):
         """Takes over the parameters of `linear`."""
         super().__init__(
             linear.in_features,
@@ -69,7 +70,7 @@ def scale_heads(mixer: Mixer, param_dtype: DTypeLike, *, rngs: nnx.Rngs) -> Mixe
             mixer.backward = scale_heads(mixer.backward, param_dtype, rngs=rngs)
         return mixer
     projection = getattr(mixer, "out_proj", None)
-    if not isinstance(projection, nnx.Linear):
+    if not isinstance(projection, Linear):
         return Scaled(mixer, param_dtype)
     heads = getattr(mixer, "num_value_heads", None) or getattr(mixer, "num_heads", 1)
     if projection.in_features % heads:

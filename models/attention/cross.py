@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.ops.attention import attention
 
 
@@ -71,10 +72,10 @@ class CrossAttention(CrossMixer):
         d_context = d_model if d_context is None else d_context
         self.d_head, self.scale = d_head, scale
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.q_proj = nnx.Linear(d_model, num_heads * d_head, **options)
-        self.k_proj = nnx.Linear(d_context, num_kv_heads * d_head, **options)
-        self.v_proj = nnx.Linear(d_context, num_kv_heads * d_head, **options)
-        self.out_proj = nnx.Linear(num_heads * d_head, d_model, **options)
+        self.q_proj = Linear(d_model, num_heads * d_head, **options)
+        self.k_proj = Linear(d_context, num_kv_heads * d_head, **options)
+        self.v_proj = Linear(d_context, num_kv_heads * d_head, **options)
+        self.out_proj = Linear(num_heads * d_head, d_model, **options)
 
     def __call__(
         self,

@@ -20,6 +20,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.norm_attention import OutputNorm
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.near_blocks import (
@@ -63,10 +64,10 @@ class DiagAttention(Mixer):
         self.num_heads, self.d_head, self.block_size = num_heads, d_model // num_heads, block_size
         self.kind, self.causal, self.dtype = kind, causal, dtype
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.q_proj = nnx.Linear(d_model, d_model, **options)
-        self.k_proj = nnx.Linear(d_model, d_model, **options)
-        self.v_proj = nnx.Linear(d_model, d_model, **options)
-        self.out_proj = nnx.Linear(d_model, d_model, **options)
+        self.q_proj = Linear(d_model, d_model, **options)
+        self.k_proj = Linear(d_model, d_model, **options)
+        self.v_proj = Linear(d_model, d_model, **options)
+        self.out_proj = Linear(d_model, d_model, **options)
         norm = OutputNorm("srms", d_model, eps=norm_eps, rngs=rngs) if kind == "relu" else None
         self.norm = nnx.data(norm)
 

@@ -8,8 +8,9 @@ the row. Here it is how many tokens the query sees, so that a stream and a packe
 or the option `length`.
 
 FLASH weighs within blocks of C tokens by relu(q·k / C + √K b)², and blocks that are complete by a
-product of other scalings of the same z: q'·k' / C; both ways, all tokens of the segment by
-q'·k' / n. Blocks are counted from the start of the segment. It is linear in L.
+product of other scalings of the same z: q'·k' / C; both ways, all tokens of the segment, or with
+`far="block"` only those of the block, by q'·k' / n. Blocks are counted from the start of the
+segment. It is linear in L.
 
 Cost of L tokens: GAU O(L² (K + E)), FLASH O(L C (K + E) + L K E), E = expansion d_model. State: GAU
 M (K + E) + 1 elements, M = max_length; FLASH C (2 K + E) + 1 + K E, and d_model / 2 with `shift`.
@@ -27,6 +28,7 @@ from jaxtyping import Array, Float, Int
 
 from seqzoo.models.attention.cache import KVCache, slot_positions, write
 from seqzoo.models.attention.positions import T5, Sizes
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.token_shift import token_before
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.kernel_sums import kernel_sums
@@ -92,10 +94,10 @@ class GatedUnit(Mixer):
         self.kind, self.rotary, self.length = kind, rotary, length
         self.causal, self.dtype = causal, dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.v_proj = nnx.Linear(d_model, self.d_value, **options)
-        self.gate_proj = nnx.Linear(d_model, self.d_value, **options)
-        self.qk_proj = nnx.Linear(d_model, d_qk, **options)
-        self.out_proj = nnx.Linear(self.d_value, d_model, **options)
+        self.v_proj = Linear(d_model, self.d_value, **options)
+        self.gate_proj = Linear(d_model, self.d_value, **options)
+        self.qk_proj = Linear(d_model, d_qk, **options)
+        self.out_proj = Linear(self.d_value, d_model, **options)
         noise = jax.random.normal(rngs.params(), (num_scalings, d_qk), param_dtype)
         self.scale = nnx.Param(1 + 0.02 * noise)
         self.bias = nnx.Param(jnp.zeros((num_scalings, d_qk), param_dtype))
@@ -237,6 +239,7 @@ class Flash(GatedUnit):
         rotary: bool = True,
         relative_bias: bool = True,
         shift: bool = False,
+        far: Literal["segment", "block"] = "segment",
         length: int | None = None,
         causal: bool = True,
         dtype: DTypeLike = jnp.float32,
@@ -245,18 +248,25 @@ class Flash(GatedUnit):
     ):
         """`shift`: half of the channels are those of the token before. `length`: n, as in GAU.
 
+        `far`: what the linear part of a layer that looks both ways sums over.
+
         Raises ValueError for what cannot be.
         """
         if kind not in ("squared_relu", "laplace"):
             raise ValueError(f"unknown {kind=}; known: squared_relu, laplace")
         if block_size < 1:
             raise ValueError(f"a block holds at least 1 token; got {block_size=}")
+        if far not in ("segment", "block") or (causal and far == "block"):
+            raise ValueError(
+                f"far is 'segment', or with causal=False also 'block'; got {far=}, {causal=}"
+            )
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         flags = {"kind": kind, "rotary": rotary, "relative_bias": relative_bias}
         super().__init__(
             d_model, d_qk, expansion, 4, **flags, length=length, causal=causal, **dtypes
         )
         self.block_size, self.shifted = block_size, d_model // 2 if shift else 0
+        self.far = far
 
     def _initial(self, batch_size: int) -> FlashState:
         dtype = jnp.promote_types(self.dtype, jnp.float32)
@@ -293,12 +303,15 @@ class Flash(GatedUnit):
 
     def _parallel(self, queries: tuple, keys: tuple, layout: Segments) -> Float[Array, "B L E"]:
         options = {"size": self.block_size, "ahead": not self.causal}
-        v, q_far, k_far = keys[2], queries[1], keys[1]
+        (q, q_far, *where), (_, k_far, v, *_) = queries, keys
+        if not self.causal:
+            n = jnp.broadcast_to(self._seen_tokens(layout, v.shape[1]), v.shape[:2])
+            q_far = q_far / n[..., None].astype(v.dtype)
+        queries = (q, q_far, *where)
         o = parallel_blocks(self._step, self._carry(v), queries, keys, layout, **options)
-        if self.causal:
+        if self.causal or self.far == "block":
             return o
-        n = jnp.broadcast_to(self._seen_tokens(layout, v.shape[1]), v.shape[:2])
-        far = (a[:, :, None] for a in (q_far / n[..., None].astype(v.dtype), k_far, v))
+        far = (a[:, :, None] for a in (q_far, k_far, v))
         return o + kernel_sums(*far, causal=False, segment_ids=layout)[0][:, :, 0]
 
     def _carry(self, v: Array, s: Array | None = None) -> tuple | None:
@@ -339,6 +352,8 @@ class Flash(GatedUnit):
         s = jnp.einsum("BCK,BSK->BCS", q, k) / self.block_size
         w = weights(s + self._bias(place, k_place, self.d_qk), seen, self.kind)
         if not self.causal:
+            if self.far == "block":
+                w = w + jnp.where(seen, jnp.einsum("BCK,BSK->BCS", q_far, k_far), 0)
             return carry, w @ v
         earlier = (runs[:, :, None] == k_runs[:, None]) & (k_tags < tags) & real
         far = jnp.einsum("BCK,BSK->BCS", q_far, k_far) / self.block_size

@@ -32,6 +32,7 @@ from seqzoo.models.attention.sparse_parts import (
     projections,
     turner,
 )
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.attention import attention
 from seqzoo.models.ops.block_sparse import (
@@ -152,7 +153,7 @@ class Longformer(Mixer):
         q, k = self.turn(q, jnp.asarray(places)), self.turn(k, layout.position)
         return o.at[:, places].set(attention(q, k, v, scale=scale).astype(o.dtype))
 
-    def _own(self) -> tuple[nnx.Linear, ...]:
+    def _own(self) -> tuple[Linear, ...]:
         return tuple(self.global_proj[name] for name in ("q_proj", "k_proj", "v_proj"))
 
     def _global_slots(self, blocks: SegmentBlocks) -> tuple[Array, Array]:

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.ops import rope_scaling
 from seqzoo.models.ops.relative import Lookup, Relative, Slopes, Terms
 from seqzoo.models.ops.rope import angles, rope, xpos
@@ -221,7 +222,7 @@ class TransformerXL(Positions):
             )
         self.base, self.d_model = base, sizes.d_model
         heads, width = sizes.num_heads, sizes.d_head
-        self.pos_proj = nnx.Linear(
+        self.pos_proj = Linear(
             sizes.d_model, heads * width, use_bias=False, param_dtype=sizes.param_dtype, rngs=rngs
         )
         self.bias = nnx.Param(jnp.zeros((2, heads, width), sizes.param_dtype))  # u and v
@@ -286,7 +287,7 @@ class Disentangled(Positions):
         width = sizes.num_heads * sizes.d_head
         options = {"use_bias": use_bias, "dtype": sizes.dtype, "param_dtype": sizes.param_dtype}
         made = [
-            nnx.Linear(sizes.d_model, width, **options, rngs=rngs) if wanted else None
+            Linear(sizes.d_model, width, **options, rngs=rngs) if wanted else None
             for wanted in (content_to_position, position_to_content)
         ]
         self.pos_k_proj, self.pos_q_proj = (nnx.data(projection) for projection in made)
@@ -301,7 +302,7 @@ class Disentangled(Positions):
             by_key = _products(repeated, self._rows(self.pos_q_proj), self.scale)
         return q, k, Relative(self.term, Terms(None, by_query, by_key))
 
-    def _rows(self, projection: nnx.Linear) -> Float[Array, "M H K"]:
+    def _rows(self, projection: Linear) -> Float[Array, "M H K"]:
         rows = projection(self.embed[...])
         return rows.reshape(len(rows), self.num_heads, -1)
 

@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models.attention.patterns import BlockPattern
 from seqzoo.models.attention.sparse_parts import heads, only_real
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Constant, Context, Mixer, config_of
 from seqzoo.models.ops.block_sparse import Part, attend, attend_blocks, join
 from seqzoo.models.ops.near_blocks import run_tags
@@ -69,9 +70,9 @@ class Reformer(Mixer):
         if rounds < 1 or block_size < 1:
             raise ValueError(f"rounds and block_size are at least 1; got {rounds=}, {block_size=}")
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.q_proj = nnx.Linear(d_model, d_model, **options)  # to queries, and so keys
-        self.v_proj = nnx.Linear(d_model, d_model, **options)
-        self.out_proj = nnx.Linear(d_model, d_model, **options)
+        self.q_proj = Linear(d_model, d_model, **options)  # to queries, and so keys
+        self.v_proj = Linear(d_model, d_model, **options)
+        self.out_proj = Linear(d_model, d_model, **options)
         self.num_heads, self.d_head, self.dtype = num_heads, d_model // num_heads, dtype
         self.num_buckets, self.rounds, self.causal = num_buckets, rounds, causal
         shape = (rounds, self.d_head, num_buckets // 2)

@@ -31,6 +31,7 @@ from seqzoo.models.attention.sparse_parts import (
     projections,
     turner,
 )
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of, only_both_ways
 from seqzoo.models.ops.block_sparse import attend, by_groups, join
 from seqzoo.models.ops.segment_blocks import SegmentBlocks, segment_blocks
@@ -68,8 +69,8 @@ class Sinkhorn(Mixer):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         made = projections(d_model, num_heads, use_bias=use_bias, **options)
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = made
-        self.sort_q_proj = nnx.Linear(d_model, d_model, use_bias=False, **options)
-        self.sort_k_proj = nnx.Linear(d_model, d_model, use_bias=False, **options)
+        self.sort_q_proj = Linear(d_model, d_model, use_bias=False, **options)
+        self.sort_k_proj = Linear(d_model, d_model, use_bias=False, **options)
         self.num_heads, self.d_head, self.causal = num_heads, d_model // num_heads, causal
         self.size, self.iterations, self.temperature = block_size, iterations, temperature
         self.turn = turner(positions, self.d_head)

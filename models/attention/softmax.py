@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.attention.cache import KVCache, slot_positions, write
 from seqzoo.models.attention.positions import Sizes, plug_in
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.attention import attention
 from seqzoo.models.ops.near_blocks import run_tags
@@ -88,11 +89,11 @@ class Attention(Mixer):
         self.max_length = max_length if window is None else None
         self.slots = max_length if window is None else window
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.q_proj = nnx.Linear(d_model, num_heads * d_head, **options)
-        self.k_proj = nnx.Linear(d_model, num_kv_heads * d_head, **options)
-        self.v_proj = nnx.Linear(d_model, num_kv_heads * d_head, **options)
-        self.out_proj = nnx.Linear(num_heads * d_head, d_model, **options)
-        gate = nnx.Linear(d_model, num_heads * d_head, **options) if output_gate else None
+        self.q_proj = Linear(d_model, num_heads * d_head, **options)
+        self.k_proj = Linear(d_model, num_kv_heads * d_head, **options)
+        self.v_proj = Linear(d_model, num_kv_heads * d_head, **options)
+        self.out_proj = Linear(num_heads * d_head, d_model, **options)
+        gate = Linear(d_model, num_heads * d_head, **options) if output_gate else None
         self.gate_proj = nnx.data(gate)
         norms = None
         if qk_norm:

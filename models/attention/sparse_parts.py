@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Literal, Protocol, get_args
 
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models.attention.cache import KVCache, write
+from seqzoo.models.linear import Linear
 from seqzoo.models.ops.block_sparse import attend, by_groups, join
 from seqzoo.models.ops.near_blocks import run_tags
 from seqzoo.models.ops.rope import rope
@@ -32,11 +32,11 @@ class StreamPattern(Protocol):
         """The slot of a token in a segment of `length`, `slots` if it is not kept."""
 
 
-def projections(d_model: int, num_heads: int, **options) -> tuple[nnx.Linear, ...]:
+def projections(d_model: int, num_heads: int, **options) -> tuple[Linear, ...]:
     """Projections to queries, keys and values and back, after a check of the width."""
     if num_heads < 1 or d_model % num_heads:
         raise ValueError(f"num_heads must divide d_model; got {d_model=}, {num_heads=}")
-    return tuple(nnx.Linear(d_model, d_model, **options) for _ in range(4))
+    return tuple(Linear(d_model, d_model, **options) for _ in range(4))
 
 
 def turner(kind: PositionKind, d_head: int) -> Callable[[Array, Array], Array]:

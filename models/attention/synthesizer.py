@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from seqzoo.models.attention.cache import KVCache, slot_positions, write
 from seqzoo.models.attention.sparse_parts import heads, only_real
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.attention import attention
 from seqzoo.models.ops.near_blocks import run_tags
@@ -67,13 +68,13 @@ class Synthesizer(Mixer):
             return nnx.Embed(max_length, num_heads * width, embedding_init=draw, **dtypes)
 
         if kind == "dense":
-            self.q_proj = nnx.Linear(d_model, d_model, use_bias=use_bias, **dtypes)
+            self.q_proj = Linear(d_model, d_model, use_bias=use_bias, **dtypes)
         else:
             self.q_embed = table(1.0 if kind == "random" else width**-0.25)
         if kind != "random":
             self.k_embed = table(width**-0.5 if kind == "dense" else width**-0.25)
-        self.v_proj = nnx.Linear(d_model, d_model, use_bias=use_bias, **dtypes)
-        self.out_proj = nnx.Linear(d_model, d_model, use_bias=use_bias, **dtypes)
+        self.v_proj = Linear(d_model, d_model, use_bias=use_bias, **dtypes)
+        self.out_proj = Linear(d_model, d_model, use_bias=use_bias, **dtypes)
 
     def _initial(self, batch_size: int) -> KVCache:
         dtype = jnp.promote_types(self.dtype, jnp.float32)

@@ -28,6 +28,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import AuxLoss, Context, Mixer, config_of
 from seqzoo.models.ops.near_blocks import (
     Recent,
@@ -106,12 +107,12 @@ class TransformerVQ(Mixer):
         self.d_model, self.dtype = d_model, dtype
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         keys, values = num_heads * self.d_key, num_heads * self.d_value
-        self.q_proj = nnx.Linear(d_model, keys, **options)
-        self.k_proj = nnx.Linear(d_model, keys, **options)
-        self.v_proj = nnx.Linear(d_model, values, **options)
-        self.gate_proj = nnx.Linear(d_model, values, **options)
-        self.r_proj = nnx.Linear(d_model, keys, **options)
-        self.out_proj = nnx.Linear(values, d_model, **options)
+        self.q_proj = Linear(d_model, keys, **options)
+        self.k_proj = Linear(d_model, keys, **options)
+        self.v_proj = Linear(d_model, values, **options)
+        self.gate_proj = Linear(d_model, values, **options)
+        self.r_proj = Linear(d_model, keys, **options)
+        self.out_proj = Linear(values, d_model, **options)
         self.bias = nnx.Param(jnp.zeros((2, num_heads, self.d_key), param_dtype))  # u and w
         shape = (num_heads, num_codes, self.d_key)
         codes = jax.random.normal(rngs.params(), shape, param_dtype) * self.d_key**-0.25

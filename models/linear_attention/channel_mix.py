@@ -17,6 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
 from seqzoo.models.mixer import Context, Mixer
 
@@ -39,9 +40,9 @@ class ChannelMix(Mixer):
         hidden = max(1, round(expansion * d_model))
         self.d_model, self.dtype = d_model, dtype
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.up_proj = nnx.Linear(d_model, hidden, **options)
-        self.down_proj = nnx.Linear(hidden, d_model, **options)
-        gate = nnx.Linear(d_model, d_model, **options) if receptance else None
+        self.up_proj = Linear(d_model, hidden, **options)
+        self.down_proj = Linear(hidden, d_model, **options)
+        gate = Linear(d_model, d_model, **options) if receptance else None
         self.gate_proj = nnx.data(gate)
         _, early = place_in_depth(layer)
         ratio, _, _ = places(d_model, param_dtype)

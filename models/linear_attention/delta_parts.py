@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.segments import Segments
 
@@ -77,9 +78,9 @@ class QueryKeyValue(nnx.Module):
         heads, value_heads, d_key, d_value = sizes
         widths = (heads * d_key, steps * heads * d_key, steps * value_heads * d_value)
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.q_proj = nnx.Linear(d_model, widths[0], **options)
-        self.k_proj = nnx.Linear(d_model, widths[1], **options)
-        self.v_proj = nnx.Linear(d_model, widths[2], **options)
+        self.q_proj = Linear(d_model, widths[0], **options)
+        self.k_proj = Linear(d_model, widths[1], **options)
+        self.v_proj = Linear(d_model, widths[2], **options)
         self.conv = DepthwiseConv(sum(widths), d_conv, **options) if d_conv else None
 
     def initial(self, batch_size: int) -> DeltaState:
@@ -172,7 +173,7 @@ class DeltaMixer(Mixer):
         self.qkv = QueryKeyValue(d_model, sizes, d_conv, steps=steps, **options)
         self.norm = HeadNorm(sizes.d_value, gate, eps=norm_eps, param_dtype=param_dtype)
         inner = sizes.value_heads * sizes.d_value
-        self.out_proj = nnx.Linear(inner, d_model, use_bias=False, **options)
+        self.out_proj = Linear(inner, d_model, use_bias=False, **options)
 
     def _initial(self, batch_size: int) -> DeltaState:
         return self.qkv.initial(batch_size)

@@ -28,6 +28,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import DeltaMixer, DeltaState, head_sizes, strength
 from seqzoo.models.linear_attention.gated_deltanet import Decay
 from seqzoo.models.mixer import Context, config_of
@@ -68,7 +69,7 @@ class DeltaNet(DeltaMixer):
             chunk_size=chunk_size,
             **options,
         )
-        self.in_proj = nnx.Linear(d_model, num_heads, use_bias=False, **options)
+        self.in_proj = Linear(d_model, num_heads, use_bias=False, **options)
 
     def _mix(self, x: Float[Array, "B L D"], inner: DeltaState | None, ctx: Context):
         window, s0 = (None, None) if inner is None else inner
@@ -116,7 +117,7 @@ class DeltaProduct(DeltaMixer):
         )
         self.steps = num_householders
         width = num_heads * (num_householders + gated)
-        self.in_proj = nnx.Linear(d_model, width, use_bias=False, **options)
+        self.in_proj = Linear(d_model, width, use_bias=False, **options)
         self.decay = Decay(num_heads, num_heads, param_dtype, rngs) if gated else None
 
     def _mix(self, x: Float[Array, "B L D"], inner: DeltaState | None, ctx: Context):

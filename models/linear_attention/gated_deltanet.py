@@ -27,6 +27,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import DeltaMixer, DeltaState, head_sizes, strength
 from seqzoo.models.mixer import Context, config_of
 from seqzoo.models.ops.gated_delta_rule import gated_delta_rule
@@ -86,9 +87,9 @@ class GatedDeltaNet(DeltaMixer):
             chunk_size=chunk_size,
             **options,
         )
-        self.in_proj = nnx.Linear(d_model, 2 * heads, use_bias=False, **options)
+        self.in_proj = Linear(d_model, 2 * heads, use_bias=False, **options)
         self.decay = Decay(heads, heads, param_dtype, rngs)
-        self.gate_proj = nnx.Linear(d_model, inner, use_bias=False, **options)
+        self.gate_proj = Linear(d_model, inner, use_bias=False, **options)
 
     def _mix(self, x: Float[Array, "B L D"], inner: DeltaState | None, ctx: Context):
         window, s0 = (None, None) if inner is None else inner
@@ -134,10 +135,10 @@ class KimiDeltaAttention(DeltaMixer):
             **options,
         )
         options["use_bias"] = False
-        self.in_proj = nnx.Linear(d_model, num_heads + 2 * rank, **options)
-        self.decay_proj = nnx.Linear(rank, num_heads * sizes.d_key, **options)
+        self.in_proj = Linear(d_model, num_heads + 2 * rank, **options)
+        self.decay_proj = Linear(rank, num_heads * sizes.d_key, **options)
         self.decay = Decay(num_heads, num_heads * sizes.d_key, param_dtype, rngs)
-        self.gate_proj = nnx.Linear(rank, inner, **options)
+        self.gate_proj = Linear(rank, inner, **options)
 
     def _mix(self, x: Float[Array, "B L D"], inner: DeltaState | None, ctx: Context):
         window, s0 = (None, None) if inner is None else inner

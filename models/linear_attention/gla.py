@@ -23,6 +23,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import HeadNorm, HeadSizes
 from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
 from seqzoo.models.mixer import Context, config_of
@@ -51,7 +52,7 @@ class _Gated(MatrixState):
         self.temperature = temperature
         self.decay = nnx.Param(jnp.zeros(gates, param_dtype), group="dynamics")
         inner = sizes.heads * sizes.d_value
-        self.gate_proj = nnx.Linear(d_model, inner, use_bias=False, **options)
+        self.gate_proj = Linear(d_model, inner, use_bias=False, **options)
         self.norm = HeadNorm(sizes.d_value, "silu", eps=norm_eps, param_dtype=param_dtype)
 
     @abc.abstractmethod
@@ -92,7 +93,7 @@ class SimpleGLA(_Gated):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         more = {"temperature": temperature, "norm_eps": norm_eps, "chunk_size": chunk_size}
         super().__init__(d_model, sizes, num_heads, **more, **options)
-        self.decay_proj = nnx.Linear(d_model, num_heads, use_bias=False, **options)
+        self.decay_proj = Linear(d_model, num_heads, use_bias=False, **options)
 
     def _logits(self, x: Float[Array, "B L D"]) -> Float[Array, "B L H"]:
         return self.decay_proj(x)
@@ -127,8 +128,8 @@ class GLA(_Gated):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         more = {"temperature": temperature, "norm_eps": norm_eps, "chunk_size": chunk_size}
         super().__init__(d_model, sizes, channels, **more, **options)
-        self.in_proj = nnx.Linear(d_model, gate_rank, use_bias=False, **options)
-        self.decay_proj = nnx.Linear(gate_rank, channels, use_bias=False, **options)
+        self.in_proj = Linear(d_model, gate_rank, use_bias=False, **options)
+        self.decay_proj = Linear(gate_rank, channels, use_bias=False, **options)
 
     def _logits(self, x: Float[Array, "B L D"]) -> Float[Array, "B L H*K"]:
         return self.decay_proj(self.in_proj(x))

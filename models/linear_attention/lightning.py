@@ -22,6 +22,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
 from seqzoo.models.mixer import Constant, Context, config_of
 
@@ -51,7 +52,7 @@ class LightningAttention(MatrixState):
         # The index is traced in a scanned stack, so its factor is kept with the weights.
         self.decay = Constant(layer_factor(layer))
         inner = num_heads * sizes.d_value
-        self.gate_proj = nnx.Linear(d_model, inner, use_bias=False, **options)
+        self.gate_proj = Linear(d_model, inner, use_bias=False, **options)
         self.norm = nnx.RMSNorm(inner, epsilon=norm_eps, **options)
 
     def _mix(self, x: Float[Array, "B L D"], inner: Array | None, ctx: Context):

@@ -23,6 +23,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.feature_maps import ELEMENTWISE, quadratic, reweighted, taylor
 from seqzoo.models.ops.kernel_sums import kernel_sums
@@ -67,10 +68,10 @@ class KernelAttention(Mixer):
         self.normalize, self.eps, self.chunk_size = normalize, eps, chunk_size
         self.scale, self.causal, self.dtype = 1.0, causal, dtype
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.q_proj = nnx.Linear(d_model, num_heads * self.d_key, **options)
-        self.k_proj = nnx.Linear(d_model, num_heads * self.d_key, **options)
-        self.v_proj = nnx.Linear(d_model, d_model, **options)
-        self.out_proj = nnx.Linear(d_model, d_model, **options)
+        self.q_proj = Linear(d_model, num_heads * self.d_key, **options)
+        self.k_proj = Linear(d_model, num_heads * self.d_key, **options)
+        self.v_proj = Linear(d_model, d_model, **options)
+        self.out_proj = Linear(d_model, d_model, **options)
 
     def _initial(self, batch_size: int) -> LinearAttentionState:
         dtype = jnp.promote_types(self.dtype, jnp.float32)

@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import HeadSizes, head_sizes
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
@@ -62,10 +63,10 @@ class MatrixState(Mixer):
         self.sizes, self.chunk_size, self.dtype = sizes, chunk_size, dtype
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         heads, _, d_key, d_value = sizes
-        self.q_proj = nnx.Linear(d_model, heads * d_key, **options)
-        self.k_proj = nnx.Linear(d_model, heads * d_key, **options)
-        self.v_proj = nnx.Linear(d_model, heads * d_value, **options)
-        self.out_proj = nnx.Linear(heads * d_value, d_model, **options)
+        self.q_proj = Linear(d_model, heads * d_key, **options)
+        self.k_proj = Linear(d_model, heads * d_key, **options)
+        self.v_proj = Linear(d_model, heads * d_value, **options)
+        self.out_proj = Linear(heads * d_value, d_model, **options)
 
     def _initial(self, batch_size: int) -> Float[Array, "B H K V"]:
         heads, _, d_key, d_value = self.sizes

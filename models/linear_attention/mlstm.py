@@ -23,6 +23,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.matrix_state import (
     MatrixState,
     head_layer_norm,
@@ -106,11 +107,11 @@ class MLSTM(MatrixState):
         super().__init__(d_model, sizes, chunk_size, **options)
         self.gate_cap, self.norm_eps = gate_cap, norm_eps
         zeros = nnx.initializers.zeros
-        self.in_proj = nnx.Linear(d_model, 2 * num_heads, kernel_init=zeros, **options)  # i, f
+        self.in_proj = Linear(d_model, 2 * num_heads, kernel_init=zeros, **options)  # i, f
         open_late = jnp.full(num_heads, -10.0), jnp.linspace(3.0, 6.0, num_heads)
         self.in_proj.bias[...] = jnp.concatenate(open_late).astype(param_dtype)
         inner = num_heads * sizes.d_value
-        self.gate_proj = nnx.Linear(d_model, inner, use_bias=False, **options)
+        self.gate_proj = Linear(d_model, inner, use_bias=False, **options)
         self.scale = nnx.Param(jnp.ones(inner, param_dtype))
 
     def _initial(self, batch_size: int) -> MLSTMState:

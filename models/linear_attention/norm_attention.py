@@ -23,6 +23,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Constant, Context, Mixer, config_of
 from seqzoo.models.ops.feature_maps import ELEMENTWISE
 from seqzoo.models.ops.kernel_sums import kernel_sums
@@ -62,10 +63,10 @@ class NormAttention(Mixer):
         self.num_heads, self.d_head, self.chunk_size = num_heads, d_model // num_heads, chunk_size
         self.feature_map, self.causal, self.dtype = feature_map, causal, dtype
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.q_proj = nnx.Linear(d_model, d_model, **options)
-        self.k_proj = nnx.Linear(d_model, d_model, **options)
-        self.v_proj = nnx.Linear(d_model, d_model, **options)
-        self.out_proj = nnx.Linear(d_model, d_model, **options)
+        self.q_proj = Linear(d_model, d_model, **options)
+        self.k_proj = Linear(d_model, d_model, **options)
+        self.v_proj = Linear(d_model, d_model, **options)
+        self.out_proj = Linear(d_model, d_model, **options)
         self.norm = OutputNorm(norm, d_model, eps=norm_eps, param_dtype=param_dtype, rngs=rngs)
         turn = (
             LRPE(self.d_head, param_dtype=param_dtype, rngs=rngs) if positions == "lrpe" else None

@@ -29,6 +29,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.feature_maps import (
     FavorKind,
@@ -105,10 +106,10 @@ class Performer(Mixer):
         self.feature_eps, self.eps, self.chunk_size = feature_eps, eps, chunk_size
         self.causal, self.dtype = causal, dtype
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.q_proj = nnx.Linear(d_model, d_model, **options)
-        self.k_proj = nnx.Linear(d_model, d_model, **options)
-        self.v_proj = nnx.Linear(d_model, d_model, **options)
-        self.out_proj = nnx.Linear(d_model, d_model, **options)
+        self.q_proj = Linear(d_model, d_model, **options)
+        self.k_proj = Linear(d_model, d_model, **options)
+        self.v_proj = Linear(d_model, d_model, **options)
+        self.out_proj = Linear(d_model, d_model, **options)
         self.projection = Projection(self._draw(rngs.params()))
         self.calls = Calls(jnp.zeros((), jnp.int32))
 

@@ -24,6 +24,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import HeadNorm
 from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
 from seqzoo.models.mixer import Context, config_of
@@ -62,7 +63,7 @@ class RetNet(MatrixState):
         super().__init__(d_model, sizes, chunk_size, **options)
         self.positions, self.rope_base = positions, rope_base
         inner = num_heads * sizes.d_value
-        self.gate_proj = nnx.Linear(d_model, inner, use_bias=False, **options)
+        self.gate_proj = Linear(d_model, inner, use_bias=False, **options)
         self.norm = HeadNorm(sizes.d_value, "silu", eps=norm_eps, param_dtype=param_dtype)
 
     def _mix(self, x: Float[Array, "B L D"], inner: Array | None, ctx: Context):

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.wkv import WKVState, wkv, wkv_initial
@@ -54,10 +55,10 @@ class RWKV4(Mixer):
         width = hidden_width(d_hidden, d_model)
         self.d_model, self.d_hidden, self.dtype = d_model, width, dtype
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.q_proj = nnx.Linear(d_model, width, **options)  # the receptance r
-        self.k_proj = nnx.Linear(d_model, width, **options)
-        self.v_proj = nnx.Linear(d_model, width, **options)
-        self.out_proj = nnx.Linear(width, d_model, **options)
+        self.q_proj = Linear(d_model, width, **options)  # the receptance r
+        self.k_proj = Linear(d_model, width, **options)
+        self.v_proj = Linear(d_model, width, **options)
+        self.out_proj = Linear(width, d_model, **options)
         mix, decay, bonus = initial_values(d_model, width, layer, param_dtype)
         self.mix = nnx.Param(mix, group="no_decay")
         self.decay = nnx.Param(decay, group="dynamics")

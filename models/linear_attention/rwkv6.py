@@ -22,6 +22,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.matrix_state import (
     MatrixState,
     head_layer_norm,
@@ -74,17 +75,17 @@ class RWKV6(MatrixState):
         mix, decay, bonus = initial_values(d_model, layer, param_dtype)
         linear = {"use_bias": False, **options}
         self.mix = nnx.Param(mix, group="no_decay")
-        self.mix_proj = nnx.Linear(d_model, MIXES * mix_rank, **linear)
+        self.mix_proj = Linear(d_model, MIXES * mix_rank, **linear)
         small = jax.random.uniform(
             rngs.params(), (MIXES, mix_rank, d_model), param_dtype, -0.01, 0.01
         )
         self.B_mix = nnx.Param(small)
-        self.in_proj = nnx.Linear(d_model, decay_rank, **linear)
+        self.in_proj = Linear(d_model, decay_rank, **linear)
         draw = jax.nn.initializers.uniform(0.02)
-        self.decay_proj = nnx.Linear(decay_rank, inner, kernel_init=draw, **linear)
+        self.decay_proj = Linear(decay_rank, inner, kernel_init=draw, **linear)
         self.decay = nnx.Param(decay, group="dynamics")
         self.bonus = nnx.Param(bonus, group="dynamics")
-        self.gate_proj = nnx.Linear(d_model, inner, **linear)
+        self.gate_proj = Linear(d_model, inner, **linear)
         self.scale = nnx.Param(jnp.ones(inner, param_dtype))
         self.bias = nnx.Param(jnp.zeros(inner, param_dtype))
 

@@ -26,6 +26,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.matrix_state import (
     MatrixState,
     head_layer_norm,
@@ -56,8 +57,8 @@ class LowRank(nnx.Module):
     ):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         zeros, small = nnx.initializers.zeros, nnx.initializers.orthogonal(0.1)
-        self.in_proj = nnx.Linear(d_model, rank, use_bias=False, kernel_init=zeros, **options)
-        self.out_proj = nnx.Linear(
+        self.in_proj = Linear(d_model, rank, use_bias=False, kernel_init=zeros, **options)
+        self.out_proj = Linear(
             rank, d_model, use_bias=bias is not None, kernel_init=small, **options
         )
         if bias is not None:

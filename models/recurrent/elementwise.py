@@ -24,6 +24,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer, config_of
 from seqzoo.models.ops.linear_scan import linear_scan
 from seqzoo.models.ops.nonlinear_scan import nonlinear_scan
@@ -86,7 +87,7 @@ class IndRNN(Mixer):
             raise ValueError(f"unknown {activation=}; known: {', '.join(ACTIVATIONS)}")
         width = hidden_width(d_hidden, d_model)
         self.d_hidden, self.activation, self.dtype = width, activation, dtype
-        self.in_proj = nnx.Linear(d_model, width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.in_proj = Linear(d_model, width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         decay = jax.random.uniform(rngs.params(), (width,), param_dtype)
         self.decay = nnx.Param(decay, group="dynamics")
         self.out_proj = way_out(width, d_model, dtype, param_dtype, rngs)
@@ -133,7 +134,7 @@ class QRNN(Mixer):
         hidden = hidden_width(d_hidden, d_model)
         self.d_model, self.d_hidden, self.width, self.dtype = d_model, hidden, width, dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.in_proj = nnx.Linear(width * d_model, 3 * hidden, **options)
+        self.in_proj = Linear(width * d_model, 3 * hidden, **options)
         self.out_proj = way_out(hidden, d_model, dtype, param_dtype, rngs)
 
     def _initial(self, batch_size: int) -> QRNNState:
@@ -173,8 +174,8 @@ class SRU(Mixer):
     ):
         self.d_model, self.dtype = d_model, dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.in_proj = nnx.Linear(d_model, d_model, use_bias=False, **options)
-        self.gate_proj = nnx.Linear(d_model, 2 * d_model, **options)
+        self.in_proj = Linear(d_model, d_model, use_bias=False, **options)
+        self.gate_proj = Linear(d_model, 2 * d_model, **options)
         weights = jax.random.uniform(rngs.params(), (2, d_model), param_dtype, -1, 1)
         self.hidden_scale = nnx.Param(weights * math.sqrt(3), group="no_decay")
 

@@ -21,6 +21,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer, config_of
 from seqzoo.models.ops.nonlinear_scan import nonlinear_scan
 from seqzoo.models.ops.segments import Segments
@@ -74,9 +75,7 @@ class GRU(Mixer):
         """`d_hidden`: width of the state, by default d_model. Raises ValueError below 1."""
         width = hidden_width(d_hidden, d_model)
         self.d_hidden, self.dtype = width, dtype
-        self.in_proj = nnx.Linear(
-            d_model, 3 * width, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-        )
+        self.in_proj = Linear(d_model, 3 * width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.hidden_kernel = nnx.Param(
             orthogonal_gates(rngs.params(), width, width, 3, param_dtype)
         )

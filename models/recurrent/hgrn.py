@@ -20,6 +20,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Constant, Mixer, config_of
 from seqzoo.models.ops.linear_scan import linear_scan
 from seqzoo.models.ops.segments import Segments
@@ -63,10 +64,10 @@ class HGRN(Mixer):
         self.d_hidden, self.dtype = width, dtype
         self.lower_bound = Constant(lower_bound_of(lower_bound, layer, param_dtype))
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.in_proj = nnx.Linear(d_model, 2 * width, **options)
-        self.gate_proj = nnx.Linear(d_model, width, **options)
+        self.in_proj = Linear(d_model, 2 * width, **options)
+        self.gate_proj = Linear(d_model, width, **options)
         self.norm = nnx.RMSNorm(width, **options)
-        self.out_proj = nnx.Linear(width, d_model, **options)
+        self.out_proj = Linear(width, d_model, **options)
 
     def _initial(self, batch_size: int) -> Float[Array, "B H"]:
         return jnp.zeros((batch_size, self.d_hidden), jnp.promote_types(self.dtype, jnp.float32))

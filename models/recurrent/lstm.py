@@ -23,6 +23,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer, config_of
 from seqzoo.models.ops.nonlinear_scan import nonlinear_scan
 from seqzoo.models.ops.segments import Segments
@@ -93,9 +94,7 @@ class LSTM(Mixer):
             raise ValueError(f"d_proj must be in 1 .. d_hidden - 1 = {width - 1}; got {d_proj=}")
         out = width if d_proj is None else d_proj
         self.d_hidden, self.d_out, self.dtype = width, out, dtype
-        self.in_proj = nnx.Linear(
-            d_model, 4 * width, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-        )
+        self.in_proj = Linear(d_model, 4 * width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.in_proj.bias[...] = self.in_proj.bias[...].at[width : 2 * width].set(forget_bias)
         self.hidden_kernel = nnx.Param(orthogonal_gates(rngs.params(), out, width, 4, param_dtype))
         self.hidden_scale = nnx.Param(jnp.zeros((3, width), param_dtype)) if peephole else None

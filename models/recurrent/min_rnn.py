@@ -20,6 +20,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer, config_of
 from seqzoo.models.ops.linear_scan import linear_scan
 from seqzoo.models.ops.segments import Segments
@@ -78,7 +79,7 @@ class _MinRNN(Mixer):
         width = hidden_width(d_hidden, d_model)
         self.d_hidden, self.positive, self.dtype = width, positive, dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.in_proj = nnx.Linear(d_model, (self.gates + 1) * width, **options)
+        self.in_proj = Linear(d_model, (self.gates + 1) * width, **options)
         self.out_proj = way_out(width, d_model, dtype, param_dtype, rngs)
 
     def _initial(self, batch_size: int) -> Float[Array, "B H"]:

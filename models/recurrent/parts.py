@@ -10,6 +10,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
+
 
 def orthogonal_gates(
     key: Array, rows: int, columns: int, gates: int, dtype: DTypeLike
@@ -30,11 +32,11 @@ def hidden_width(d_hidden: int | None, d_model: int) -> int:
 
 def way_out(
     width: int, d_model: int, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.Linear | None:
+) -> Linear | None:
     """A projection from `width` to `d_model` where they differ, else None: states are outputs."""
     if width == d_model:
         return None
-    return nnx.Linear(width, d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    return Linear(width, d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
 def wide(x: Array) -> Array:

@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.depthwise import DepthwiseConv
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.linear_scan import linear_scan
 from seqzoo.models.ops.segments import Segments
@@ -137,14 +138,14 @@ class RGLRU(Mixer):
             )
         self.d_hidden, self.dtype = width, dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.in_proj = nnx.Linear(d_model, width, **options)
-        self.gate_proj = nnx.Linear(d_model, width, **options)
+        self.in_proj = Linear(d_model, width, **options)
+        self.gate_proj = Linear(d_model, width, **options)
         self.conv = DepthwiseConv(width, d_conv, **options)
         self.input_gate_proj = BlockDiagonal(width, num_blocks, **options)
         self.decay_gate_proj = BlockDiagonal(width, num_blocks, **options)
         decay = decay_init(rngs.params(), width, decay_min, decay_max, param_dtype)
         self.decay = nnx.Param(decay, group="dynamics")
-        self.out_proj = nnx.Linear(width, d_model, **options)
+        self.out_proj = Linear(width, d_model, **options)
 
     def _initial(self, batch_size: int) -> RGLRUState:
         dtype = jnp.promote_types(self.dtype, jnp.float32)

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer, config_of
 from seqzoo.models.ops.nonlinear_scan import nonlinear_scan
 from seqzoo.models.ops.segments import Segments
@@ -65,7 +66,7 @@ class RNN(Mixer):
             raise ValueError(f"unknown {activation=}; known: {', '.join(ACTIVATIONS)}")
         width = hidden_width(d_hidden, d_model)
         self.d_hidden, self.activation, self.dtype = width, activation, dtype
-        self.in_proj = nnx.Linear(d_model, width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.in_proj = Linear(d_model, width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         if activation == "relu":
             kernel = jnp.eye(width, dtype=param_dtype)
         else:

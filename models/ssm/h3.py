@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.diagonal_ssm import CHUNK
 from seqzoo.models.ops.segments import Segments
@@ -65,16 +66,16 @@ class H3(Mixer):
             raise ValueError(f"d_head must divide d_model; got {d_model=}, {d_head=}")
         self.d_head, self.num_heads, self.dtype = d_head, d_model // d_head, dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.q_proj = nnx.Linear(d_model, d_model, **options)
-        self.k_proj = nnx.Linear(d_model, d_model, **options)
-        self.v_proj = nnx.Linear(d_model, d_model, **options)
+        self.q_proj = Linear(d_model, d_model, **options)
+        self.k_proj = Linear(d_model, d_model, **options)
+        self.v_proj = Linear(d_model, d_model, **options)
         self.conv = DepthwiseConv(d_model, d_shift, use_bias=False, **options)
         taps = jax.random.normal(rngs.params(), (d_shift + 1, d_model), param_dtype)
         self.conv.kernel[...] = taps[1:].at[-1].add(taps[0])
         steps = {"dt_min": dt_min, "dt_max": dt_max, "step_rescale": step_rescale}
         system = {"d_state": d_state, "init": init, "gate": False, "chunk_size": chunk_size}
         self.ssm = S4D(self.num_heads, **system, **steps, **options)
-        self.out_proj = nnx.Linear(d_model, d_model, **options)
+        self.out_proj = Linear(d_model, d_model, **options)
 
     def _initial(self, batch_size: int) -> H3State:
         products = self.d_head**2

@@ -21,6 +21,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer, config_of
 from seqzoo.models.ops.nonlinear_scan import nonlinear_scan
 from seqzoo.models.ops.segments import Segments
@@ -69,11 +70,11 @@ class HippoCell(Mixer):
         self.d_hidden, self.d_state = hidden_width(d_hidden, d_model), d_state
         self.memories, self.measure, self.window, self.dtype = memories, measure, window, dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.in_proj = nnx.Linear(d_model, 2 * self.d_hidden, **options)
+        self.in_proj = Linear(d_model, 2 * self.d_hidden, **options)
         rows = self.d_hidden + memories * d_state
         kernel = jax.random.normal(rngs.params(), (rows, 2 * self.d_hidden), param_dtype)
         self.hidden_kernel = nnx.Param(kernel * rows**-0.5)
-        self.memory_proj = nnx.Linear(self.d_hidden, memories, use_bias=False, **options)
+        self.memory_proj = Linear(self.d_hidden, memories, use_bias=False, **options)
         self.out_proj = way_out(self.d_hidden, d_model, dtype, param_dtype, rngs)
 
     def _initial(self, batch_size: int) -> tuple[Float[Array, "B H"], Float[Array, "B K N"]]:

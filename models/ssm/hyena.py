@@ -26,6 +26,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.fft_conv import fft_conv
 from seqzoo.models.ops.near_blocks import Recent, forget, latest, run_tags
@@ -51,10 +52,10 @@ class ImplicitFilter(nnx.Module):
     ):
         self.channels, self.filters, self.bands, self.length = channels, filters, bands, length
         options = {"param_dtype": param_dtype, "rngs": rngs}
-        self.in_proj = _undecayed(nnx.Linear(1 + 2 * bands, width, **options))
-        self.hidden1_proj = _undecayed(nnx.Linear(width, width, **options))
-        self.hidden2_proj = _undecayed(nnx.Linear(width, width, **options))
-        self.out_proj = _undecayed(nnx.Linear(width, filters * channels, use_bias=False, **options))
+        self.in_proj = _undecayed(Linear(1 + 2 * bands, width, **options))
+        self.hidden1_proj = _undecayed(Linear(width, width, **options))
+        self.hidden2_proj = _undecayed(Linear(width, width, **options))
+        self.out_proj = _undecayed(Linear(width, filters * channels, use_bias=False, **options))
         self.scale = nnx.Param(jnp.full(width, frequency, param_dtype))
 
     def __call__(self, taps: int, dtype: DTypeLike) -> Float[Array, "F Lk D"]:
@@ -72,7 +73,7 @@ class ImplicitFilter(nnx.Module):
         return jnp.moveaxis(h, 1, 0) * window
 
 
-def _undecayed(layer: nnx.Linear) -> nnx.Linear:
+def _undecayed(layer: Linear) -> Linear:
     layer.kernel = nnx.Param(layer.kernel[...], group="no_decay")
     return layer
 
@@ -117,7 +118,7 @@ class Hyena(Mixer):
         self.d_model, self.order, self.max_length, self.dtype = d_model, order, max_length, dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         wide = (order + 1) * d_model
-        self.in_proj = nnx.Linear(d_model, wide, **options)
+        self.in_proj = Linear(d_model, wide, **options)
         self.conv = DepthwiseConv(wide, d_conv, **options)
         self.filter = ImplicitFilter(
             d_model,
@@ -131,7 +132,7 @@ class Hyena(Mixer):
         )
         skip = jax.random.normal(rngs.params(), (order - 1, d_model), param_dtype)
         self.D = nnx.Param(skip, group="no_decay")
-        self.out_proj = nnx.Linear(d_model, d_model, **options)
+        self.out_proj = Linear(d_model, d_model, **options)
 
     def _initial(self, batch_size: int) -> HyenaState:
         dtype = jnp.promote_types(self.dtype, jnp.float32)

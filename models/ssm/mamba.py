@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.selective_scan import selective_scan
 
@@ -82,17 +83,17 @@ class Mamba(Mixer):
         self.inner_norm, self.norm_eps = inner_norm, norm_eps
         self.chunk_size, self.dtype = chunk_size, dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.in_proj = nnx.Linear(d_model, 2 * inner, use_bias=use_bias, **options)
+        self.in_proj = Linear(d_model, 2 * inner, use_bias=use_bias, **options)
         self.conv = DepthwiseConv(inner, d_conv, use_bias=conv_bias, **options)
-        self.x_proj = nnx.Linear(inner, dt_rank + 2 * d_state, use_bias=False, **options)
+        self.x_proj = Linear(inner, dt_rank + 2 * d_state, use_bias=False, **options)
         uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # +-dt_rank^-1/2
-        self.dt_proj = nnx.Linear(dt_rank, inner, use_bias=False, kernel_init=uniform, **options)
+        self.dt_proj = Linear(dt_rank, inner, use_bias=False, kernel_init=uniform, **options)
         bias = dt_bias_init(rngs.params(), (inner,), dt_min, dt_max, param_dtype)
         self.dt_bias = nnx.Param(bias, group="dynamics")
         rates = jnp.log(jnp.arange(1, d_state + 1, dtype=param_dtype))
         self.A_log = nnx.Param(jnp.tile(rates, (inner, 1)), group="dynamics")
         self.D = nnx.Param(jnp.ones(inner, param_dtype), group="dynamics")
-        self.out_proj = nnx.Linear(inner, d_model, use_bias=use_bias, **options)
+        self.out_proj = Linear(inner, d_model, use_bias=use_bias, **options)
 
     def _initial(self, batch_size: int) -> MambaState:
         dtype = jnp.promote_types(self.dtype, jnp.float32)

@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
 from seqzoo.models.ops.segments import Segments
@@ -127,7 +128,7 @@ class Mamba2(Mixer):
         mixed = inner + 2 * num_groups * d_state
         self.borders = (inner, inner + mixed)  # of z, [x | B | C] and dt
         width = inner + mixed + self.num_heads
-        self.in_proj = nnx.Linear(d_model, width, use_bias=use_bias, **options)
+        self.in_proj = Linear(d_model, width, use_bias=use_bias, **options)
         self.conv = DepthwiseConv(mixed, d_conv, use_bias=conv_bias, **options)
         heads = (self.num_heads,)
         bias = dt_bias_init(rngs.params(), heads, dt_min, dt_max, param_dtype)
@@ -139,7 +140,7 @@ class Mamba2(Mixer):
         self.norm = (
             GatedNorm(inner, num_groups, param_dtype=param_dtype, **norm_options) if norm else None
         )
-        self.out_proj = nnx.Linear(inner, d_model, use_bias=use_bias, **options)
+        self.out_proj = Linear(inner, d_model, use_bias=use_bias, **options)
 
     def _initial(self, batch_size: int) -> Mamba2State:
         dtype = jnp.promote_types(self.dtype, jnp.float32)

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, Int
 
 from seqzoo.models.attention.cache import KVCache
 from seqzoo.models.attention.gau import QUERIES, joined
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.diagonal_ssm import diagonal_ssm
 from seqzoo.models.ops.near_blocks import (
@@ -128,9 +129,9 @@ class Mega(Mixer):
         ways = 1 if causal else 2
         self.average = MovingAverage(d_model, averages, ways, param_dtype=param_dtype, rngs=rngs)
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.v_proj = nnx.Linear(d_model, width, **options)
-        self.in_proj = nnx.Linear(d_model, 2 * d_model + d_qk + width, **options)
-        self.hidden_proj = nnx.Linear(width, d_model, **options)
+        self.v_proj = Linear(d_model, width, **options)
+        self.in_proj = Linear(d_model, 2 * d_model + d_qk + width, **options)
+        self.hidden_proj = Linear(width, d_model, **options)
         noise = jax.random.normal(rngs.params(), (2, d_qk), param_dtype)
         self.scale = nnx.Param(1 + 0.02 * noise)
         self.bias = nnx.Param(jnp.zeros((2, d_qk), param_dtype))

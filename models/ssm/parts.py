@@ -9,6 +9,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.linear import Linear
+
 
 def check_steps(dt_min: float, dt_max: float, step_rescale: float) -> None:
     """Raises ValueError for step sizes that cannot be."""
@@ -33,7 +35,7 @@ def log_steps(
     return jax.random.uniform(rngs.params(), (count,), dtype, np.log(dt_min), np.log(dt_max))
 
 
-def gelu_glu(y: Float[Array, "B L D"], out_proj: nnx.Linear | None) -> Float[Array, "B L D"]:
+def gelu_glu(y: Float[Array, "B L D"], out_proj: Linear | None) -> Float[Array, "B L D"]:
     """S4's way out: exact GELU, then a linear GLU across channels (or y itself, without one)."""
     if out_proj is None:
         return y

@@ -25,6 +25,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
 from seqzoo.models.bidirectional import delay
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.dense_ssm import CHUNK, dense_ssm
 from seqzoo.models.ops.segments import Segments
@@ -98,7 +99,7 @@ class S4(Mixer):
         )
         self.D = nnx.Param(jax.random.normal(rngs.params(), (d_model,), param_dtype))
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.out_proj = nnx.Linear(d_model, 2 * d_model, **options) if gate else None
+        self.out_proj = Linear(d_model, 2 * d_model, **options) if gate else None
 
     def _initial(self, batch_size: int) -> Float[Array, "B D N"]:
         dtype = jnp.promote_types(self.dtype, jnp.float32)

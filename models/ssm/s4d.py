@@ -24,6 +24,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Complex, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer, config_of
 from seqzoo.models.ops.diagonal_ssm import CHUNK, diagonal_ssm, powers
 from seqzoo.models.ssm.discretize import LayerMethod, Method, discretize
@@ -149,7 +150,7 @@ class S4D(Mixer):
         )
         self.D = nnx.Param(jax.random.normal(rngs.params(), (d_model,), param_dtype))
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.out_proj = nnx.Linear(d_model, 2 * d_model, **options) if gate else None
+        self.out_proj = Linear(d_model, 2 * d_model, **options) if gate else None
 
     def _initial(self, batch_size: int) -> Float[Array, "B D N"]:
         dtype = jnp.promote_types(self.dtype, jnp.float32)

@@ -23,6 +23,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
+from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer, config_of
 from seqzoo.models.ops.linear_scan import linear_scan
 from seqzoo.models.ssm.discretize import LayerMethod, discretize
@@ -122,8 +123,8 @@ class S5(Mixer):
         self.D = nnx.Param(jax.random.normal(rngs.params(), (d_model,), param_dtype))
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         gated = gate.endswith(("glu", "glu1", "glu2"))
-        self.gate_proj = nnx.Linear(d_model, d_model, **options) if gated else None
-        self.out_proj = nnx.Linear(d_model, d_model, **options) if gate == "full_glu" else None
+        self.gate_proj = Linear(d_model, d_model, **options) if gated else None
+        self.out_proj = Linear(d_model, d_model, **options) if gate == "full_glu" else None
 
     def _weights(self, v: np.ndarray, rngs: nnx.Rngs) -> tuple[Array, Array]:
         """Random real B and complex C of variance one over their inputs, in the eigenbasis."""
