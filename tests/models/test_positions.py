@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from seqzoo.models.ops import rope_scaling
+from seqzoo.models.ops.relative import Slopes
 from seqzoo.models.ops.rope import xpos
+from seqzoo.models.ops.segments import as_segments
 from seqzoo.models.positions import (
     alibi_slopes,
     deberta_rows,
@@ -111,6 +113,36 @@ def test_alibi_slopes_equal_published():
     golden = np.load(GOLDEN / "alibi.npz", allow_pickle=False)
     for heads in (1, 2, 4, 8, 16, 3, 6, 12):
         assert_close(np.array(alibi_slopes(heads)), golden[f"slopes_{heads}"], ratio=1e-6)
+
+
+def test_alibi_among_real_tokens_equals_the_published_biases_of_keys():
+    """Theirs count the real keys; what a softmax sees is their difference to the query's own."""
+    golden = np.load(GOLDEN / "alibi.npz", allow_pickle=False)
+    real = golden["attention_mask"] > 0
+    position = np.asarray(as_segments(jnp.asarray(real, jnp.int32), real.shape[1]).position)
+    ahead = jnp.asarray(position[:, :, None] - position[:, None])
+    ours = np.asarray(Slopes(alibi_slopes(4))(None, None, None, ahead))
+    keys = golden["bloom_alibi_4heads"].reshape(2, 4, 1, -1)
+    own = np.swapaxes(keys, 2, 3)
+    earlier = np.tril(real[:, :, None] & real[:, None])
+    for row in range(2):
+        want = (keys - own)[row][:, earlier[row]]
+        np.testing.assert_array_equal(ours[row][:, earlier[row]], want)  # powers of two: exact
+
+
+@pytest.mark.parametrize(
+    ("name", "positions", "base"),
+    [
+        ("sin_len7_w8_lam10000_flip0_start0", np.arange(7), 1e4),
+        ("sin_len5_w6_lam100_flip1_start3", np.arange(7, 2, -1), 1e2),
+    ],
+)
+def test_waves_of_transformer_vq_equal_published(name, positions, base):
+    golden = np.load(GOLDEN.parent / "transformer_vq/sinusoid.npz", allow_pickle=False)[name]
+    with x64():
+        options = {"base": base, "layout": "halves", "dtype": jnp.float64}
+        got = sinusoidal(jnp.asarray(positions), golden.shape[1], **options)
+        assert_close(got, golden, ratio=1e-12)
 
 
 def test_t5_buckets_equal_published():

@@ -23,6 +23,8 @@ def built(case, g):
     if case.startswith("gau"):
         return GAU(width, **options, rngs=nnx.Rngs(0))
     options |= {"block_size": int(g["group_size"]), "shift": bool(g["shift_tokens"])}
+    whole = bool(g["reduce_group_non_causal_attn"]) or options["causal"]
+    options["far"] = "segment" if whole else "block"
     return Flash(width, rotary=bool(g["rotary"]), **options, rngs=nnx.Rngs(0))
 
 
@@ -80,10 +82,12 @@ def test_equals_the_published_layer(case):
         assert_close(masked[mask], g["y_masked"][mask], ratio=1e-10)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_flash_equals_its_quadratic_form_in_packed_rows(causal):
+@pytest.mark.parametrize(
+    ("causal", "far"), [(True, "segment"), (False, "segment"), (False, "block")]
+)
+def test_flash_equals_its_quadratic_form_in_packed_rows(causal, far):
     with x64():
-        mixer = Flash(6, d_qk=4, block_size=3, causal=causal, **DTYPES, rngs=nnx.Rngs(0))
+        mixer = Flash(6, d_qk=4, block_size=3, causal=causal, far=far, **DTYPES, rngs=nnx.Rngs(0))
         x = jax.random.normal(jax.random.key(0), (1, 14, 6))
         ids = jnp.array([[1, 1, 0, 1, 1, 1, 0, 2, 2, 2, 2, 2, 2, 2]])
         y = mixer(x, ids)
@@ -106,7 +110,7 @@ def quadratic(mixer, x):
     if mixer.causal:
         near, far = np.tril(near), far / C * (block[:, None] > block)
     else:
-        far = far / length
+        far = far / length * (mixer.far == "segment" or block[:, None] == block)
     return mixer._out((near + far) @ np.asarray(v), gate, x)
 
 
@@ -142,6 +146,7 @@ def test_what_cannot_be_is_refused():
         (GAU, {"length": 0}, "at least 1"),
         (Flash, {"kind": "softmax"}, "known: squared_relu"),
         (Flash, {"block_size": 0}, "at least 1 token"),
+        (Flash, {"far": "block"}, "causal=False also 'block'"),
     ):
         with pytest.raises(ValueError, match=match):
             module(8, **options, rngs=nnx.Rngs(0))
