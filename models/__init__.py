@@ -73,6 +73,7 @@ from seqzoo.models.recurrent.rg_lru import RGLRU, RGLRUConfig
 from seqzoo.models.recurrent.rnn import RNN, RNNConfig
 from seqzoo.models.recurrent.slstm import SLSTM, SLSTMConfig
 from seqzoo.models.registry import MIXERS, PRESETS, build, names, presets, resolve
+from seqzoo.models.sampling import draw, sample
 from seqzoo.models.spec import ModelSpec
 from seqzoo.models.ssm.dss import DSS, DSSConfig
 from seqzoo.models.ssm.h3 import H3, H3Config
@@ -219,8 +220,10 @@ __all__ = [
     "build",
     "build_model",
     "default_backbone",
+    "draw",
     "names",
     "param_groups",
     "presets",
     "resolve",
+    "sample",
 ]
