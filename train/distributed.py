@@ -148,8 +148,7 @@ def barrier(what: str) -> None:
     try:
         _client().wait_at_barrier(f"seqzoo/{what}/{next(_turns[what])}", 1000 * _wait_seconds())
     except jax.errors.JaxRuntimeError as error:
-        missing = _missing(error)
-        who = f"process {missing}" if missing else "another process"
+        who = _named(_missing(error))
         raise ProcessLostError(
             f"{who} did not come within {_wait_seconds()} s to: {what} ({_one_line(error)})"
         ) from error
@@ -208,6 +207,9 @@ def _initialize(processes: Processes) -> bool:
     if count < 2:
         return False
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # A step that has failed must not start the next one: the others abort at a message of Gloo's
+    # that they do not expect, before they can say what is wrong.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     options: dict[str, Any] = {}
     if explicit:
@@ -268,7 +270,7 @@ def _watch(done: threading.Event) -> None:
             _say(f"process {failure['process']} failed, so this one ends: {failure['message']}")
             missing = _farewell()
             if missing:  # what failed there failed for want of it
-                _say(f"process {missing} is gone or does not answer")
+                _say(f"{missing} is gone or does not answer")
             _exit(LOST if missing else failure["code"])
 
 
@@ -281,7 +283,7 @@ def _give_up(error: BaseException, code: int | None) -> None:
             _client().key_value_set(FAILED, json.dumps(failure))
         missing = _farewell()
         if missing:
-            _say(f"process {missing} is gone or does not answer; here: {message}")
+            _say(f"{missing} is gone or does not answer; here: {message}")
             _exit(LOST)
         if code is None or os.environ.get("SEQZOO_DEBUG"):
             traceback.print_exception(error)
@@ -290,12 +292,13 @@ def _give_up(error: BaseException, code: int | None) -> None:
 
 
 def _farewell() -> str:
-    """Waits until all processes know of the failure; the others that do not come."""
+    """Waits until all processes know of the failure; names those that do not come, "" for none."""
     try:
         _client().wait_at_barrier(f"{FAILED}/heard", FAREWELL)
     except jax.errors.JaxRuntimeError as error:
-        names = _missing(error).split(", ")
-        return ", ".join(name for name in names if name != str(process_index()))
+        missing = _missing(error)
+        others = [name for name in missing if name != str(process_index())]
+        return _named(others) if others or not missing else ""
     return ""
 
 
@@ -309,11 +312,15 @@ def _exit(code: int) -> None:
     os._exit(code)
 
 
-def _missing(error: Exception) -> str:
-    """The processes that a barrier's error names, as "1, 3"."""
-    _, _, names = str(error).partition("timed out task names:")
-    lines = itertools.takewhile(str.strip, names.lstrip("\n").splitlines())
-    return ", ".join(line.strip().rpartition(":")[2] for line in lines)
+def _missing(error: Exception) -> list[str]:
+    """The processes that an error of the coordination service names."""
+    heads = r"(?:timed out task names|stopped sending heartbeats\)):"
+    found = re.search(heads + r"\s*\n((?:\S*\d+[ \t]*\n)+)", str(error))
+    return [name.strip().rpartition(":")[2] for name in found[1].splitlines()] if found else []
+
+
+def _named(processes: list[str]) -> str:
+    return f"process {', '.join(processes)}" if processes else "another process"
 
 
 def _say(text: str) -> None:

@@ -15,6 +15,7 @@ import json
 import random
 import signal
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -44,12 +45,12 @@ class Kill:
     step: int  # of the newest line of metrics at that moment
     seconds: float  # until the last of the others was gone
     codes: tuple[int, ...]  # exit codes of the others
-    clear: bool  # whether every one that stopped said why
-    said: str  # in the last line of the first of them
+    clear: bool  # whether every one of them said why
+    said: tuple[str, ...]  # their last lines
 
 
 def kill_once(folder: Path, processes: int, rng: random.Random) -> Kill | None:
-    """Starts the run and kills a process of it; None if the run was through before."""
+    """Starts the run and kills a process of it; None if the others were through."""
     victim, at_start = rng.randrange(processes), rng.random() < AT_START
     wait = rng.uniform(0, STARTING if at_start else WORKING)
     with together(folder, processes, TINY_DELAY="0.03", TINY_WAIT=str(WAIT)) as run:
@@ -65,6 +66,10 @@ def kill_once(folder: Path, processes: int, rng: random.Random) -> Kill | None:
         seconds = time.monotonic() - killed
         run.processes[victim].communicate()
     assert run.processes[victim].returncode == -signal.SIGKILL
+    if not any(p.returncode for p in others):
+        return None
+    if not all(map(is_clear, said)):
+        print(*said, sep="\n---\n", file=sys.stderr)
     lines = read_lines(folder)
     return Kill(
         processes,
@@ -72,8 +77,8 @@ def kill_once(folder: Path, processes: int, rng: random.Random) -> Kill | None:
         lines[-1].step if lines else 0,
         seconds,
         tuple(p.returncode for p in others),
-        all(p.returncode == 0 or is_clear(text) for p, text in zip(others, said, strict=True)),
-        last_words(said[0]),
+        all(map(is_clear, said)),
+        tuple(map(last_words, said)),
     )
 
 
@@ -83,8 +88,10 @@ def is_clear(text: str) -> bool:
 
 
 def last_words(text: str) -> str:
-    spoken = [s for s in text.splitlines() if s.startswith("seqzoo:") or "Terminating process" in s]
-    return (spoken or text.splitlines() or [""])[-1][:300]
+    lines = text.splitlines()
+    ours = [line for line in lines if line.startswith("seqzoo:")]
+    jax = [line for line in lines if "Terminating process" in line]
+    return (ours or jax or lines or [""])[-1][:200]
 
 
 def together(folder: Path, processes: int, **env: str) -> Pair:

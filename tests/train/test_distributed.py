@@ -191,5 +191,7 @@ def test_the_processes_that_a_barrier_misses_are_read_from_its_error():
     text = (
         "# of tasks: 2/4.\nThe first task: 0. Some timed out task names:\n1\n/job:w/task:3\n\n\nRPC"
     )
-    assert distributed._missing(RuntimeError(text)) == "1, 3"
-    assert distributed._missing(RuntimeError("unavailable")) == ""
+    assert distributed._missing(RuntimeError(text)) == ["1", "3"]
+    text = "tasks are unhealthy (stopped sending heartbeats):\n2\nThe tasks have crashed."
+    assert distributed._missing(RuntimeError(text)) == ["2"]
+    assert distributed._missing(RuntimeError("unavailable")) == []

@@ -13,8 +13,8 @@ from tests.train.kills import LIMIT, is_clear, study
 def test_random_kills_change_nothing(program, tmp_path, processes):
     found = study(tmp_path, 3, processes, processes, program)
     assert found["clear"] == found["kills"] == 3
-    # Lost; or JAX aborted as process 0 was gone; or the run was through at that moment.
-    assert set(found["codes"]) <= {LOST, -signal.SIGABRT, 0}
+    # JAX itself aborts where process 0 is gone.
+    assert set(found["codes"]) <= {LOST, -signal.SIGABRT}
     assert found["longest_seconds"] < LIMIT
     assert found["difference"] == 0
 
