@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from seqzoo.models.spec import ModelSpec
+from seqzoo.tasks.protocols import PROTOCOLS
 from seqzoo.tasks.streams import Draws
 from seqzoo.tasks.task import (
     IGNORED,
@@ -36,6 +37,7 @@ from seqzoo.tasks.task import (
     measure_tokens,
 )
 
+BERT_SHARE = 0.15  # of the inputs that are asked for
 LOOKED_AT = 500  # examples from which trivial baselines are counted
 
 
@@ -206,14 +208,23 @@ class Masked(Pretraining):
     causal: ClassVar[bool] = False
     _token_metric: ClassVar[str] = "token_accuracy"
 
-    rate: float = 0.15  # of the real inputs, at least one
+    # Share of the real inputs, at least one; None: the protocol's of the task, else 0.15.
+    rate: float | None = None
     masks: int = 10  # of each train example
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self, "masks")
-        if not 0 < self.rate < 1:
+        if not 0 < self.share < 1:
             raise ValueError(f"task {self.name}: rate must be in (0, 1); got {self.rate!r}")
+
+    @property
+    def share(self) -> float:
+        """`rate`, or what stands for it."""
+        if self.rate is not None:
+            return self.rate
+        protocol = PROTOCOLS.get(getattr(self.of, "protocol", ""))
+        return protocol.masked.get(self.of.family, BERT_SHARE) if protocol else BERT_SHARE
 
     def repeats(self, split: Split) -> int:
         """`masks` in training."""
@@ -221,7 +232,7 @@ class Masked(Pretraining):
 
     def _example(self, inputs: np.ndarray, ids: np.ndarray, draws: Draws) -> Example:
         real = np.flatnonzero(ids > 0)
-        count = min(len(real), max(1, round(self.rate * len(real))))
+        count = min(len(real), max(1, round(self.share * len(real))))
         chosen = real[draws.subset(len(real), count)]
         fate = draws.uniform(count)
         hidden, swapped = chosen[fate < 0.8], chosen[(fate >= 0.8) & (fate < 0.9)]

@@ -32,7 +32,8 @@ class Protocol:
     retrieval: Settings
     image: Settings
     pathfinder: Settings
-    masked: Mapping[str, float] = dataclasses.field(default_factory=dict)  # share in pretraining
+    # What pretraining hides of each task; not empty: numbers from scratch are not of this protocol.
+    masked: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 _CLS = {"pooling": "cls"}  # a learned token in front, read out
@@ -128,6 +129,11 @@ class ProtocolTask(Task):
     def selection(self) -> Selection:
         """The protocol's; the last step where protocol is own."""
         return "last" if self.protocol == OWN else PROTOCOLS[self.protocol].selection
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the protocol fine-tunes."""
+        return self.protocol != OWN and bool(PROTOCOLS[self.protocol].masked)
 
     @property
     def cls(self) -> bool:

@@ -73,6 +73,11 @@ class Task(abc.ABC):
         return "last"
 
     @property
+    def pretrained(self) -> bool:
+        """Whether its protocol starts from a pretrained encoder."""
+        return False
+
+    @property
     def stateful(self) -> bool:
         """Whether example i + 1 of a source continues example i, for a state that is carried."""
         return False

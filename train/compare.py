@@ -115,6 +115,11 @@ def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1; got {seeds}")
     (label, first), *rest = models.items()
+    if first.task.pretrained:
+        raise ValueError(
+            f"protocol {first.task.protocol} fine-tunes, and a comparison trains from scratch: "
+            "pretrain and fine-tune with `seqzoo train --init-from RUN`, or choose another protocol"
+        )
     for other, experiment in rest:
         protocols = [getattr(e.task, "protocol", None) for e in (first, experiment)]
         if protocols[0] != protocols[1]:

@@ -94,8 +94,14 @@ def finished(
     """The result in the folder `out` if nothing is left to train there, else None.
 
     Raises RunFolderError if the folder may not be used, ValueError if the processes of this run
-    were started with different configurations.
+    were started with different configurations or a protocol that fine-tunes gets no pretrained run.
     """
+
+    if experiment.task.pretrained and not experiment.train.init_from:
+        raise ValueError(
+            f"protocol {experiment.task.protocol} fine-tunes: give --init-from RUN, a run of "
+            f"masked:{experiment.task.name} or next_token:{experiment.task.name}, or choose another"
+        )
 
     def look() -> dict[str, Any]:
         folder = RunFolder(out)

@@ -152,6 +152,19 @@ def test_contrastive_loss_equals_the_loop():
     assert task.baselines() == {"chance": 0.1}
 
 
+def test_the_protocol_settles_what_is_hidden():
+    shares = {"listops": 0.1, "text": 0.15, "image": 0.5, "pathfinder": 0.5}
+    for name, share in shares.items():
+        of = {"protocol": "pretrain-finetune"}
+        assert build(f"masked:{name}", of=of).share == share
+        assert build(f"masked:{name}", of=of, rate=0.3).share == 0.3
+        assert build(f"masked:{name}", of={"protocol": "s4"}).share == 0.15
+    task = build("masked:listops", of={"protocol": "pretrain-finetune", "test_size": 2})
+    row = task.source("test")[0]
+    real = row["segment_ids"].sum()
+    assert (row["targets"] >= 0).sum() == round(0.1 * real)
+
+
 def test_names_options_and_errors():
     task = build("masked:mqar", of={"length": 64}, rate=0.2)
     assert task.of == MQAR(length=64)

@@ -7,7 +7,8 @@ from seqzoo.tasks import build
 from seqzoo.tasks.describe import check_example, describe
 from seqzoo.train.cli import dispatch
 from seqzoo.train.compare import check_models
-from seqzoo.train.config import Experiment
+from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.loop import finished
 
 SMALL = ["--data.train-size", "30", "--data.validation-size", "10", "--data.test-size", "10"]
 
@@ -109,3 +110,13 @@ def test_protocols_are_not_mixed():
     ):
         check_models({"a": one, "b": other}, 1)
     check_models({"a": one, "b": one}, 1)
+
+
+def test_a_protocol_that_fine_tunes_needs_a_pretrained_run(tmp_path):
+    task = build("listops", protocol="pretrain-finetune")
+    with pytest.raises(ValueError, match="fine-tunes, and a comparison trains from scratch"):
+        check_models({"a": Experiment(task=task)}, 1)
+    with pytest.raises(ValueError, match=r"give --init-from RUN, a run of masked:listops"):
+        finished(Experiment(task=task), tmp_path)
+    tuned = Experiment(task=task, train=TrainConfig(init_from="runs/before"))
+    assert finished(tuned, tmp_path) is None
