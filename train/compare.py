@@ -7,7 +7,6 @@ joins one that is there. Which step's model is tested belongs to the task's prot
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -20,12 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from seqzoo.tasks.describe import describe
 from seqzoo.tasks.task import Source
 from seqzoo.train import results
 from seqzoo.train.config import Experiment, comparable, differences
+from seqzoo.train.console import ComparisonBars
 from seqzoo.train.cost import cost, match_parameters
 from seqzoo.train.report import FILE as REPORT
 from seqzoo.train.report import write_report
@@ -81,7 +80,7 @@ def compare(
     data = seed_data(first, places)
     comparison = _started(found, first, places, data, command)
     missing = {k: v for k, v in models.items() if comparison.model(k) is None}
-    with _Bars(console, len(models), len(models) - len(missing)) as bars:
+    with ComparisonBars(console, len(models), len(models) - len(missing)) as bars:
         if missing:
             # The first model would otherwise be timed with the making of everybody's data.
             bars.start("data", first.train.steps)
@@ -240,7 +239,11 @@ def _together(vectorise: Vectorise, parameters: int) -> bool:
 
 
 def _train(
-    experiment: Experiment, seeds: tuple[int, ...], data: SeedData, together: bool, bars: _Bars
+    experiment: Experiment,
+    seeds: tuple[int, ...],
+    data: SeedData,
+    together: bool,
+    bars: ComparisonBars,
 ) -> list[Trained]:
     """All seeds in one program, or one after another."""
     if together:
@@ -265,49 +268,6 @@ def _model_result(
         compile_seconds=sum(t.compile_seconds for t in timings),
         **costs,
     )
-
-
-class _Bars(contextlib.AbstractContextManager):
-    """Progress over models and over the steps of one; silent where there is no terminal."""
-
-    def __init__(self, console: Console, models: int, done: int):
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._models = self._bars.add_task("models", total=models, completed=done, note="")
-        self._steps = None
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def __enter__(self) -> _Bars:
-        self._bars.start()
-        return self
-
-    def start(self, label: str, steps: int) -> None:
-        self._total = steps
-        self._steps = self._bars.add_task(label.replace("[", "\\["), total=steps, note="starting")
-
-    def step(self, done: int, loss: float) -> None:
-        self._bars.update(self._steps, completed=done, note=f"loss {loss:.3f}")
-
-    def part(self, index: int, count: int) -> Any:
-        """`step` of one seed of several in turn."""
-
-        def step(done: int, loss: float) -> None:
-            self.step((index * self._total + done) // count, loss)
-
-        return step
-
-    def finish(self, models: int = 1) -> None:
-        self._bars.remove_task(self._steps)
-        self._bars.advance(self._models, models)
 
 
 # The command line

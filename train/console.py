@@ -1,8 +1,10 @@
-"""A progress bar with loss, tokens per second and time left; silent where there is no terminal."""
+"""Progress bars of a run and of a comparison; silent where there is no terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -10,6 +12,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -18,7 +21,7 @@ SILENT = Console(quiet=True, force_terminal=False)
 
 
 class ProgressBar:
-    """The bar of one run; a context manager."""
+    """The bar of one run: loss, tokens per second and time left; a context manager."""
 
     def __init__(self, title: str, steps: int, done: int = 0, console: Console | None = None):
         self._console = console or Console(stderr=True)
@@ -55,3 +58,46 @@ class ProgressBar:
     def say(self, text: str) -> None:
         """A line for the user, above the bar."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class ComparisonBars(contextlib.AbstractContextManager):
+    """Progress over models and over the steps of one; a context manager."""
+
+    def __init__(self, console: Console, models: int, done: int):
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._models = self._bars.add_task("models", total=models, completed=done, note="")
+        self._steps = None
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __enter__(self) -> ComparisonBars:
+        self._bars.start()
+        return self
+
+    def start(self, label: str, steps: int) -> None:
+        self._total = steps
+        self._steps = self._bars.add_task(label.replace("[", "\\["), total=steps, note="starting")
+
+    def step(self, done: int, loss: float) -> None:
+        self._bars.update(self._steps, completed=done, note=f"loss {loss:.3f}")
+
+    def part(self, index: int, count: int) -> Any:
+        """`step` of one seed of several in turn."""
+
+        def step(done: int, loss: float) -> None:
+            self.step((index * self._total + done) // count, loss)
+
+        return step
+
+    def finish(self, models: int = 1) -> None:
+        self._bars.remove_task(self._steps)
+        self._bars.advance(self._models, models)
