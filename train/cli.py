@@ -137,15 +137,17 @@ def evaluate_main(argv: Sequence[str]) -> int:
     """`seqzoo evaluate RUN`: the whole test split; the last line is JSON.
 
     By default of the checkpoint that the task's protocol selects: last, or best on validation.
+    Options of task and mixer may differ from those of training where no array changes its size.
     """
-    defaults = {"checkpoint": "selected", "split": "test"}
-    run, options = _run_and_options(argv, defaults, "evaluate")
+    run, options, experiment = _run_and_changes(argv)
     from seqzoo.tasks.task import SPLITS
     from seqzoo.train.evaluate import evaluate_run
 
     if options["split"] not in SPLITS:
         raise unknown("value of --split", options["split"], SPLITS)
-    result = evaluate_run(run, split=options["split"], which=options["checkpoint"])
+    result = evaluate_run(
+        run, split=options["split"], which=options["checkpoint"], experiment=experiment
+    )
     print(_words({k: v for k, v in result.items() if k != "baselines"}))
     print(f"baselines: {_words(result['baselines'])}")
     print(json.dumps(result))
@@ -227,6 +229,28 @@ def _run_and_options(
     if len(folders) != 1:
         raise UsageError(f"give one run folder: seqzoo {verb} RUN")
     return Path(folders[0]), dataclasses.asdict(parsed)
+
+
+def _run_and_changes(argv: Sequence[str]) -> tuple[Path, dict[str, str], Any]:
+    """A run's folder, the options of `evaluate`, and an experiment if --data or --mixer differ."""
+    defaults = {"checkpoint": "selected", "split": "test"}
+    changing = [a for a in argv if a.startswith(("--data.", "--mixer."))]
+    folders = [arg for i, arg in enumerate(argv) if _is_folder(argv, i)]
+    if not changing or len(folders) != 1:
+        return *_run_and_options(argv, defaults, "evaluate"), None
+    from seqzoo.train.flags import experiment_fields, parse
+    from seqzoo.train.folder import RunFolder
+
+    own = RunFolder(folders[0]).experiment()
+    parts = [f for f in experiment_fields(own.task.name, own.model, own) if f[0] in _CHANGED]
+    fields = [(n, str, dataclasses.field(default=value)) for n, value in defaults.items()]
+    kind = dataclasses.make_dataclass("Evaluate", [*fields, *parts], kw_only=True)
+    parsed = parse(kind, [a for a in argv if a != folders[0]], "seqzoo evaluate RUN")
+    changed = dataclasses.replace(own, task=parsed.data, mixer=dataclasses.asdict(parsed.mixer))
+    return Path(folders[0]), {name: getattr(parsed, name) for name in defaults}, changed
+
+
+_CHANGED = ("data", "mixer")
 
 
 def _is_folder(argv: Sequence[str], i: int) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from seqzoo.tasks.task import Source, metric_value
 from seqzoo.train.checkpoint import CheckpointError, Checkpoints
-from seqzoo.train.config import MeshConfig
+from seqzoo.train.config import Experiment, MeshConfig, differences
 from seqzoo.train.data import eval_batches, rows_of_process, to_devices
 from seqzoo.train.folder import RunFolder, say_on_stderr
 from seqzoo.train.program import Program, count_parameters, make_program
@@ -59,7 +59,11 @@ def combine(results: list[Measured]) -> dict[str, float]:
 
 
 def load_run(
-    run: Path, *, which: str = "last", make_model: ModelFactory | None = None
+    run: Path,
+    *,
+    which: str = "last",
+    make_model: ModelFactory | None = None,
+    experiment: Experiment | None = None,
 ) -> tuple[Program, TrainState, dict[str, Any]]:
     """Program, state and checkpoint data of a run, on one device.
 
@@ -67,30 +71,58 @@ def load_run(
         run: the run's folder.
         which: "last", "best" (on validation) or a step.
         make_model: builds the model, where it is not the configuration's.
+        experiment: in place of the run's own, with the same arrays: another rate of its test split,
+            another step of its state space.
 
-    Raises ValueError for what is no run and CheckpointError where there is no whole checkpoint.
+    Raises ValueError for what is no run or has other arrays, and CheckpointError where there is no
+    whole checkpoint.
     """
-    experiment = dataclasses.replace(RunFolder(run).experiment(), mesh=MeshConfig())
     checkpoints = Checkpoints(run)
     step = _choose(checkpoints, which)
-    program = make_program(experiment, make_model=make_model, devices=jax.local_devices()[:1])
+
+    def program_of(experiment: Experiment) -> Program:
+        alone = dataclasses.replace(experiment, mesh=MeshConfig())
+        return make_program(alone, make_model=make_model, devices=jax.local_devices()[:1])
+
+    program = program_of(RunFolder(run).experiment())
+    if experiment is not None:
+        kept, program = program.like, program_of(experiment)
+        _check_like(kept, program.like)
     state = checkpoints.restore(step, program.like)
     meta = checkpoints.meta(step)
     checkpoints.close()
     return program, state, meta
 
 
-def evaluate_run(run: Path, *, split: str = "test", which: str = "selected") -> dict[str, Any]:
+def _check_like(kept: TrainState, like: TrainState) -> None:
+    one, two = ([(x.shape, x.dtype) for x in jax.tree.leaves(s)] for s in (kept, like))
+    if one != two or kept.params.keys() != like.params.keys():
+        raise ValueError(
+            "the run has no arrays for these options: a model may be evaluated with others only "
+            "where they change none of its sizes"
+        )
+
+
+def evaluate_run(
+    run: Path,
+    *,
+    split: str = "test",
+    which: str = "selected",
+    experiment: Experiment | None = None,
+) -> dict[str, Any]:
     """Metrics of a run on a split, with the step they belong to and the task's baselines.
 
+    `changes` holds what `experiment` (see `load_run`) changes of the run's own.
     `which` is as for `load_run`, or "selected": the last or the best, as the task's protocol says.
     """
-    if which == "selected":
-        which = RunFolder(run).experiment().task.selection
-    program, state, meta = load_run(run, which=which)
-    experiment = program.experiment
+    own = RunFolder(run).experiment()
+    which = own.task.selection if which == "selected" else which
+    program, state, meta = load_run(run, which=which, experiment=experiment)
+    experiment = experiment or own
+    changes = {d.key: d.new for d in differences(own.to_dict(), experiment.to_dict())}
     metrics = evaluate(program, state.params, state.rest, experiment.task.source(split))
     about = {"task": experiment.task.name, "model": experiment.model, "split": split}
+    about |= {"changes": changes} if changes else {}
     parameters = count_parameters(state.params)
     trivial = {"baselines": experiment.task.baselines(split)}  # of the main metric
     return {**about, "step": meta["step"], "parameters": parameters, **metrics, **trivial}

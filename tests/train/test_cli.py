@@ -136,6 +136,16 @@ def test_train_show_evaluate_and_train_again(capsys, tmp_path, monkeypatch):
     _, said, _ = call(capsys, "evaluate", run)
     assert json.loads(said.splitlines()[-1])["step"] == best == 2
 
+    more = ("--data.test-size", "7", "--mixer.window", "3", "--checkpoint", "4")
+    code, said, error = call(capsys, "evaluate", run, *more)
+    assert code == 0, error
+    changed = json.loads(said.splitlines()[-1])
+    assert (changed["examples"], changed["step"]) == (7, 4)
+    assert changed["changes"] == {"mixer.window": 3, "task.test_size": 7}
+    code, said, error = call(capsys, "evaluate", run, "--mixer.d-head", "4")
+    assert (code, said) == (2, "")
+    assert "no arrays for these options" in error
+
     code, said, error = call(capsys, "show", run)
     assert code == 0, error
     shown = {line.split()[0]: line for line in said.splitlines()}
