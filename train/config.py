@@ -127,11 +127,8 @@ class Experiment:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Experiment:
         """The experiment of `to_dict`. Raises ValueError for what does not exist."""
-        from seqzoo import tasks
-
-        options = _tuples(dict(data["task"]))
         return cls(
-            task=tasks.build(options.pop("name"), **options),
+            task=task_of(data["task"]),
             model=data["model"],
             mixer=_tuples(data["mixer"]),
             backbone=_made(BackboneConfig, data["backbone"]),
@@ -144,6 +141,14 @@ class Experiment:
         """A short name of this configuration, the same for equal ones."""
         text = json.dumps(comparable(self.to_dict()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def task_of(data: Mapping[str, Any]) -> Task:
+    """The task of its part of a `to_dict` form. Raises ValueError for what does not exist."""
+    from seqzoo import tasks
+
+    options = _tuples(dict(data))
+    return tasks.build(options.pop("name", ""), **options)
 
 
 class Difference(NamedTuple):

@@ -242,7 +242,10 @@ def _facts(comparison: Comparison) -> str:
     for split in ("train", "validation", "test"):
         if isinstance(data.get(split), int):
             facts[f"{split} examples"] = f"{data[split]:,}"
-    facts |= {name: str(data[name]) for name in ("test length", "test classes") if name in data}
+    looks = [
+        f"{split} {what}" for split in ("validation", "test") for what in ("length", "classes")
+    ]
+    facts |= {name: str(data[name]) for name in looks if name in data}
     protocol = comparison.config.get("task", {}).get("protocol")
     facts |= {"protocol": str(protocol)} if protocol else {}
     facts |= {"tested": tables.selected(comparison)} if comparison.selection != "last" else {}

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from seqzoo import tasks
 from seqzoo.train import results, tables
 from seqzoo.train.report import DARK, LIGHT, comparisons_in, render, write_report
 from seqzoo.train.results import Comparison, ModelResult, SeedResult
@@ -105,7 +106,21 @@ def test_a_training_run_is_reported(tmp_path):
         "validation": {"step": [20], "accuracy": [0.4]},
     }
     assert got.models[0].seeds[0].final == {"accuracy": 0.4}
-    assert "over the whole validation split" in write_report(tmp_path).read_text()
+    page = write_report(tmp_path).read_text()
+    assert "over the whole validation split" in page
+    for fact in ("validation length", "value of the context", "validation examples"):
+        assert fact in page
+    assert got.baselines == tasks.build("mqar").baselines("validation")
+
+
+@pytest.mark.parametrize("task", [{"name": "image", "data": "/absent"}, {"name": "my_own"}])
+def test_a_run_is_reported_without_its_data(tmp_path, task):
+    line = {"step": 10, "loss": 2.0, "validation/accuracy": 0.25}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "config.json").write_text(json.dumps({"model": "lru", "task": task}))
+    (got,) = comparisons_in(tmp_path)
+    assert got.baselines == {}
+    assert ("not on this machine" in " ".join(got.notes)) == (task["name"] == "image")
 
 
 def test_the_page_loads_nothing_and_names_are_inert():
