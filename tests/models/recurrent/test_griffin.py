@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from seqzoo.models import RGLRU
+from seqzoo.models import RGLRU, Attention
 from seqzoo.models.layers import FeedForward
-from seqzoo.models.ops import attention, rope
 from tests.helpers import assert_close
 from tests.models.published import read_safetensors
 
@@ -50,22 +49,13 @@ def recurrent(w):
 
 def local(w):
     """Local attention with one head of keys and values, half of each head rotated."""
-    w = {k.removeprefix("temporal_block."): v for k, v in w.items()}
-
-    def heads(x, name):
-        return (x @ w[f"{name}_proj.weight"].T).reshape(*x.shape[:2], -1, D // HEADS)
-
-    def run(x):
-        q, k, v = (heads(x, name) for name in "qkv")
-        half, at = D // HEADS // 2, jnp.arange(x.shape[1])
-        q, k = (
-            jnp.concatenate([rope(jnp.asarray(z[..., :half]), at), z[..., half:]], -1)
-            for z in (q, k)
-        )
-        o = attention(q, k, jnp.asarray(v), causal=True, window=WINDOW)
-        return o.reshape(x.shape) @ w["o_proj.weight"].T + w["o_proj.bias"]
-
-    return run
+    options = {"num_kv_heads": 1, "window": WINDOW, "rope_fraction": 0.5, "use_bias": True}
+    mixer = Attention(D, num_heads=HEADS, **options, rngs=nnx.Rngs(0))
+    for name in "qkv":  # whose biases start at 0 and have no counterpart
+        kernel = jnp.asarray(w[f"temporal_block.{name}_proj.weight"].T)
+        getattr(mixer, f"{name}_proj").kernel[...] = kernel
+    linear(mixer.out_proj, w, "temporal_block.o_proj")
+    return jax.jit(mixer)
 
 
 def test_all_blocks_equal_the_published_model():
