@@ -90,17 +90,20 @@ def check_encoder(model, head, case):
 
 
 def check_decoder(model, case, head=lambda logits: logits, part=lambda model: model):
-    """Logits of whole rows and one token at a time."""
+    """Logits of whole rows, one token at a time, and of half a row and then one at a time."""
     part = part(model)
     tokens = case["input_ids"]
     logits = head(np.asarray(jax.jit(part)(tokens)))[..., :KEPT]
     assert_close(logits, case["logits"], ratio=RATIO)
-    step, state, out = jax.jit(lambda x, s: part.extend(x, s)), part.init_state(len(tokens)), []
-    for t in range(tokens.shape[1]):
-        y, state = step(tokens[:, t : t + 1], state)
-        out.append(np.asarray(y))
-    logits = head(np.concatenate(out, 1))[..., :KEPT]
-    assert_close(logits, case["logits_stepwise"], ratio=RATIO)
+    step, length = jax.jit(lambda x, s: part.extend(x, s)), tokens.shape[1]
+    for first, name in ((1, "logits_stepwise"), (length // 2, "logits_prefill_then_steps")):
+        y, state = step(tokens[:, :first], part.init_state(len(tokens)))
+        out = [np.asarray(y)]
+        for t in range(first, length):
+            y, state = step(tokens[:, t : t + 1], state)
+            out.append(np.asarray(y))
+        logits = head(np.concatenate(out, 1))[..., :KEPT]
+        assert_close(logits, case[name], ratio=RATIO)
 
 
 def test_bert():
