@@ -5,14 +5,15 @@
     RUN/checkpoints/<step>/manifest.json    size and sha256 of every other file
 
 A checkpoint is written as `<step>.partial` and renamed when its manifest is there, so a folder with
-a plain number was once whole; the manifest tells whether it still is.
+a plain number was once whole; the manifest tells whether it still is. In a bucket nothing can be
+renamed: there a folder counts from its manifest on, which comes last and goes first, and lists
+sizes alone, as the store itself guards what objects contain.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from seqzoo.train.distributed import barrier, from_first, is_first
-from seqzoo.train.files import write_atomically
+from seqzoo.train.files import files_under, in_bucket, remove_tree, run_path, write_atomically
 from seqzoo.train.state import TrainState
 
 FOLDER = "checkpoints"
@@ -42,7 +43,8 @@ class Checkpoints:
     """
 
     def __init__(self, run: Path, *, keep: int = 2):
-        self.folder = Path(run).resolve() / FOLDER
+        path = run_path(run)
+        self.folder = (path if in_bucket(path) else path.resolve()) / FOLDER
         self._keep = keep
         self._orbax = ocp.StandardCheckpointer()
         self._background = ThreadPoolExecutor(1, "checkpoint")
@@ -52,7 +54,10 @@ class Checkpoints:
         """Steps of which there is a checkpoint, whole or not; oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+        found = [path for path in self.folder.iterdir() if path.name.isdecimal()]
+        if in_bucket(self.folder):
+            found = [path for path in found if (path / MANIFEST).exists()]
+        return sorted(int(path.name) for path in found)
 
     def newest_whole(self, say: Callable[[str], None], at_most: int | None = None) -> int | None:
         """The newest whole checkpoint, None where a run has none yet.
@@ -79,11 +84,12 @@ class Checkpoints:
             listed = json.loads((folder / MANIFEST).read_text())["files"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"{MANIFEST} cannot be read: {type(error).__name__}"
-        there = {path for path in _files(folder) if path != MANIFEST}
+        there = {path for path in files_under(folder) if path != MANIFEST}
         for path in sorted(there ^ listed.keys()):
             return f"{path} is {'missing' if path in listed else 'not in the manifest'}"
         for path, entry in sorted(listed.items()):
-            if _entry(folder / path) != entry:
+            own = _entry(folder / path, digest="sha256" in entry)
+            if own != entry:
                 return f"{path} has changed"
         return None
 
@@ -116,7 +122,7 @@ class Checkpoints:
         try:
             if not from_first(f"whether to save {step}", lambda: self._prepare(step)):
                 return
-            self._orbax.save(self.folder / f"{step}.partial" / "state", state)
+            self._orbax.save(self._unfinished(step) / "state", state)
         except Exception as error:  # storage back ends raise types of their own
             raise self._failed(step, error) from error
         self._last = step, self._background.submit(self._finish, step, dict(meta), keep_also)
@@ -145,31 +151,43 @@ class Checkpoints:
         """Makes room for a checkpoint; False if there is a whole one."""
         if step in self.steps() and self.fault(step) is None:
             return False
-        partial = self.folder / f"{step}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = self._unfinished(step)
+        self._remove(partial)
         partial.mkdir(parents=True)
         return True
+
+    def _unfinished(self, step: int) -> Path:
+        """Where a checkpoint is written before it counts."""
+        return self.folder / (str(step) if in_bucket(self.folder) else f"{step}.partial")
+
+    def _remove(self, folder: Path) -> None:
+        """Removes a checkpoint, which does not count from the first moment on."""
+        if in_bucket(folder):
+            (folder / MANIFEST).unlink(missing_ok=True)
+        remove_tree(folder)
 
     def _finish(self, step: int, meta: dict[str, Any], keep_also: int | None) -> None:
         """Runs in the background: waits for Orbax, adds the manifest, renames, prunes."""
         self._orbax.wait_until_finished()
         barrier(f"checkpoint {step}")
-        partial, final = self.folder / f"{step}.partial", self.folder / str(step)
+        partial, final = self._unfinished(step), self.folder / str(step)
         if not is_first():
             return
         write_atomically(partial / META, json.dumps(meta))
-        files = {path: _entry(partial / path) for path in sorted(_files(partial))}
+        digest, paths = not in_bucket(partial), sorted(files_under(partial))
+        files = {path: _entry(partial / path, digest) for path in paths}
         write_atomically(partial / MANIFEST, json.dumps({"version": 1, "files": files}))
-        if final.exists():  # damaged, or it would not have been saved again
-            shutil.rmtree(final)
-        partial.rename(final)
+        if partial != final:
+            if final.exists():  # damaged, or it would not have been saved again
+                self._remove(final)
+            partial.rename(final)
         for old in self.steps()[: -self._keep]:
             if old not in (keep_also, step):
-                shutil.rmtree(self.folder / str(old))
+                self._remove(self.folder / str(old))
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         if is_first():
-            shutil.rmtree(self.folder / f"{step}.partial", ignore_errors=True)
+            self._remove(self._unfinished(step))
         whole = [s for s in self.steps() if self.fault(s) is None]
         left = (
             f"whole ones remain at steps {', '.join(map(str, whole))}" if whole else "none is left"
@@ -180,14 +198,13 @@ class Checkpoints:
         )
 
 
-def _files(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-
-
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(path: Path, digest: bool = True) -> dict[str, Any]:
+    if not digest:
+        size = path.stat()
+        return {"size": size.length if in_bucket(path) else size.st_size}
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"size": path.stat().st_size, "sha256": digest}
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": found}
 
 
 def _one_line(error: Exception) -> str:

@@ -207,9 +207,6 @@ def _initialize(processes: Processes) -> bool:
     if count < 2:
         return False
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # A step that has failed must not start the next one: the others abort at a message of Gloo's
-    # that they do not expect, before they can say what is wrong.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     options: dict[str, Any] = {}
     if explicit:

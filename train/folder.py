@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 import sys
 import time
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.train.config import Difference, Experiment, differences
-from seqzoo.train.files import write_atomically
+from seqzoo.train.files import in_bucket, run_path, write_atomically
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", "lock.json"
 ABANDONED = 600.0  # seconds without a sign of life after which another host's lock is void
+SETTLE = 3.0  # seconds after which of several who wrote a lock into a bucket at once one is left
 
 
 class RunFolderError(ValueError):
@@ -28,7 +28,7 @@ class RunFolder:
     """The files of a run, apart from metrics and checkpoints."""
 
     def __init__(self, path: Path | str):
-        self.path = Path(path)
+        self.path = run_path(path)
 
     def experiment(self) -> Experiment:
         """The configuration of the run. Raises RunFolderError where there is none."""
@@ -45,11 +45,6 @@ class RunFolder:
 
     def check(self, experiment: Experiment, *, change_steps: bool = False) -> None:
         """Raises RunFolderError if the folder belongs to another configuration or to no run."""
-        if re.match(r"\w+:/", str(self.path)):
-            raise RunFolderError(
-                f"{self.path}: a run's folder is on a file system; mount the bucket (gcsfuse for "
-                "gs://) and give its path"
-            )
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; give a folder for the run")
         if not (self.path / CONFIG).exists():
@@ -86,7 +81,7 @@ class RunFolder:
         """Keeps the folder to this process. Raises RunFolderError while another one runs in it."""
         self.path.mkdir(parents=True, exist_ok=True)
         lock = self.path / LOCK
-        _take(lock)
+        _take_in_bucket(lock) if in_bucket(lock) else _take(lock)
         try:
             yield
         finally:
@@ -96,14 +91,17 @@ class RunFolder:
         """Gives the folder back, if it is this process's."""
         lock = self.path / LOCK
         with contextlib.suppress(FileNotFoundError, ValueError):
-            owner, own = json.loads(lock.read_text()), _self()
-            if all(owner.get(key) == own[key] for key in ("pid", "host", "started")):
+            if _is_own(json.loads(lock.read_text())):
                 lock.unlink(missing_ok=True)
 
     def sign_of_life(self) -> None:
         """Tells other hosts that the owner is alive."""
+        lock = self.path / LOCK
         with contextlib.suppress(OSError):
-            os.utime(self.path / LOCK)
+            if in_bucket(lock):
+                lock.write_text(json.dumps(_self() | {"alive": time.time()}))
+            else:
+                os.utime(lock)
 
 
 def say_on_stderr(text: str) -> None:
@@ -125,6 +123,20 @@ def _take(lock: Path) -> None:
     finally:
         own.unlink(missing_ok=True)
     raise RunFolderError(f"{lock} cannot be taken: others start in the same folder")
+
+
+def _take_in_bucket(lock: Path) -> None:
+    """The last to write is the owner: nobody writes who has seen a living one."""
+    _refuse_if_alive(lock)
+    lock.write_text(json.dumps(_self() | {"alive": time.time()}))
+    time.sleep(SETTLE)
+    if not lock.exists() or not _is_own(json.loads(lock.read_text())):
+        raise RunFolderError(f"{lock} cannot be taken: others start in the same folder")
+
+
+def _is_own(owner: dict[str, Any]) -> bool:
+    own = _self()
+    return all(owner.get(key) == own[key] for key in ("pid", "host", "started"))
 
 
 def _move_away(lock: Path) -> None:
@@ -160,16 +172,17 @@ def _self() -> dict[str, Any]:
 def _owner(lock: Path) -> dict[str, Any] | None:
     """The living owner of a lock."""
     try:
-        owner, age = json.loads(lock.read_text()), time.time() - lock.stat().st_mtime
+        owner = json.loads(lock.read_text())
+        alive = owner["alive"] if in_bucket(lock) else lock.stat().st_mtime
     except FileNotFoundError:
         return None
-    except ValueError:  # damaged: a lock appears with its content
+    except (ValueError, KeyError):  # damaged: a lock appears with its content
         return None
     if owner["host"] != socket.gethostname():
-        return owner if age < ABANDONED else None
-    alive = owner["pid"] != os.getpid() and _alive(owner["pid"])
+        return owner if time.time() - alive < ABANDONED else None
+    running = owner["pid"] != os.getpid() and _alive(owner["pid"])
     same = owner.get("started") == _started(owner["pid"])  # a number may be given again
-    return owner if alive and same else None
+    return owner if running and same else None
 
 
 def _alive(pid: int) -> bool:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from seqzoo.train.files import write_atomically
+from seqzoo.train.files import in_bucket, run_path, write_atomically
 
 FILE = "metrics.jsonl"
 LAG = 4  # steps between the start of a step and the reading of its metrics
@@ -80,23 +80,31 @@ class MetricsLog:
     """Writes the metrics of one run from step `done` on.
 
     Args:
-        run: the run's folder.
+        run: the run's folder. In a bucket lines appear at each flush, and no events are written.
         done: the step that training continues from; later lines are removed.
         every: steps between TensorBoard points of the training metrics.
     """
 
     def __init__(self, run: Path, done: int, *, every: int = 10):
+        self._path, self._every, self._text = run_path(run) / FILE, every, ""
+        truncate(self._path, done)
+        self._lines, self._events = None, None
+        if in_bucket(self._path):  # whose objects are written whole
+            self._text = self._path.read_text() if self._path.exists() else ""
+            return
         from tensorboardX import SummaryWriter
 
-        self._path, self._every = Path(run) / FILE, every
-        truncate(self._path, done)
         self._lines = self._path.open("a")
         purge = done + 1 if done else None
         self._events = SummaryWriter(str(Path(run) / "tensorboard"), purge_step=purge)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the line of a step; evaluations are recognised by a "/" in their names."""
-        self._lines.write(json.dumps({"step": step, **_strict(values)}) + "\n")
+        line = json.dumps({"step": step, **_strict(values)}) + "\n"
+        if self._lines is None:
+            self._text += line
+            return
+        self._lines.write(line)
         for name, value in values.items():
             if "/" in name or step % self._every == 0:
                 tag = name if "/" in name else f"train/{name}"
@@ -104,6 +112,9 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Returns when all lines are on disk, as they must be before a checkpoint counts."""
+        if self._lines is None:
+            write_atomically(self._path, self._text)
+            return
         self._lines.flush()
         os.fsync(self._lines.fileno())
         self._events.flush()
@@ -111,8 +122,9 @@ class MetricsLog:
     def close(self) -> None:
         """Flushes and closes."""
         self.flush()
-        self._lines.close()
-        self._events.close()
+        if self._lines is not None:
+            self._lines.close()
+            self._events.close()
 
 
 class NoLog:
@@ -137,7 +149,7 @@ class Line(NamedTuple):
 
 def read_lines(run: Path) -> list[Line]:
     """All whole lines of a run's metrics; a torn last line is left out."""
-    path = Path(run) / FILE
+    path = run_path(run) / FILE
     if not path.exists():
         return []
     lines = []

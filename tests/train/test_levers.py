@@ -75,12 +75,6 @@ def test_programs_are_kept_on_disk_where_no_cpu_runs_them(monkeypatch, tmp_path)
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_a_bucket_is_refused_with_the_way_out(capsys):
-    argv = ["train", "--task", "mqar", "--model", "attention", "--out", "gs://bucket/run"]
-    assert dispatch(argv) == 2
-    assert "gcsfuse" in capsys.readouterr().err
-
-
 def test_the_doctor_finds_nothing_wrong_here(capsys, monkeypatch, tmp_path):
     from seqzoo.train import doctor
 
