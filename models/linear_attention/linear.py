@@ -84,7 +84,7 @@ class KernelAttention(Mixer):
         return self.num_heads * self.num_features * (self.d_head + int(self.normalize))
 
     def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, tuple | None]:
-        """φ(q) and φ(k), and the rotated ones for the numerator, if any."""
+        """(q, k, φ), φ None if they are features; and the same for a rotated numerator, if any."""
         raise NotImplementedError
 
     def _mix(self, x: Float[Array, "B L D"], inner: LinearAttentionState | None, ctx: Context):
@@ -114,8 +114,9 @@ class KernelAttention(Mixer):
             total, z = self._sum(*plain, ones, z0, ctx)
         return o / (total + self.eps), LinearAttentionState(s, z)
 
-    def _sum(self, q, k, v, s0, ctx: Context):
+    def _sum(self, q, k, feature_map, v, s0, ctx: Context):
         options = {"causal": self.causal, "chunk_size": self.chunk_size}
+        options["feature_map"] = feature_map
         return kernel_sums(q, k, v, s0, segment_ids=ctx.segments, **options)
 
 
@@ -152,11 +153,11 @@ class LinearAttention(KernelAttention):
 
     def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, tuple | None]:
         phi = ELEMENTWISE[self.feature_map]
-        plain = phi(q), phi(k)
         if self.positions == "none":
-            return plain, None
-        position = ctx.segments.position
-        return plain, tuple(rope(a, position, base=self.rope_base) for a in plain)
+            return (q, k, lambda q, k: (phi(q), phi(k))), None
+        q, k = phi(q), phi(k)
+        rotated = (rope(a, ctx.segments.position, base=self.rope_base) for a in (q, k))
+        return (q, k, None), (*rotated, None)
 
 
 class Based(KernelAttention):
@@ -186,7 +187,7 @@ class Based(KernelAttention):
         super().__init__(d_model, num_heads, d_key, features, **options, **dtypes, rngs=rngs)
 
     def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, None]:
-        return (taylor(q), taylor(k)), None
+        return (q, k, lambda q, k: (taylor(q), taylor(k))), None
 
 
 class Rebased(KernelAttention):
@@ -219,7 +220,7 @@ class Rebased(KernelAttention):
         self.k_norm = nnx.LayerNorm(d_key, **dtypes, rngs=rngs)
 
     def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, None]:
-        return (quadratic(self.q_norm(q)), quadratic(self.k_norm(k))), None
+        return (self.q_norm(q), self.k_norm(k), lambda q, k: (quadratic(q), quadratic(k))), None
 
 
 class CosFormer(KernelAttention):
@@ -253,7 +254,7 @@ class CosFormer(KernelAttention):
 
     def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, None]:
         position = ctx.segments.position
-        return tuple(reweighted(a, position, self.horizon) for a in (q, k)), None
+        return (*(reweighted(a, position, self.horizon) for a in (q, k)), None), None
 
 
 LinearAttentionConfig = config_of(LinearAttention)

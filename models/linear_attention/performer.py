@@ -21,6 +21,7 @@ elements (without the last H for relu), F = M features or 2 M (trigonometric), V
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -191,13 +192,13 @@ def favor_attention(
     wide = jnp.promote_types(q.dtype, jnp.float32)
     q, k, v = (a.astype(wide) for a in (q, k, v))
     s0, top = (None, None) if state is None else state
-    decay = None
+    decay = feature_map = None
     if stabilizer == "global" or kind == "relu":
         q, k = _as_published(q, k, projection, layout, kind, feature_eps)
     else:
-        q, _ = _features(q, projection, kind, feature_eps, lambda e: e)
-        run = _running if causal else _overall
-        k, m = _features(k, projection, kind, feature_eps, lambda e: run(e, top, layout))
+        m = (_running if causal else _overall)(_tops(k, projection, kind), top, layout)
+        q, k = jnp.concatenate([q, jnp.zeros_like(m)], -1), jnp.concatenate([k, m], -1)
+        feature_map = functools.partial(_features, projection, kind, feature_eps)
         if causal:
             first = jnp.full_like(m[:, :1], LOW) if top is None else top[:, None, :, None]
             decay = jnp.concatenate([first, m[:, :-1]], 1) - m
@@ -205,25 +206,34 @@ def favor_attention(
         top = m[:, -1, :, 0]
     v1 = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
     options = {"causal": causal, "log_decay": decay, "chunk_size": chunk_size}
+    options["feature_map"] = feature_map
     both, s = kernel_sums(q, k, v1, s0, segment_ids=layout, **options)
     o, R = both[..., :-1], both[..., -1:]
     after = None if s is None else PerformerState(s, top if kind != "relu" else None)
     return (o / (R + 2 * eps * (jnp.abs(R) <= eps)) if normalize else o), after
 
 
-def _features(x, projection, kind: FavorKind, eps: float | None, stabilize):
-    """Features, and the factor's exponent m [B, L, H, 1] that `stabilize` makes of maxima."""
+def _tops(k: Float[Array, "B L H K"], projection: Float[Array, "M K"], kind: FavorKind) -> Array:
+    """The largest exponent of each key, [B, L, H, 1]; features are made where they are used."""
+    dash, half = favor_exponents(jax.lax.stop_gradient(k), projection)
+    return (dash - half).max(-1, keepdims=True) if kind == "positive" else half
+
+
+def _features(projection, kind: FavorKind, eps: float | None, q, k) -> tuple[Array, Array]:
+    """Features of queries, less their own maximum, and of keys, less m, their last channel."""
+    q, k, m = q[..., :-1], k[..., :-1], k[..., -1:]
+    return tuple(_stabilized(x, projection, kind, eps, m) for x, m in ((q, None), (k, m)))
+
+
+def _stabilized(x, projection, kind: FavorKind, eps: float | None, m: Array | None) -> Array:
     dash, half = favor_exponents(x, projection)
+    exponent = dash - half if kind == "positive" else half
+    top = jax.lax.stop_gradient(exponent.max(-1, keepdims=True))
+    above = exponent - (top if m is None else jnp.maximum(m, top))  # more than m at padding only
     ratio = projection.shape[0] ** -0.5
     if kind == "positive":
-        exponent = dash - half
-        top = jax.lax.stop_gradient(exponent.max(-1, keepdims=True))
-        m = stabilize(top)
-        above = exponent - jnp.maximum(m, top)  # more than m at padding only
-        return ratio * (jnp.exp(above) + (1e-6 if eps is None else eps)), m
-    top = jax.lax.stop_gradient(half)
-    m = stabilize(top)
-    return ratio * waves(dash) * jnp.exp(half - jnp.maximum(m, top)), m
+        return ratio * (jnp.exp(above) + (1e-6 if eps is None else eps))
+    return ratio * waves(dash) * jnp.exp(above)
 
 
 def _as_published(q, k, projection, layout: Segments, kind: FavorKind, eps: float | None):

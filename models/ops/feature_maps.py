@@ -137,7 +137,8 @@ def favor_exponents(
 ) -> tuple[Float[Array, "B L H M"], Float[Array, "B L H 1"]]:
     """W y and |y|²/2 with y = x / K^(1/4), in at least float32."""
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32)) * x.shape[-1] ** -0.25
-    return y @ projection.T.astype(y.dtype), 0.5 * jnp.sum(jnp.square(y), -1, keepdims=True)
+    half = 0.5 * jnp.einsum("...k,...k->...", y, y)  # a sum would be done again for each feature
+    return y @ projection.T.astype(y.dtype), half[..., None]
 
 
 def waves(angle: Float[Array, "*B M"]) -> Float[Array, "*B 2M"]:

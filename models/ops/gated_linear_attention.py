@@ -27,10 +27,14 @@ from seqzoo.models.ops.chunks import check_decays, decays, to_chunks, to_rows
 from seqzoo.models.ops.segments import Segments, as_segments, cut_runs
 from seqzoo.models.ops.sequence_parallel import carried_over, cut, parts
 
-# B=4, H=4, K=V=32 on CPU, forward and backward, against chunks of 64: chunks of 32 take 0.9 (no
-# decay), 0.7 (one a head) and 1.0 (per channel) of the time, chunks of 128 take 1.1 (no decay) and
-# 1.6 (one a head). Larger heads and accelerators favour larger chunks, hence not 32.
+FeatureMap = Callable[[Array, Array], tuple[Array, Array]]
+
+# B=4, H=4, K=V=32 on CPU, forward and backward, against chunks of 64: chunks of 32 take 0.95 (no
+# decay), 0.8 (one a head) and 0.9 (per channel) of the time, chunks of 128 take 1.1 (no decay) and
+# 1.6 (one a head). Larger heads and accelerators favour larger chunks. Several chunks in one step
+# of the loop, or all of them at once, take as long as one after the other.
 CHUNK = 64
+SMALL_CHUNK, SMALL_HEAD = 32, 64  # for heads of K + V up to
 
 # Per-channel decays are written out within this many steps. Against 8, 16 takes twice the time; 4
 # takes 0.9 of it but 1.1 to 1.7 times as long to compile.
@@ -49,6 +53,7 @@ def gated_linear_attention(
     segment_ids: Int[Array, "B L"] | Segments | None = None,
     read_before: bool = False,
     bonus: Float[Array, "H K"] | None = None,
+    feature_map: FeatureMap | None = None,
 ) -> tuple[Float[Array, "B L H V"], Float[Array, "B H K V"]]:
     """o_t = scale S_tᵀ q_t with S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_tᵀ.
 
@@ -66,31 +71,37 @@ def gated_linear_attention(
         read_before: o_t reads S_{t-1} instead of S_t (RWKV-6, arXiv:2404.05892).
         bonus: with `read_before`, weight per key channel of the current step:
             o_t += scale (q_t · bonus k_t) v_t.
+        feature_map: q and k of some steps, [B, H, C, ...], to what stands for them in the
+            equations, [B, H, C, K]. It is applied chunk by chunk, and again in the backward pass,
+            so that features wider than q and k are never kept. Without it q and k have one shape.
 
     Returns:
         o in the common dtype of q, k and v, and the state after the last real token in at least
         float32, in which everything inside is computed.
 
     Raises:
-        ValueError: for shapes that do not fit, a chunk size below 1, or a bonus without
-            `read_before`.
+        ValueError: for shapes that do not fit, a chunk size below 1, a bonus without
+            `read_before` or with a feature map.
     """
-    _check(q, k, v, log_decay, s0, chunk_size, bonus, read_before)
-    batch, length, groups, keys = q.shape
-    heads = v.shape[2]
+    _check_inputs(q, k, v, chunk_size, bonus, read_before, feature_map)
+    batch, length, groups, _ = q.shape
+    heads, keys = v.shape[2], _feature_width(q, k, feature_map)
+    _check_state(q, v, keys, log_decay, s0)
     out_dtype = jnp.result_type(q, k, v)
     dtype = jnp.promote_types(out_dtype, jnp.float32)
     layout = as_segments(segment_ids, length)
     g = None if log_decay is None else decays(log_decay, length, heads, dtype)
     if layout.masked:
         valid = layout.valid[:, :, None, None]
-        k = jnp.where(valid, k, 0)
+        k, v = (k, jnp.where(valid, v, 0)) if feature_map else (jnp.where(valid, k, 0), v)
         g = None if g is None else jnp.where(valid, g, 0)
     run = layout.run if layout.masked else None
 
     shape = (batch, heads, keys, v.shape[-1])
     s0 = jnp.zeros(shape, dtype) if s0 is None else s0.astype(jnp.promote_types(s0.dtype, dtype))
-    rows = functools.partial(_rows, chunk_size or CHUNK, read_before)
+    rows = functools.partial(
+        _rows, chunk_size or default_chunk(keys, v.shape[-1]), read_before, feature_map
+    )
     count = parts(length)
     inputs = (q, k, v, g, run)
     o, s_last = rows(inputs, s0) if count == 1 else _over_devices(rows, inputs, s0, count)
@@ -100,29 +111,53 @@ def gated_linear_attention(
     return (scale * o).astype(out_dtype), s_last
 
 
-def _check(q, k, v, log_decay, s0, chunk_size, bonus, read_before) -> None:
-    def fail(message: str) -> None:
-        raise ValueError(f"gated_linear_attention: {message}")
+def default_chunk(keys: int, values: int) -> int:
+    """Steps per chunk for heads of K keys and V values."""
+    return SMALL_CHUNK if keys + values <= SMALL_HEAD + 1 else CHUNK  # one column may normalise
 
-    if q.ndim != 4 or k.shape != q.shape:
-        fail(f"q and k must have one shape [B, L, H, K]; got {q.shape} and {k.shape}")
+
+def _fail(message: str) -> None:
+    raise ValueError(f"gated_linear_attention: {message}")
+
+
+def _check_inputs(q, k, v, chunk_size, bonus, read_before, feature_map) -> None:
+    same = k.shape[:3] == q.shape[:3] if feature_map else k.shape == q.shape
+    if q.ndim != 4 or k.ndim != 4 or not same:
+        _fail(f"q and k must have one shape [B, L, H, K]; got {q.shape} and {k.shape}")
     if v.ndim != 4 or v.shape[:2] != q.shape[:2] or v.shape[2] % q.shape[2]:
-        fail(
+        _fail(
             f"v must be [B, L, H, V] with q's {q.shape[:2]} and H a multiple of its heads; got "
             f"{v.shape} for q {q.shape}"
         )
-    heads = v.shape[2]
-    check_decays("gated_linear_attention", log_decay, (*q.shape[:2], heads, q.shape[3]))
-    state = (q.shape[0], heads, q.shape[3], v.shape[3])
-    if s0 is not None and s0.shape != state:
-        fail(f"s0 must be [B, H, K, V] = {state}; got {s0.shape}")
     if chunk_size is not None and chunk_size < 1:
-        fail(f"chunk_size must be at least 1; got {chunk_size}")
+        _fail(f"chunk_size must be at least 1; got {chunk_size}")
     if bonus is not None and not read_before:
-        fail("bonus weights the current step, which only read_before=True leaves out")
+        _fail("bonus weights the current step, which only read_before=True leaves out")
+    if bonus is not None and feature_map:
+        _fail("bonus weights channels of keys as they are; a feature map leaves none of them")
 
 
-def _rows(most: int, read_before: bool, inputs: tuple, s0: Array) -> tuple[Array, Array]:
+def _check_state(q, v, keys: int, log_decay, s0) -> None:
+    heads = v.shape[2]
+    check_decays("gated_linear_attention", log_decay, (*q.shape[:2], heads, keys))
+    state = (q.shape[0], heads, keys, v.shape[3])
+    if s0 is not None and s0.shape != state:
+        _fail(f"s0 must be [B, H, K, V] = {state}; got {s0.shape}")
+
+
+def _feature_width(q: Array, k: Array, feature_map: FeatureMap | None) -> int:
+    if feature_map is None:
+        return q.shape[-1]
+    q, k = (jax.ShapeDtypeStruct((x.shape[0], x.shape[2], 1, x.shape[3]), x.dtype) for x in (q, k))
+    widths = {x.shape[-1] for x in jax.eval_shape(feature_map, q, k)}
+    if len(widths) > 1:
+        _fail(f"a feature map must give q and k one width; got {sorted(widths)}")
+    return widths.pop()
+
+
+def _rows(
+    most: int, read_before: bool, feature_map: FeatureMap | None, inputs: tuple, s0: Array
+) -> tuple[Array, Array]:
     """All chunks of rows of q, k, v, g and run; the last two may be None."""
     length = inputs[0].shape[1]
     size = min(most, length)
@@ -131,7 +166,7 @@ def _rows(most: int, read_before: bool, inputs: tuple, s0: Array) -> tuple[Array
     inputs = tuple(None if x is None else to_chunks(x, size) for x in (*inputs, run))
     last = None if run is None else jnp.zeros((run.shape[0], 1, 1, 1), run.dtype)
     # Inside a scan no barrier is needed to keep the recomputation.
-    step = jax.checkpoint(functools.partial(_step, read_before), prevent_cse=False)
+    step = jax.checkpoint(functools.partial(_step, read_before, feature_map), prevent_cse=False)
     (s_last, _), o = lax.scan(step, (s0, last), inputs)
     return to_rows(o, length), s_last
 
@@ -163,11 +198,12 @@ def _over_devices(rows: Callable, inputs: tuple, s0: Array, count: int) -> tuple
     return carried_over(rows, summarize, compose, (q, k, v, g, run), s0, count)
 
 
-def _step(read_before: bool, carry, inputs):
+def _step(read_before: bool, feature_map: FeatureMap | None, carry, inputs):
     """One chunk: its outputs, and the state and run after it."""
     state, last = carry
     q, k, v, g, run = inputs
     q, k, v = (x.astype(state.dtype) for x in (q, k, v))
+    q, k = feature_map(q, k) if feature_map else (q, k)
     per_channel = g is not None and g.shape[-1] > 1
     scores = None if per_channel else _for_heads(q @ jnp.swapaxes(k, -1, -2), v.shape[1])
     q, k = (_for_heads(x, v.shape[1]) for x in (q, k))

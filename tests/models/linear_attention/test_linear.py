@@ -90,7 +90,7 @@ def test_the_normaliser_equals_the_published_one(name):
             state = LinearAttentionState(golden["initial_state_kv"], z0)
 
         def attend(q, k, v):
-            return mixer._attend((q, k), None, v, state, Context(all_real(q.shape[1])))
+            return mixer._attend((q, k, None), None, v, state, Context(all_real(q.shape[1])))
 
         o, pull, after = jax.vjp(attend, *(golden[n] for n in "qkv"), has_aux=True)
         assert_close(o, golden["o"], ratio=1e-9)
@@ -110,7 +110,8 @@ def test_based_and_rebased_equal_the_published_kernels(case):
 
         def attend(q, k, v):
             layout = Context(all_real(q.shape[1]))
-            return mixer._attend((phi(q), phi(k)), None, v, None, layout)[0]
+            features = (q, k, lambda q, k: (phi(q), phi(k)))
+            return mixer._attend(features, None, v, None, layout)[0]
 
         o, grads = value_and_pullback(attend, g["cotangent"], *(g[n] for n in "qkv"))
         assert_close(o, g["o"], ratio=1e-9)

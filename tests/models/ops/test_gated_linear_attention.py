@@ -276,3 +276,34 @@ def test_heads_of_queries_must_divide_those_of_values():
     q, v = jnp.ones((1, 3, 2, 2)), jnp.ones((1, 3, 3, 2))
     with pytest.raises(ValueError, match="a multiple of its heads"):
         gated_linear_attention(q, q, v)
+
+
+def test_features_are_made_where_they_are_used():
+    """A feature map in the op equals the map before it, with padding, in gradients too."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((2, 23, 2, 4))) for _ in range(3))
+    ids = jnp.asarray([[1] * 9 + [2] * 11 + [0] * 3, [1] * 23])
+
+    def squares(q, k):  # of zero are not zero
+        return 1 + q[..., :3] ** 2, 1 + k[..., 1:] ** 2
+
+    def total(inside, q, k, v):
+        features = (q, k) if inside else squares(q, k)
+        options = {"chunk_size": 4, "segment_ids": ids}
+        options["feature_map"] = squares if inside else None
+        o, s = gated_linear_attention(*features, v, -0.1, **options)
+        return jnp.sum(jnp.where(ids[..., None, None] > 0, o, 0) ** 2) + jnp.sum(s**3)
+
+    both = [jax.value_and_grad(total, (1, 2, 3))(inside, q, k, v) for inside in (True, False)]
+    for found, expected in zip(*map(jax.tree.leaves, both), strict=True):
+        assert_close(found, expected, ratio=1e-5)
+
+
+def test_a_feature_map_and_a_bonus_exclude_each_other():
+    q = jnp.zeros((1, 2, 1, 2))
+    with pytest.raises(ValueError, match="feature map leaves none"):
+        gated_linear_attention(
+            q, q, q, read_before=True, bonus=jnp.ones((1, 2)), feature_map=lambda q, k: (q, k)
+        )
+    with pytest.raises(ValueError, match="one width"):
+        gated_linear_attention(q, q, q, feature_map=lambda q, k: (q, k[..., :1]))
