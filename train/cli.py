@@ -25,6 +25,7 @@ USAGE, NONFINITE, CHECKPOINT, LOST = 2, 3, 4, 5
 # Verbs with a module of their own have a function main(argv) there.
 MODULES = {
     "compare": ("seqzoo.train.compare", "train several models and compare them"),
+    "sample": ("seqzoo.train.sample", "text from a trained language model"),
     "report": ("seqzoo.train.report", "write the report of a comparison or a run"),
     "bench": ("seqzoo.train.bench", "measure speed, memory and compile time"),
     "plan": ("seqzoo.train.plan", "whether a configuration fits, and how fast it can be"),
