@@ -4,6 +4,7 @@
     seqzoo plan --task listops --model mamba --backbone.depth 24 --mesh.data 4 --mesh.fsdp -1 ...
     seqzoo plan --task listops --model mamba --topology v5p:4x4x4 --search
     seqzoo plan --task listops --all --topology v5e:16x16 --out DIR      a row for every mixer
+    seqzoo plan --forms --topology v5e:1x1 --out DIR                     for every op's forms
 
 Compiles the train step that `seqzoo train` would run, for a TPU topology that need not exist here
 (libtpu compiles without a TPU) or for the devices of this machine. The last line is JSON.
@@ -66,6 +67,10 @@ def main(argv: Sequence[str]) -> int:
         from seqzoo.train.plan_table import main as table
 
         return table(argv)
+    if "--forms" in argv:
+        from seqzoo.train.plan_forms import main as forms
+
+        return forms(argv)
     from seqzoo.train.cli import _chosen
     from seqzoo.train.flags import bare_field, experiment_fields, experiment_of, parse
 

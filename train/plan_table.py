@@ -70,17 +70,22 @@ def main(argv: Sequence[str]) -> int:
 
 def make_row(model: str, flags: dict[str, str], limit: float) -> Row:
     """One plan, or why there is none: too slow, or refused."""
-    command = [sys.executable, "-m", "seqzoo.train.cli", "plan", "--model", model]
-    command += [word for pair in flags.items() for word in pair]
+    words = [word for pair in flags.items() for word in pair]
+    return {"model": model, **planned_apart(["--model", model, *words], limit)}
+
+
+def planned_apart(argv: Sequence[str], limit: float) -> Row:
+    """The last line of `seqzoo plan` in a process of its own, its `seconds`, or its `error`."""
+    command = [sys.executable, "-m", "seqzoo.train.cli", "plan", *argv]
     started = time.perf_counter()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return {"model": model, "error": f"not compiled within {limit:.0f} s", "seconds": limit}
+        return {"error": f"not compiled within {limit:.0f} s", "seconds": limit}
     seconds = time.perf_counter() - started
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"model": model, "error": last[:300], "seconds": seconds}
+        return {"error": last[:300], "seconds": seconds}
     return {**json.loads(done.stdout.strip().splitlines()[-1]), "seconds": seconds}
 
 

@@ -8,7 +8,8 @@ compiled for, which need not be that of the host; so every form is offered to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +26,8 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "attention": {"cpu": "small blocks", "gpu": "large blocks", "tpu": "large blocks"},
 }
 
+_forced: dict[str, str] = {}
+
 
 def chosen(op: str, platform: str) -> str:
     """The name of the form that `op` takes on `platform`.
@@ -36,7 +39,22 @@ def chosen(op: str, platform: str) -> str:
         raise ValueError(f"no op {op!r} in the table of forms; it has {sorted(TABLE)}")
     if platform not in PLATFORMS:
         raise ValueError(f"no platform {platform!r} in the table of forms; it has {PLATFORMS}")
-    return TABLE[op][platform]
+    return _forced.get(op, TABLE[op][platform])
+
+
+@contextlib.contextmanager
+def forced(op: str, form: str) -> Iterator[None]:
+    """Within it `op` takes `form` on every platform: for measurements, which make the table.
+
+    Raises:
+        ValueError: for an op that is not in the table.
+    """
+    chosen(op, PLATFORMS[0])
+    _forced[op] = form
+    try:
+        yield
+    finally:
+        del _forced[op]
 
 
 def run(op: str, forms: Mapping[str, Callable[..., Any]], *args: Any) -> Any:
