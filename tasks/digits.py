@@ -10,6 +10,7 @@ import numpy as np
 
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks import cache, shades
+from seqzoo.tasks.images import Pixels, check_pixels
 from seqzoo.tasks.stored import Part, StoredTask, Subset
 from seqzoo.tasks.streams import words
 from seqzoo.tasks.task import SPLITS, Example, Split
@@ -35,12 +36,14 @@ class SequentialDigits(StoredTask):
     train_size: int = 1257
     validation_size: int = 180
     test_size: int = 360
+    pixels: Pixels = "continuous"  # numbers in [0, 1], or 17 ids
     data: str = PACKAGE  # there is no other place
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data != PACKAGE:
             raise ValueError(f"task {self.name}: data must be {PACKAGE!r}; got {self.data!r}")
+        check_pixels(self)
 
     @property
     def _dataset(self) -> str:
@@ -71,8 +74,9 @@ class SequentialDigits(StoredTask):
 
     @property
     def spec(self) -> ModelSpec:
-        """One of ten classes from 64 numbers."""
-        return ModelSpec(head="classify", features=1, outputs=10, length=PIXELS)
+        """One of ten classes from 64 pixels."""
+        inputs = {"vocab_size": BRIGHTEST + 1} if self.pixels == "tokens" else {"features": 1}
+        return ModelSpec(head="classify", outputs=10, length=PIXELS, **inputs)
 
     @property
     def order(self) -> np.ndarray:
@@ -80,14 +84,19 @@ class SequentialDigits(StoredTask):
         return np.arange(PIXELS)
 
     def example(self, row: cache.Row) -> Example:
-        """Brightness in [0, 1], in reading order."""
-        pixels = row["pixels"][self.order].astype(np.float32)[:, None] / BRIGHTEST
-        return {"inputs": pixels, "targets": np.int32(row["target"])}
+        """Brightness in [0, 1], or 0 to 16, in reading order."""
+        pixels = row["pixels"][self.order]
+        if self.pixels == "tokens":
+            inputs = pixels.astype(np.int32)
+        else:
+            inputs = pixels.astype(np.float32)[:, None] / BRIGHTEST
+        return {"inputs": inputs, "targets": np.int32(row["target"])}
 
     def decode(self, example: Mapping[str, np.ndarray]) -> str:
         """The picture, every pixel in its place, and its class."""
         pixels = np.empty(PIXELS, np.float32)
-        pixels[self.order] = np.asarray(example["inputs"])[:, 0]
+        inputs = np.asarray(example["inputs"])
+        pixels[self.order] = inputs / BRIGHTEST if self.pixels == "tokens" else inputs[:, 0]
         return f"{shades.picture(pixels.reshape(8, 8))}\n{int(example['targets'])}"
 
 

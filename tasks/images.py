@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -25,6 +25,7 @@ from seqzoo.tasks.protocols import ProtocolTask
 from seqzoo.tasks.stored import Hub, Part, StoredTask, check_class
 from seqzoo.tasks.task import Example
 
+Pixels = Literal["continuous", "tokens"]
 CIFAR_CLASSES = [
     "airplane",
     "automobile",
@@ -140,25 +141,40 @@ class Image(_Cifar, ProtocolTask):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequentialCifar(_Cifar):
-    """sCIFAR: CIFAR-10 in colour, 1024 pixels of three numbers."""
+    """sCIFAR: CIFAR-10 in colour, 1024 pixels of three numbers.
+
+    As tokens, for modelling the pixels themselves: 3072 of them, the channels of a pixel in a row.
+    """
 
     name: ClassVar[str] = "scifar"
     description: ClassVar[str] = "class of a colour CIFAR-10 picture, 1024 pixels"
     cite: ClassVar[str] = "Krizhevsky 2009; Gu et al. 2022, arXiv 2111.00396"
 
+    pixels: Pixels = "continuous"  # three standardised numbers a pixel, or 256 ids a channel
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pixels(self)
+
     @property
     def spec(self) -> ModelSpec:
         """One of ten classes from 1024 pixels of three channels."""
+        if self.pixels == "tokens":
+            return ModelSpec(head="classify", vocab_size=256, outputs=10, length=3072)
         return ModelSpec(head="classify", features=3, outputs=10, length=1024)
 
     def example(self, row: cache.Row) -> Example:
-        """Each channel standardised by its published mean and deviation."""
+        """Each channel standardised by its published mean and deviation, or as it is."""
+        if self.pixels == "tokens":
+            return {"inputs": row["pixels"].astype(np.int32), "targets": np.int32(row["target"])}
         pixels = row["pixels"].reshape(-1, 3).astype(np.float32) / 255
         return {"inputs": (pixels - MEAN) / STD, "targets": np.int32(row["target"])}
 
     def decode(self, example: Mapping[str, np.ndarray]) -> str:
         """The picture's brightness and its class."""
-        pixels = np.asarray(example["inputs"]) * STD + MEAN
+        inputs = np.asarray(example["inputs"])
+        tokens = self.pixels == "tokens"
+        pixels = inputs.reshape(-1, 3) / np.float32(255) if tokens else inputs * STD + MEAN
         grey = (pixels @ np.float32([0.299, 0.587, 0.114])).reshape(32, 32)
         return f"{shades.picture(grey)}\n{self.classes[int(example['targets'])]}"
 
@@ -185,7 +201,12 @@ class SequentialMnist(StoredTask):
     train_size: int = 54_000
     validation_size: int = 6_000
     test_size: int = 10_000
+    pixels: Pixels = "continuous"  # a number, or 256 ids
     normalise: Literal["none", "standard"] = "none"  # [0, 1], or less 0.1307 by 0.3081
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pixels(self)
 
     @property
     def _dataset(self) -> str:
@@ -207,8 +228,9 @@ class SequentialMnist(StoredTask):
 
     @property
     def spec(self) -> ModelSpec:
-        """One of ten classes from 784 numbers."""
-        return ModelSpec(head="classify", features=1, outputs=10, length=784)
+        """One of ten classes from 784 pixels."""
+        inputs = {"vocab_size": 256} if self.pixels == "tokens" else {"features": 1}
+        return ModelSpec(head="classify", outputs=10, length=784, **inputs)
 
     @property
     def order(self) -> np.ndarray:
@@ -217,6 +239,9 @@ class SequentialMnist(StoredTask):
 
     def example(self, row: cache.Row) -> Example:
         """Pixels in reading order."""
+        if self.pixels == "tokens":
+            inputs = row["pixels"][self.order].astype(np.int32)
+            return {"inputs": inputs, "targets": np.int32(row["target"])}
         pixels = row["pixels"][self.order].astype(np.float32)[:, None] / 255
         if self.normalise == "standard":
             pixels = (pixels - np.float32(0.1307)) / np.float32(0.3081)
@@ -225,8 +250,9 @@ class SequentialMnist(StoredTask):
     def decode(self, example: Mapping[str, np.ndarray]) -> str:
         """The picture, every pixel in its place, and its class."""
         pixels = np.empty(784, np.float32)
-        pixels[self.order] = np.asarray(example["inputs"])[:, 0]
-        if self.normalise == "standard":
+        inputs = np.asarray(example["inputs"])
+        pixels[self.order] = inputs / 255 if self.pixels == "tokens" else inputs[:, 0]
+        if self.pixels == "continuous" and self.normalise == "standard":
             pixels = pixels * 0.3081 + 0.1307
         return f"{shades.picture(pixels.reshape(28, 28))}\n{int(example['targets'])}"
 
@@ -273,6 +299,14 @@ def to_grey(pixels: UInt8[np.ndarray, "L 3"], rounding: str) -> UInt8[np.ndarray
     weights = np.float32([0.2989, 0.5870, 0.1140])
     grey = pixels.astype(np.float32) / 255 @ weights
     return np.clip(grey * np.float32(255.5), 0, 255).astype(np.uint8)
+
+
+def check_pixels(task: StoredTask) -> None:
+    """Raises ValueError for another kind of pixels."""
+    if task.pixels not in get_args(Pixels):
+        raise ValueError(
+            f"task {task.name}: pixels must be 'continuous' or 'tokens'; got {task.pixels!r}"
+        )
 
 
 def pixel_spec(task: ProtocolTask, length: int, classes: int) -> ModelSpec:

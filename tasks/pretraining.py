@@ -192,7 +192,10 @@ class NextToken(Pretraining):
         start = self.of.spec.vocab_size if self._tokens else 0
         moved = np.roll(inputs, 1, axis=0)
         moved = np.where(first if self._tokens else first[:, None], start, moved)
-        return {"inputs": moved.astype(inputs.dtype), **_labels(inputs, ids > 0, self._tokens)}
+        labelled = ids > 0
+        if getattr(self.of, "cls", False):  # the token in front is no input of the task
+            labelled &= np.arange(len(ids)) > 0
+        return {"inputs": moved.astype(inputs.dtype), **_labels(inputs, labelled, self._tokens)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from seqzoo.tasks import build
 from seqzoo.tasks.digits import PermutedDigits, SequentialDigits
 
 digits = pytest.importorskip("sklearn.datasets")
@@ -30,6 +31,21 @@ def test_permuted_digits_are_the_same_pictures():
         one, other = plain.source("test")[i], permuted.source("test")[i]
         assert not np.array_equal(one["inputs"], other["inputs"])
         assert plain.decode(one) == permuted.decode(other)
+
+
+def test_pixels_can_be_tokens_and_are_modelled_in_bits_a_pixel():
+    plain, tokens = SequentialDigits(), SequentialDigits(pixels="tokens")
+    one, other = plain.source("test")[3], tokens.source("test")[3]
+    np.testing.assert_array_equal(other["inputs"], 16 * one["inputs"][:, 0])
+    assert plain.decode(one) == tokens.decode(other)
+    task = build("next_token:sdigits", of={"pixels": "tokens"})
+    row = task.source("test")[3]
+    np.testing.assert_array_equal(row["inputs"], [17, *other["inputs"][:-1]])
+    np.testing.assert_array_equal(row["targets"], other["inputs"])
+    assert task.main_metric == "bits_per_dim"
+    assert 2 < task.baselines()["token frequencies"] < np.log2(17)
+    with pytest.raises(ValueError, match="pixels must be 'continuous' or 'tokens'"):
+        SequentialDigits(pixels="grey")
 
 
 def test_sizes_must_add_up():

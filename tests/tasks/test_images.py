@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from seqzoo.tasks import images
+from seqzoo.tasks import build, images
 from seqzoo.tasks.images import Image, PermutedMnist, SequentialCifar, SequentialMnist
 from tests.tasks import published
 
@@ -90,6 +90,26 @@ def test_protocols_decide_tokens_or_numbers(tmp_path):
         Image(protocol="s5")
 
 
+def test_colours_as_tokens_are_three_a_pixel(tmp_path):
+    published.cifar_binary(tmp_path, TRAIN, TEST)
+    options = {"data": str(tmp_path), **SIZES}
+    plain, task = SequentialCifar(**options), SequentialCifar(pixels="tokens", **options)
+    row = task.source("test")[1]
+    np.testing.assert_array_equal(row["inputs"], TEST[0][1].ravel())
+    assert (task.spec.length, task.spec.vocab_size) == (3072, 256)
+    assert task.decode(row) == plain.decode(plain.source("test")[1])
+    modelled = build("next_token:scifar", of={"pixels": "tokens", **options}).source("test")[1]
+    np.testing.assert_array_equal(modelled["targets"], row["inputs"])
+
+
+def test_the_token_in_front_is_no_pixel_to_be_told(tmp_path):
+    published.cifar_binary(tmp_path, TRAIN, TEST)
+    of = {"data": str(tmp_path), "protocol": "google2020", **SIZES}
+    row = build("next_token:image", of=of).source("test")[0]
+    assert (row["targets"] >= 0).sum() == 1024
+    assert row["inputs"].tolist()[:2] == [257, 256]
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_mnist_files(tmp_path, suffix):
     pixels = published.RNG.integers(0, 256, (10, 28, 28), dtype=np.uint8)
@@ -101,6 +121,9 @@ def test_mnist_files(tmp_path, suffix):
     assert np.allclose(source[2]["inputs"][:, 0] * 255, pixels[2].ravel(), atol=1e-4)
     standard = SequentialMnist(data=str(tmp_path), normalise="standard", **SIZES).source("test")
     assert np.allclose(standard[2]["inputs"] * 0.3081 + 0.1307, source[2]["inputs"], atol=1e-6)
+    tokens = SequentialMnist(data=str(tmp_path), pixels="tokens", **SIZES)
+    np.testing.assert_array_equal(tokens.source("test")[2]["inputs"], pixels[2].ravel())
+    assert tokens.decode(tokens.source("test")[2]) == task.decode(source[2])
     permuted = PermutedMnist(data=str(tmp_path), **SIZES)
     assert permuted.source("test")[2]["inputs"][1, 0] * 255 == pytest.approx(pixels[2].ravel()[512])
     assert permuted.decode(permuted.source("test")[2]) == task.decode(source[2])
