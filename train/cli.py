@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqzoo.train.files import run_path
 from seqzoo.train.usage import UsageError, take, unknown
 
 USAGE, NONFINITE, CHECKPOINT, LOST = 2, 3, 4, 5
@@ -105,9 +106,10 @@ def train_main(argv: Sequence[str]) -> int:
     ]
     kind = dataclasses.make_dataclass("Train", _with_defaults(fields), kw_only=True)
     parsed = parse(kind, argv, "seqzoo train")
+    out = run_path(parsed.out)
     prepare(parsed.deterministic)
     with joined(parsed.processes, _exit_code):
-        return _train(experiment_of(parsed, model), parsed.out, parsed.change_steps)
+        return _train(experiment_of(parsed, model), out, parsed.change_steps)
 
 
 def show_main(argv: Sequence[str]) -> int:
@@ -229,7 +231,7 @@ def _run_and_options(
     parsed = parse(kind, rest, f"seqzoo {verb} RUN")
     if len(folders) != 1:
         raise UsageError(f"give one run folder: seqzoo {verb} RUN")
-    return Path(folders[0]), dataclasses.asdict(parsed)
+    return run_path(folders[0]), dataclasses.asdict(parsed)
 
 
 def _run_and_changes(argv: Sequence[str]) -> tuple[Path, dict[str, str], Any]:
@@ -248,7 +250,7 @@ def _run_and_changes(argv: Sequence[str]) -> tuple[Path, dict[str, str], Any]:
     kind = dataclasses.make_dataclass("Evaluate", [*fields, *parts], kw_only=True)
     parsed = parse(kind, [a for a in argv if a != folders[0]], "seqzoo evaluate RUN")
     changed = dataclasses.replace(own, task=parsed.data, mixer=dataclasses.asdict(parsed.mixer))
-    return Path(folders[0]), {name: getattr(parsed, name) for name in defaults}, changed
+    return run_path(folders[0]), {name: getattr(parsed, name) for name in defaults}, changed
 
 
 _CHANGED = ("data", "mixer")

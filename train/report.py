@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.train import results, tables
-from seqzoo.train.files import write_atomically
+from seqzoo.train.files import run_path, write_atomically
 from seqzoo.train.results import Comparison, ModelResult
 from seqzoo.train.runs import comparison_of_run
 from seqzoo.train.statistics import band, interval
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if len(folders) != 1 or len(argv) != 1:
         raise UsageError("give one folder: seqzoo report DIR")
-    print(write_report(Path(folders[0])))
+    print(write_report(run_path(folders[0])))
     return 0
 
 
@@ -52,7 +52,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         ValueError: where there is nothing to report, or a file is damaged.
     """
-    folder = Path(folder)
+    folder = run_path(folder)
     path = folder / FILE
     write_atomically(path, render(comparisons_in(folder)))
     return path

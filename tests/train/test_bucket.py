@@ -95,6 +95,13 @@ def test_a_run_stops_and_goes_on_in_a_bucket(program, finished, bucket, monkeypa
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_report_of_a_run_in_a_bucket_is_written_there(program, bucket, capsys):
+    run_program(program, RUN)
+    assert dispatch(["report", RUN]) == 0
+    assert capsys.readouterr().out.strip() == f"{RUN}/report.html"
+    assert "tiny" in (bucket / "report.html").read_text()
+
+
 def test_what_has_no_manifest_does_not_count_there(bucket):
     checkpoints = Checkpoints(RUN)
     for step in (1, 2):
