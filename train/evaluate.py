@@ -77,6 +77,7 @@ def load_run(
     Raises ValueError for what is no run or has other arrays, and CheckpointError where there is no
     whole checkpoint.
     """
+    own = RunFolder(run).experiment()
     checkpoints = Checkpoints(run)
     step = _choose(checkpoints, which)
 
@@ -84,7 +85,7 @@ def load_run(
         alone = dataclasses.replace(experiment, mesh=MeshConfig())
         return make_program(alone, make_model=make_model, devices=jax.local_devices()[:1])
 
-    program = program_of(RunFolder(run).experiment())
+    program = program_of(own)
     if experiment is not None:
         kept, program = program.like, program_of(experiment)
         _check_like(kept, program.like)

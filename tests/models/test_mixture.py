@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from seqzoo.models.backbone import Backbone, BackboneConfig, aux_losses
-from seqzoo.models.mixture import MixtureOfExperts
+from seqzoo.models.mixture import MixtureOfExperts, routing
 from seqzoo.train.config import MeshConfig
 from seqzoo.train.sharding import make_mesh, partition
 from tests.helpers import assert_close, value_and_pullback, x64
@@ -117,6 +117,9 @@ def test_in_a_stack_it_routes_loses_and_counts_in_every_layer():
     assert found["dropped"].shape == (2,)
     assert np.all(np.asarray(found["chosen"]) == 12)
     assert np.all(np.asarray(found["dropped"]) > 0)
+    ((dropped, chosen),) = routing(nnx.merge(graphdef, state)).values()
+    assert (float(dropped), float(chosen)) == (found["dropped"].sum(), 24)
+    assert routing(nnx.Linear(2, 2, rngs=nnx.Rngs(0))) == {}
     assert np.all(np.asarray(found["balance_loss"]) > 0)
     assert found["kernel"].ndim > 2
 
