@@ -41,6 +41,7 @@ from seqzoo.models.ops.near_blocks import (
     continued_blocks,
     forget,
     latest,
+    near_blocks,
     parallel_blocks,
     run_tags,
     weights,
@@ -107,17 +108,24 @@ class GatedUnit(Mixer):
             table = T5(sizes, num_buckets=32, max_distance=128, rngs=rngs)
         self.positions = nnx.data(table)
 
-    def _project(self, x: Array, layout: Segments) -> tuple[list[Array], Array, Array]:
-        """The scaled z, values (0 at padding) and gates."""
+    def _project(self, x: Array) -> tuple[Array, Array, Array]:
+        """z, values and gates."""
         wide = jnp.promote_types(x.dtype, jnp.float32)
         z, v, gate = (jax.nn.silu(p(x)) for p in (self.qk_proj, self.v_proj, self.gate_proj))
-        z = z.astype(wide)[:, :, None] * self.scale[...] + self.bias[...]
-        if layout.masked:
-            valid = layout.valid[..., None]
-            z, v = jnp.where(valid[..., None], z, 0), jnp.where(valid, v, 0)
+        return z.astype(wide), v.astype(wide), gate
+
+    def _scaled(self, z: Float[Array, "B L K"], positions: Int[Array, "#B L"]) -> list[Array]:
+        """Queries and keys made of z."""
+        z = z[:, :, None] * self.scale[...] + self.bias[...]
         if self.rotary:
-            z = rope(z, layout.position, interleaved=True)
-        return [z[:, :, i] for i in range(z.shape[2])], v.astype(wide), gate
+            z = rope(z, positions, interleaved=True)
+        return [z[:, :, i] for i in range(z.shape[2])]
+
+    def _zeroed(self, items: list[Array], layout: Segments) -> list[Array]:
+        """0 at padding."""
+        if not layout.masked:
+            return items
+        return [jnp.where(layout.valid[..., None], a, 0) for a in items]
 
     def _bias(self, positions: Int[Array, "#B C"], k_positions: Int[Array, "#B S"], factor: float):
         """The bias of each distance, or 0."""
@@ -190,7 +198,8 @@ class GAU(GatedUnit):
 
     def _mix(self, x: Float[Array, "B L D"], inner: KVCache | None, ctx: Context):
         layout, (batch, length) = ctx.segments, x.shape[:2]
-        (q, k), v, gate = self._project(x, layout)
+        z, v, gate = self._project(x)
+        q, k, v = self._zeroed([*self._scaled(z, layout.position), v], layout)
         tags = run_tags(layout, batch, length)
         place = jnp.broadcast_to(layout.position, tags.shape)
         n = jnp.broadcast_to(self._seen_tokens(layout, length), tags.shape)
@@ -288,7 +297,10 @@ class Flash(GatedUnit):
             old = None if inner is None else inner.before
             half, before = token_before(x[..., : self.shifted], old, layout)
             h = jnp.concatenate([half.astype(x.dtype), x[..., self.shifted :]], -1)
-        (q, q_far, k, k_far), v, gate = self._project(h, layout)
+        z, v, gate = self._project(h)
+        if inner is None and self.causal and not layout.masked:
+            return self._out(self._aligned(z, v, layout), gate, x), None
+        q, q_far, k, k_far, v = self._zeroed([*self._scaled(z, layout.position), v], layout)
         tags = block_tags(layout, *x.shape[:2], self.block_size)
         runs = run_tags(layout, *x.shape[:2])
         place = jnp.broadcast_to(layout.position % self.block_size, tags.shape)
@@ -313,6 +325,23 @@ class Flash(GatedUnit):
             return o
         far = (a[:, :, None] for a in (q_far, k_far, v))
         return o + kernel_sums(*far, causal=False, segment_ids=layout)[0][:, :, 0]
+
+    def _aligned(self, z: Array, v: Array, layout: Segments) -> Float[Array, "B L E"]:
+        """Where blocks are chunks: all have one bias, and none holds keys of an earlier block."""
+        size = min(self.block_size, z.shape[1])
+        place, seen = jnp.arange(size)[None], jnp.tril(jnp.ones((size, size), bool))
+        # One for each row, whose gradients are not added up in every chunk.
+        bias = jnp.broadcast_to(self._bias(place, place, self.d_qk), (len(z), size, size))
+
+        def step(behind: Array, queries: tuple, keys: tuple) -> tuple[Array, Array]:
+            (z, positions), (v,) = queries, keys
+            q, q_far, k, k_far = self._scaled(z, positions)
+            s = jnp.einsum("BCK,BSK->BCS", q / self.block_size, k) + bias
+            o = weights(s, seen, self.kind) @ v + q_far @ (behind / self.block_size)
+            return behind + jnp.einsum("BSK,BSE->BKE", k_far, v), o
+
+        inputs = (z, layout.position), (v,)
+        return near_blocks(step, self._carry(v)[0], *inputs, size=size, back=0)[1]
 
     def _carry(self, v: Array, s: Array | None = None) -> tuple | None:
         """Σ k' vᵀ / C of what lies behind the chunks in view, and the run it belongs to."""

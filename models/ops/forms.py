@@ -23,6 +23,8 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "decayed_max": {"cpu": "sequential", "gpu": "associative", "tpu": "associative"},
     # CPU, one core, B=4, L=2048, D=256, N=16, forward and backward: loop 180 ms, prefix 930 ms.
     "selective_scan": {"cpu": "sequential", "gpu": "associative", "tpu": "associative"},
+    # CPU, B=4, L=2048, H=4, K=128, forward and backward: 7 ms against 31.
+    "rotations": {"cpu": "apart", "gpu": "fused", "tpu": "fused"},
     "attention": {"cpu": "small blocks", "gpu": "large blocks", "tpu": "large blocks"},
 }
 

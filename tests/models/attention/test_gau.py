@@ -97,10 +97,10 @@ def test_flash_equals_its_quadratic_form_in_packed_rows(causal, far):
 
 def quadratic(mixer, x):
     """One segment with every score written out."""
-    from seqzoo.models.ops.segments import all_real
 
     length, C = x.shape[1], mixer.block_size
-    (q, q_far, k, k_far), v, gate = mixer._project(x, all_real(length))
+    z, v, gate = mixer._project(x)
+    q, q_far, k, k_far = mixer._scaled(z, jnp.arange(length)[None])
     place = np.arange(length)
     block = place // C
     near = np.asarray(q @ k.swapaxes(1, 2)) / C
