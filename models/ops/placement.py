@@ -41,8 +41,13 @@ def by_rows(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
     )
 
 
+def undivided() -> bool:
+    """Whether there is no mesh with more than one device along its axes."""
+    return all(axis_size(axis) == 1 for axis in jax.sharding.get_abstract_mesh().axis_names)
+
+
 def everywhere(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """`x` whole on every device: gathered once, before a loop that reads it at every step."""
-    if all(axis_size(axis) == 1 for axis in jax.sharding.get_abstract_mesh().axis_names):
+    if undivided():
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec())

@@ -54,20 +54,35 @@ def lstm(
 ) -> tuple[LSTMState, LSTMState]:
     """All states [B, L, ..] and the last; x is W x_t + b already."""
     kernel, peephole, projection = weights
-    if peephole is None:
-        p_i, p_f, p_o = 0, 0, 0
-    else:
-        p_i, p_f, p_o = (jnp.broadcast_to(p, initial.c.shape) for p in peephole)
+    if peephole is not None:
+        peephole = [jnp.broadcast_to(p, initial.c.shape) for p in peephole]
 
     def cell(state: LSTMState, x: Array, dot: Callable, project: Callable | None = None):
-        i, f, g, o = jnp.split(x + dot(state.h), 4, axis=-1)
-        i, f = jax.nn.sigmoid(i + p_i * state.c), jax.nn.sigmoid(f + p_f * state.c)
-        c = f * state.c + i * jnp.tanh(g)
-        h = jax.nn.sigmoid(o + p_o * c) * jnp.tanh(c)
+        z = x + dot(state.h)
+        c, h = _gated(z, state.c) if peephole is None else _with_peephole(z, state.c, *peephole)
         return LSTMState(h if project is None else project(h), c)
 
     kernels = (kernel,) if projection is None else (kernel, projection)
     return nonlinear_scan(cell, x, initial, kernels=kernels, segment_ids=segments)
+
+
+def _gated(z: Float[Array, "B 4*H"], c: Float[Array, "B H"]) -> tuple[Array, Array]:
+    """The next c, and o ⊙ tanh(c).
+
+    One logistic for all gates, tanh(g) = 2 σ(2 g) - 1: on slices of four gates the functions take
+    a tenth of the whole training step more.
+    """
+    twice = jnp.repeat(jnp.array([1, 1, 2, 1], z.dtype), c.shape[-1])
+    i, f, g, o = jnp.split(jax.nn.sigmoid(z * twice), 4, axis=-1)
+    c = f * c + i * (2 * g - 1)
+    return c, o * jnp.tanh(c)
+
+
+def _with_peephole(z, c, p_i, p_f, p_o) -> tuple[Array, Array]:
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    i, f = jax.nn.sigmoid(i + p_i * c), jax.nn.sigmoid(f + p_f * c)
+    c = f * c + i * jnp.tanh(g)
+    return c, jax.nn.sigmoid(o + p_o * c) * jnp.tanh(c)
 
 
 class LSTM(Mixer):
