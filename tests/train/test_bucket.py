@@ -108,6 +108,7 @@ def test_what_has_no_manifest_does_not_count_there(bucket):
         checkpoints.save({"a": np.arange(step)}, {"step": step})
     checkpoints.wait()
     (bucket / "checkpoints" / "2" / MANIFEST).unlink()
+    assert checkpoints.steps() == [1]
     assert checkpoints.newest_whole(print) == 1
     (bucket / "checkpoints" / "1" / "state" / "arrays").write_bytes(b"short")
     assert checkpoints.fault(1) == "state/arrays has changed"
