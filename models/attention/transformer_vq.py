@@ -20,6 +20,7 @@ Cost of L tokens: O(L (C + memory + N) (K + V)) per head. State: per head N (V +
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import AuxLoss, Context, Mixer, config_of
+from seqzoo.models.ops.forms import run
 from seqzoo.models.ops.near_blocks import (
     Recent,
     continued_blocks,
@@ -37,8 +39,10 @@ from seqzoo.models.ops.near_blocks import (
     parallel_blocks,
     run_tags,
 )
+from seqzoo.models.ops.sequence_parallel import parts
 from seqzoo.models.positions import sinusoidal
 
+QUERIES = 128  # whose scores are made together
 LEAST_COUNT = 0.01  # a code that is hardly used keeps a finite codeword
 
 
@@ -246,35 +250,52 @@ class _View:
 
     def step(self, carry: tuple | None, queries: tuple, keys: tuple):
         """Outputs of one chunk, and the groups with the first chunk in view added."""
-        return self._step(carry, queries, keys, in_order=False, all_single=False)
+        return self._step(carry, queries, keys, in_order=False)
 
     def packed_step(self, carry: tuple | None, queries: tuple, keys: tuple):
         """`step` where the tokens of a segment lie side by side, queries being the last keys."""
-        return self._step(carry, queries, keys, in_order=True, all_single=False)
+        return self._step(carry, queries, keys, in_order=True)
 
     def aligned_step(self, carry: tuple | None, queries: tuple, keys: tuple):
         """`packed_step` where blocks are chunks."""
-        mixer = self.mixer
-        alone = mixer.memory % mixer.block_size == 0  # then no key in view is grouped
-        return self._step(carry, queries, keys, in_order=True, all_single=alone)
+        return self._step(carry, queries, keys, in_order=True, aligned=True)
 
-    def _step(self, carry, queries: tuple, keys: tuple, *, in_order: bool, all_single: bool):
+    def _step(self, carry, queries: tuple, keys: tuple, *, in_order: bool, aligned: bool = False):
+        size, count = queries[0].shape[1], keys[0].shape[1]
+        part = QUERIES if in_order else size
+        outputs = []
+        for start in range(0, size, part):
+            end = min(start + part, size)
+            mine = tuple(a[:, start:end] for a in queries)
+            seen = tuple(a[:, : count - size + end] if in_order else a for a in keys)
+            outputs.append(self._outputs(carry, mine, seen, in_order, aligned))
+        if carry is not None:
+            carry = self._moved(*carry, keys, size)
+        return carry, jnp.concatenate(outputs, axis=1)
+
+    def _outputs(self, carry, queries: tuple, keys: tuple, in_order: bool, aligned: bool):
+        """Outputs [B, C, H, V] of some queries, the last of the keys if they are `in_order`."""
         (q, runs, place), (k, v, _, k_runs, k_place) = queries, keys
-        ahead = place[:, :, None] - k_place[:, None]
-        seen = (runs[:, :, None] == k_runs[:, None]) & (k_runs[:, None] > 0) & (ahead >= 0)
-        if not self.mixer.compressive:
-            seen = seen & (ahead <= self.mixer.memory)
-        seen = seen[:, None]
-        start = (place - place % self.mixer.block_size)[:, :, None]
-        single = None if all_single else (k_place[:, None] >= start - self.mixer.memory)[:, None]
-        s = self._content(q, k, single) + self._relative(q, None if in_order else ahead, k.shape[1])
-        s = jnp.where(seen, s, -jnp.inf)
+        count, memory, single = k.shape[1], self.mixer.memory, None
+        if not aligned or memory % self.mixer.block_size:  # else no key in view is grouped
+            start = (place - place % self.mixer.block_size)[:, :, None]
+            single = (k_place[:, None] >= start - memory)[:, None]
+        content, beyond = self._content(q, k, single), 0 if self.mixer.compressive else -jnp.inf
+        if aligned:  # what cannot be seen is so by its distance, or not there at all
+            s = content + self._by_slots(q, count, beyond, -jnp.inf) + _unless(k_runs > 0)
+        else:
+            ahead = place[:, :, None] - k_place[:, None]
+            near = self._by_slots(q, count, 0, 0) if in_order else self._by_distance(q, ahead)
+            seen = (runs[:, :, None] == k_runs[:, None]) & (k_runs[:, None] > 0) & (ahead >= 0)
+            seen = seen if self.mixer.compressive else seen & (ahead <= memory)
+            s = jnp.where(seen[:, None], content + near, -jnp.inf)
         top = s.max(-1, keepdims=True)
         if carry is not None:
             groups, run = carry
             far = jnp.einsum("BCHK,HNK->BHCN", q + self.u, self.book)
-            mine = (runs == run)[:, None, :, None] & (groups.count > 0)[:, :, None]
-            far = jnp.where(mine, far, -jnp.inf)
+            far = far + jnp.where(groups.count > 0, 0, -jnp.inf)[:, :, None]
+            if not aligned:
+                far = jnp.where((runs == run)[:, None, :, None], far, -jnp.inf)
             top = jnp.maximum(top, far.max(-1, keepdims=True))
         top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
         p = jnp.exp(s - top)
@@ -283,9 +304,8 @@ class _View:
             p = jnp.exp(far - top)
             o = o + p @ groups.total
             total = total + p @ groups.count[..., None]
-            carry = self._moved(groups, run, keys, q.shape[1])
         o = o / jnp.where(total > 0, total, 1)
-        return carry, jnp.moveaxis(o, 1, 2)
+        return jnp.moveaxis(o, 1, 2)
 
     def _content(self, q: Array, k: Array, single: Bool[Array, "B 1 C S"] | None) -> Array:
         """(q + u)·k, without gradients to keys that are grouped."""
@@ -295,15 +315,16 @@ class _View:
         fixed = jnp.einsum("BCHK,BSHK->BHCS", q + self.u, jax.lax.stop_gradient(k))
         return jnp.where(single, content, fixed)
 
-    def _relative(self, q: Array, ahead: Int[Array, "B C S"] | None, count: int) -> Array:
-        """(q + w)·r by distance; without `ahead`, the queries are the last of `count` keys."""
-        memory = self.mixer.memory
-        r = self.r if ahead is not None else self.r[:count]
-        by_distance = jnp.einsum("BCHK,RHK->BHCR", q + self.w, r)
-        if ahead is None:
-            return by_slots(by_distance, count)
-        row = jnp.clip(ahead, 0, memory)[:, None]
-        near = (ahead <= memory)[:, None]
+    def _by_slots(self, q: Array, count: int, beyond: float, ahead: float) -> Array:
+        """(q + w)·r where the queries are the last of `count` keys."""
+        x = jnp.einsum("BCHK,RHK->BHCR", q + self.w, self.r[:count])
+        return by_slots(x, count, beyond, ahead)
+
+    def _by_distance(self, q: Array, ahead: Int[Array, "B C S"]) -> Array:
+        """(q + w)·r up to the distance `memory`, and then 0."""
+        by_distance = jnp.einsum("BCHK,RHK->BHCR", q + self.w, self.r)
+        row = jnp.clip(ahead, 0, self.mixer.memory)[:, None]
+        near = (ahead <= self.mixer.memory)[:, None]
         return jnp.where(near, jnp.take_along_axis(by_distance, row, axis=-1), 0)
 
     def _moved(self, groups: Groups, run: Array, keys: tuple, size: int) -> tuple:
@@ -312,15 +333,66 @@ class _View:
         return self.grouped(groups, (now == run)[:, 0], first, first[3] == now), now
 
 
-def by_slots(x: Float[Array, "*B C R"], count: int) -> Float[Array, "*B C S"]:
-    """y[c, s] = x[c, d] at distance d = c - s + S - C, 0 where there is no such d; R <= S = count.
+def _unless(there: Bool[Array, "B S"]) -> Float[Array, "B 1 1 S"]:
+    return jnp.where(there, 0, -jnp.inf)[:, None, None]
 
-    Rows are laid one slot short of each other, which shifts them: no gather, and no scatter of
-    gradients, which take most of the time on a CPU.
+
+def by_slots(
+    x: Float[Array, "*B C R"], count: int, beyond: float = 0, ahead: float = 0
+) -> Float[Array, "*B C S"]:
+    """y[c, s] = x[c, d] at distance d = c - s + S - C; R <= S = count.
+
+    `ahead` where d is negative, and `beyond` where it is R or more. Row c of x backwards, with
+    those around it, is read from its own start. On a CPU that takes half of the time of rows laid
+    one slot short of each other, and a scatter of gradients many times as long; chips have no fast
+    gather.
     """
+    forms = {"rows": _read_rows, "layout": _laid}
+    forms = {name: functools.partial(form, count, beyond, ahead) for name, form in forms.items()}
+    return run("skew", forms, x[..., ::-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _read_rows(
+    count: int, beyond: float, ahead: float, x: Float[Array, "*B C R"]
+) -> Float[Array, "*B C S"]:
+    size, distances = x.shape[-2:]
+    rows = _around(x, count - distances, size, beyond, ahead)
+    return _slices(rows, size - 1 - jnp.arange(size), count)
+
+
+def _read_rows_forward(count: int, beyond: float, ahead: float, x: Array):
+    return _read_rows(count, beyond, ahead, x), x.shape
+
+
+def _read_rows_backward(count: int, beyond: float, ahead: float, shape: tuple, g: Array):
+    size, distances = shape[-2:]
+    starts = count - distances + 1 + jnp.arange(size)
+    return (_slices(_around(g, size, size), starts, distances),)
+
+
+_read_rows.defvjp(_read_rows_forward, _read_rows_backward)
+
+
+def _around(x: Array, before: int, behind: int, first: float = 0, last: float = 0) -> Array:
+    """Rows with that many numbers before and behind them."""
+    sides = [(0, 0)] * (x.ndim - 1)
+    x = jnp.pad(x, [*sides, (before, 0)], constant_values=first)
+    return jnp.pad(x, [*sides, (0, behind)], constant_values=last)
+
+
+def _slices(x: Array, starts: Int[Array, "C"], width: int) -> Array:
+    """Row c from starts[c] on, `width` numbers."""
+    rows = x.reshape(-1, *x.shape[-2:])
+    read = jax.vmap(lambda row, start: jax.lax.dynamic_slice(row, (start,), (width,)))
+    return jax.vmap(read, (0, None))(rows, starts).reshape(*x.shape[:-1], width)
+
+
+def _laid(
+    count: int, beyond: float, ahead: float, x: Float[Array, "*B C R"]
+) -> Float[Array, "*B C S"]:
     *batch, size, distances = x.shape
-    pad = [(0, 0)] * (len(batch) + 1)
-    x = jnp.pad(x[..., ::-1], [*pad, (count - distances, size)])
+    x = _around(x, count - distances, size, beyond, ahead)
     width = count + size - 1
     x = x.reshape(*batch, -1)[..., size - 1 : size - 1 + size * width]
     return x.reshape(*batch, size, width)[..., :count]
@@ -335,12 +407,24 @@ def _unit(x: Float[Array, "B L H K"]) -> Float[Array, "B L H K"]:
 def quantize(
     k: Float[Array, "B L H K"], codebook: Float[Array, "H N K"]
 ) -> tuple[Int[Array, "B L H"], Float[Array, "B L H K"]]:
-    """The number of the nearest codeword (the first of equals), and the codeword."""
+    """The number of the nearest codeword (the first of equals), and the codeword.
+
+    Some tokens at a time, so that their distances to all codewords are never kept.
+    """
     k, book = jax.lax.stop_gradient(k), jax.lax.stop_gradient(codebook)
-    distance = jnp.square(book).sum(-1) - 2 * jnp.einsum("BLHK,HNK->BLHN", k, book)
-    codes = jnp.argmin(distance, axis=-1).astype(jnp.int32)
-    heads = jnp.arange(book.shape[0])
-    return codes, book[heads, codes]
+    square = jnp.square(book).sum(-1)
+
+    def nearest(k: Float[Array, "B C H K"]) -> Int[Array, "B C H"]:
+        distance = square - 2 * jnp.einsum("BCHK,HNK->BCHN", k, book)
+        return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+
+    length = k.shape[1]
+    if length <= QUERIES or length % QUERIES or parts(length) > 1:
+        codes = nearest(k)
+    else:
+        chunks = k.reshape(k.shape[0], -1, QUERIES, *k.shape[2:]).swapaxes(0, 1)
+        codes = jax.lax.map(nearest, chunks).swapaxes(0, 1).reshape(k.shape[:3])
+    return codes, book[jnp.arange(len(book)), codes]
 
 
 def code_sums(

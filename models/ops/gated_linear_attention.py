@@ -34,7 +34,7 @@ FeatureMap = Callable[[Array, Array], tuple[Array, Array]]
 # 1.6 (one a head). Larger heads and accelerators favour larger chunks. Several chunks in one step
 # of the loop, or all of them at once, take as long as one after the other.
 CHUNK = 64
-SMALL_CHUNK, SMALL_HEAD = 32, 64  # for heads of K + V up to
+SMALL_CHUNK, SMALL_HEAD = 32, 96  # for heads of K + V up to
 
 # Per-channel decays are written out within this many steps. Against 8, 16 takes twice the time; 4
 # takes 0.9 of it but 1.1 to 1.7 times as long to compile.
