@@ -16,6 +16,7 @@ where the sum over channels is written out.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -29,12 +30,12 @@ from seqzoo.models.ops.sequence_parallel import carried_over, cut, parts
 
 FeatureMap = Callable[[Array, Array], tuple[Array, Array]]
 
-# B=4, H=4, K=V=32 on CPU, forward and backward, against chunks of 64: chunks of 32 take 0.95 (no
-# decay), 0.8 (one a head) and 0.9 (per channel) of the time, chunks of 128 take 1.1 (no decay) and
-# 1.6 (one a head). Larger heads and accelerators favour larger chunks. Several chunks in one step
-# of the loop, or all of them at once, take as long as one after the other.
-CHUNK = 64
-SMALL_CHUNK, SMALL_HEAD = 32, 96  # for heads of K + V up to
+# Within a chunk of C steps a token costs C (K + V) multiplications, across chunks 2 K V: the
+# harmonic mean of K and V balances them. On CPU (B=4, L=2048, float32, one decay a head, forward
+# and backward) against chunks of 64 those of 32 take 0.8 of the time for K=V=32 and 0.95 for K=32,
+# V=64, those of 128 the same for K=V=128 and 1.15 for K=V=64; the compiler for a v5e expects 0.7
+# for K=V=128. Several chunks in one step of the loop take as long as one after the other.
+SMALLEST, LARGEST = 32, 128
 
 # Per-channel decays are written out within this many steps. Against 8, 16 takes twice the time; 4
 # takes 0.9 of it but 1.1 to 1.7 times as long to compile.
@@ -112,8 +113,9 @@ def gated_linear_attention(
 
 
 def default_chunk(keys: int, values: int) -> int:
-    """Steps per chunk for heads of K keys and V values."""
-    return SMALL_CHUNK if keys + values <= SMALL_HEAD + 1 else CHUNK  # one column may normalise
+    """Steps per chunk for heads of K keys and V values, a power of two."""
+    balanced = 2 * keys * values / (keys + values)
+    return min(max(2 ** round(math.log2(balanced)), SMALLEST), LARGEST)
 
 
 def _fail(message: str) -> None:
