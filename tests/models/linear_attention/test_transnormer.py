@@ -119,7 +119,7 @@ def steepest(module, weight):
     def attend(phi):
         if module == "denominator":
             mixer = LinearAttention(4, num_heads=1, eps=0.0, rngs=nnx.Rngs(0))
-            return mixer._attend((phi, k), None, v, None, layout)[0]
+            return mixer._attend((phi, k, None), None, v, None, layout)[0]
         norm = OutputNorm("srms", 4, eps=0.01, rngs=nnx.Rngs(0))
         return norm(kernel_sums(phi, k, v, causal=True)[0])
 
