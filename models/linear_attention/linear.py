@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.feature_maps import ELEMENTWISE, quadratic, reweighted, taylor
+from seqzoo.models.ops.feature_maps import ELEMENTWISE, alike, quadratic, reweighted, taylor
 from seqzoo.models.ops.kernel_sums import kernel_sums
 from seqzoo.models.positions import check_positions, rope
 
@@ -154,7 +154,7 @@ class LinearAttention(KernelAttention):
     def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, tuple | None]:
         phi = ELEMENTWISE[self.feature_map]
         if self.positions == "none":
-            return (q, k, lambda q, k: (phi(q), phi(k))), None
+            return (q, k, alike(phi)), None
         q, k = phi(q), phi(k)
         rotated = (rope(a, ctx.segments.position, base=self.rope_base) for a in (q, k))
         return (q, k, None), (*rotated, None)
@@ -187,7 +187,7 @@ class Based(KernelAttention):
         super().__init__(d_model, num_heads, d_key, features, **options, **dtypes, rngs=rngs)
 
     def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, None]:
-        return (q, k, lambda q, k: (taylor(q), taylor(k))), None
+        return (q, k, alike(taylor)), None
 
 
 class Rebased(KernelAttention):
@@ -220,7 +220,7 @@ class Rebased(KernelAttention):
         self.k_norm = nnx.LayerNorm(d_key, **dtypes, rngs=rngs)
 
     def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, None]:
-        return (self.q_norm(q), self.k_norm(k), lambda q, k: (quadratic(q), quadratic(k))), None
+        return (self.q_norm(q), self.k_norm(k), alike(quadratic)), None
 
 
 class CosFormer(KernelAttention):

@@ -38,6 +38,11 @@ ELEMENTWISE: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def alike(phi: Callable[[Array], Array]) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """The feature map (q, k) -> (φ(q), φ(k)) of `gated_linear_attention`."""
+    return lambda q, k: (phi(q), phi(k))
+
+
 def taylor(x: Float[Array, "*B K"]) -> Float[Array, "*B F"]:
     """1 + s + s²/2 with s = q·k / √K, the exponential to second order (Based, arXiv:2402.18668).
 

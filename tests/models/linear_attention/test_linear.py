@@ -11,7 +11,7 @@ from flax import nnx
 from seqzoo.models import Based, CosFormer, LinearAttention, Rebased
 from seqzoo.models.linear_attention.linear import LinearAttentionState
 from seqzoo.models.mixer import Context
-from seqzoo.models.ops.feature_maps import quadratic, taylor
+from seqzoo.models.ops.feature_maps import alike, quadratic, taylor
 from seqzoo.models.ops.segments import all_real
 from tests.helpers import assert_close, value_and_pullback, x64
 from tests.models.attention.test_softmax import rotate
@@ -110,7 +110,7 @@ def test_based_and_rebased_equal_the_published_kernels(case):
 
         def attend(q, k, v):
             layout = Context(all_real(q.shape[1]))
-            features = (q, k, lambda q, k: (phi(q), phi(k)))
+            features = (q, k, alike(phi))
             return mixer._attend(features, None, v, None, layout)[0]
 
         o, grads = value_and_pullback(attend, g["cotangent"], *(g[n] for n in "qkv"))
