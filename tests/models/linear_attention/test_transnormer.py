@@ -11,7 +11,6 @@ from flax import nnx
 
 from seqzoo.models import (
     DiagAttention,
-    LinearAttention,
     ModelSpec,
     NormAttention,
     build_model,
@@ -19,10 +18,8 @@ from seqzoo.models import (
 )
 from seqzoo.models.layers import FeedForward
 from seqzoo.models.linear_attention.norm_attention import LRPE, OutputNorm
-from seqzoo.models.mixer import Context
-from seqzoo.models.ops.kernel_sums import kernel_sums
-from seqzoo.models.ops.segments import all_real
 from tests.helpers import assert_close, value_and_pullback, x64
+from tests.pictures import redrawn, script
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "transnormer"
 DTYPES = {"dtype": jnp.float64, "param_dtype": jnp.float64}
@@ -111,31 +108,22 @@ def test_the_feed_forward_equals_the_published_one():
         assert_close(ff(jnp.asarray(g["x"])), g["y"], ratio=1e-12)
 
 
-def steepest(module, weight):
-    """The largest |∂o/∂φ(q)| where every weight of a row is about `weight`."""
-    q, k, v = (jax.random.uniform(jax.random.key(i), (1, 6, 1, 4)) for i in range(3))
-    layout = Context(all_real(6))
-
-    def attend(phi):
-        if module == "denominator":
-            mixer = LinearAttention(4, num_heads=1, eps=0.0, rngs=nnx.Rngs(0))
-            return mixer._attend((phi, k, None), None, v, None, layout)[0]
-        norm = OutputNorm("srms", 4, eps=0.01, rngs=nnx.Rngs(0))
-        return norm(kernel_sums(phi, k, v, causal=True)[0])
-
-    return float(jnp.abs(jax.jacobian(attend)(weight * q)).max())
-
-
 def test_the_norm_bounds_the_gradient_where_the_denominator_does_not():
     """TransNormer, section 3: with a denominator it grows as 1 / weight, the norm has a bound."""
+    picture = script("transnormer")
     with x64():
         weights = 10.0 ** -np.arange(0, 7, 2)
         denominator, norm = (
-            np.array([steepest(module, w) for w in weights]) for module in ("denominator", "norm")
+            np.array([picture["steepest"](form, w) for w in weights])
+            for form in ("denominator", "norm")
         )
     assert_close(denominator[1:] / denominator[:-1], [100.0] * 3, ratio=1e-6)
-    assert norm.max() < 2 * 6 / 0.01  # |∂(x / (r + eps))| <= 2 / eps, and six keys of at most 1
+    assert norm.max() < picture["BOUND"]
     assert denominator[-1] > 100 * norm.max()
+
+
+def test_the_picture_of_the_bound_is_drawn(tmp_path):
+    assert redrawn("transnormer", tmp_path) == 4
 
 
 @pytest.mark.parametrize("kind", ["srms", "rms", "gated_rms", "layer"])

@@ -1,9 +1,5 @@
 """Online approximation by HiPPO, its picture, and the recurrent network with such a memory."""
 
-import runpy
-import xml.etree.ElementTree as ElementTree
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +10,7 @@ from seqzoo.models.ssm.hippo import hippo, nplr
 from seqzoo.models.ssm.hippo_cell import HippoCell
 from seqzoo.models.ssm.memory import basis, discretize_dense, reconstruct, remember
 from tests.helpers import assert_close, relative_error, x64
+from tests.pictures import redrawn
 
 LENGTH = 400
 
@@ -73,20 +70,8 @@ def test_dense_discretisation_equals_scipy(ours, theirs):
     assert_close(dB, expected[1][:, 0], ratio=1e-12)
 
 
-def polylines(path):
-    lines = ElementTree.parse(path).getroot().findall(".//{*}polyline")
-    return [np.array(line.get("points").replace(",", " ").split(), float) for line in lines]
-
-
-def test_the_picture_is_drawn(tmp_path, monkeypatch):
-    script = Path(__file__).parents[3] / "docs" / "hippo.py"
-    target = tmp_path / "hippo.svg"
-    monkeypatch.setattr("sys.argv", [str(script), str(target)])
-    runpy.run_path(str(script), run_name="__main__")
-    drawn, kept = (polylines(path) for path in (target, script.parent / "hippo.svg"))
-    assert len(drawn) == len(kept) == 16
-    for ours, theirs in zip(drawn, kept, strict=True):
-        assert np.abs(ours - theirs).max() < 0.2
+def test_the_picture_is_drawn(tmp_path):
+    assert redrawn("hippo", tmp_path) == 16
 
 
 @pytest.mark.parametrize("measure", ["legs", "legt"])

@@ -1,0 +1,30 @@
+"""Scripts of docs/ that draw: what they compute, and that the pictures kept there are theirs."""
+
+import runpy
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def script(name: str) -> dict:
+    """What docs/NAME.py defines."""
+    return runpy.run_path(str(DOCS / f"{name}.py"))
+
+
+def redrawn(name: str, folder: Path) -> int:
+    """How many lines the picture of docs/NAME.py has; each is the kept one's to 0.2 of a pixel."""
+    target = folder / f"{name}.svg"
+    target.write_text(script(name)["draw"](), encoding="utf-8")
+    drawn, kept = (_polylines(path) for path in (target, DOCS / f"{name}.svg"))
+    assert len(drawn) == len(kept)
+    for ours, theirs in zip(drawn, kept, strict=True):
+        assert np.abs(ours - theirs).max() < 0.2
+    return len(drawn)
+
+
+def _polylines(path: Path) -> list[np.ndarray]:
+    lines = ElementTree.parse(path).getroot().findall(".//{*}polyline")
+    return [np.array(line.get("points").replace(",", " ").split(), float) for line in lines]
