@@ -22,6 +22,7 @@ from seqzoo.train.files import run_path
 from seqzoo.train.usage import UsageError, take, unknown
 
 USAGE, NONFINITE, CHECKPOINT, LOST = 2, 3, 4, 5
+PIPE = 128 + 13  # as a shell counts SIGPIPE
 
 # Verbs with a module of their own have a function main(argv) there.
 MODULES = {
@@ -38,7 +39,13 @@ MODULES = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one verb and exits."""
-    sys.exit(dispatch(list(sys.argv[1:] if argv is None else argv)))
+    try:
+        code = dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = PIPE
+    sys.exit(code)
 
 
 def dispatch(argv: list[str]) -> int:

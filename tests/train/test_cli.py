@@ -1,6 +1,9 @@
 """The command line: fixed spellings, one-line errors, exit codes."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -76,6 +79,16 @@ def test_a_folder_that_is_no_run_is_named(capsys, tmp_path, verb):
     code, said, error = call(capsys, verb, tmp_path / "nothing")
     assert (code, said) == (2, "")
     assert "is no run" in error
+
+
+def test_a_reader_that_is_gone_is_no_fault():
+    """As with `seqzoo list | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "seqzoo.train.cli", "list"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_list_has_a_line_for_everything(capsys):
