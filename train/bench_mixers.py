@@ -97,12 +97,13 @@ def scaling(bench: Bench) -> Iterator[Row]:
         counts = [max(1, tokens // n) * n for n in bench.lengths]
         spent = [statistics.median(times[str(n)]) for n in bench.lengths]
         kept = [made[n][1]["temp_mib"] for n in bench.lengths]
-        per_token = zip(bench.lengths, counts, spent, strict=True)
+        seconds, memory = np.divide(spent, counts), np.divide(kept, counts) * 2**20
         yield {
             "model": name,
-            "time_exponent": _exponent(bench.lengths, np.divide(spent, counts)),
-            "memory_exponent": _exponent(bench.lengths, np.divide(kept, counts)),
-            **{f"ns_per_token_{n}": 1e9 * t / count for n, count, t in per_token},
+            "time_exponent": _exponent(bench.lengths, seconds),
+            "memory_exponent": _exponent(bench.lengths, memory),
+            **{f"ns_per_token_{n}": 1e9 * t for n, t in zip(bench.lengths, seconds, strict=True)},
+            **{f"bytes_per_token_{n}": m for n, m in zip(bench.lengths, memory, strict=True)},
         }
 
 

@@ -26,6 +26,7 @@ from seqzoo.train.distributed import Processes, barrier, is_first, joined
 from seqzoo.train.sharding import make_mesh
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "libtpu", "numpy")
+SETTINGS = ("JAX_PLATFORMS", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_COMPILATION_CACHE_DIR", "NPROC")
 FREE = 5 * GIB  # bytes of disk below which a run is likely to end early
 
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
             print(*versions(), *devices(mesh), sep="\n")
             for name, rate in rates.items():
                 print(f"{name:16} {rate / 1e9:.2f} GB/s a device, {parsed.doctor.mib} MiB")
+            print(*(f"note             {text}\n" for text in notes(os.cpu_count())), sep="", end="")
             print(*(f"wrong            {text}" for text in wrong or ["nothing found"]), sep="\n")
     return 1 if wrong else 0
 
@@ -66,7 +68,7 @@ def versions() -> Iterator[str]:
             yield f"{name:16} {importlib.metadata.version(name)}"
         except importlib.metadata.PackageNotFoundError:
             yield f"{name:16} -"
-    for name in ("JAX_PLATFORMS", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_COMPILATION_CACHE_DIR"):
+    for name in SETTINGS:
         if os.environ.get(name):
             yield f"{name}={os.environ[name]}"
 
@@ -105,6 +107,15 @@ def bandwidths(mesh: Mesh, mib: int) -> Iterator[tuple[str, float]]:
         for _ in range(3):
             jax.block_until_ready(call(x))
         yield name, 3 * size / (time.perf_counter() - started)
+
+
+def notes(processors: int | None) -> Iterator[str]:
+    """What is not wrong, but worth knowing."""
+    if jax.default_backend() == "cpu" and processors == 2 and not os.environ.get("NPROC"):
+        yield (
+            "XLA's pool of exactly 2 threads can wait for itself for ever (rare): a run that "
+            "stands still at no load goes on after a restart with NPROC=4, some 5% slower"
+        )
 
 
 def faults(options: Doctor, mesh: Mesh) -> Iterator[str]:

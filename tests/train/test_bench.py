@@ -95,6 +95,7 @@ def test_scaling_fits_the_exponent(monkeypatch):
     assert row["time_exponent"] == pytest.approx(1)
     assert row["memory_exponent"] == pytest.approx(0)
     assert row["ns_per_token_40"] == pytest.approx(4e9 / 80)
+    assert row["bytes_per_token_10"] == pytest.approx(3 * 2**20 / 80)
 
 
 def test_latency_is_that_of_a_step_behind_so_many_tokens():

@@ -94,3 +94,13 @@ def test_the_doctor_finds_nothing_wrong_here(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "FREE", 2**80)
     assert dispatch(["doctor", "--mib", "1", "--out", str(tmp_path)]) == 1
     assert "checkpoints may not fit" in capsys.readouterr().out
+
+
+def test_the_doctor_knows_of_two_processors(monkeypatch):
+    from seqzoo.train import doctor
+
+    monkeypatch.delenv("NPROC", raising=False)
+    assert "NPROC=4" in "".join(doctor.notes(2))
+    assert not list(doctor.notes(8))
+    monkeypatch.setenv("NPROC", "4")
+    assert not list(doctor.notes(2))
