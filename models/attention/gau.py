@@ -41,13 +41,13 @@ from seqzoo.models.ops.near_blocks import (
     continued_blocks,
     forget,
     latest,
-    near_blocks,
     parallel_blocks,
     run_tags,
     weights,
 )
 from seqzoo.models.ops.rope import rope
 from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.sequence_parallel import by_parts, by_whole_rows
 
 QUERIES = 256  # at a time, so that scores are never all there
 
@@ -116,10 +116,10 @@ class GatedUnit(Mixer):
 
     def _scaled(self, z: Float[Array, "B L K"], positions: Int[Array, "#B L"]) -> list[Array]:
         """Queries and keys made of z."""
-        z = z[:, :, None] * self.scale[...] + self.bias[...]
-        if self.rotary:
-            z = rope(z, positions, interleaved=True)
-        return [z[:, :, i] for i in range(z.shape[2])]
+        items = [z * a + b for a, b in zip(self.scale[...], self.bias[...], strict=True)]
+        if not self.rotary:
+            return items
+        return [rope(a[:, :, None], positions, interleaved=True)[:, :, 0] for a in items]
 
     def _zeroed(self, items: list[Array], layout: Segments) -> list[Array]:
         """0 at padding."""
@@ -299,7 +299,7 @@ class Flash(GatedUnit):
             h = jnp.concatenate([half.astype(x.dtype), x[..., self.shifted :]], -1)
         z, v, gate = self._project(h)
         if inner is None and self.causal and not layout.masked:
-            return self._out(self._aligned(z, v, layout), gate, x), None
+            return self._out(self._aligned(z, v), gate, x), None
         q, q_far, k, k_far, v = self._zeroed([*self._scaled(z, layout.position), v], layout)
         tags = block_tags(layout, *x.shape[:2], self.block_size)
         runs = run_tags(layout, *x.shape[:2])
@@ -326,22 +326,23 @@ class Flash(GatedUnit):
         far = (a[:, :, None] for a in (q_far, k_far, v))
         return o + kernel_sums(*far, causal=False, segment_ids=layout)[0][:, :, 0]
 
-    def _aligned(self, z: Array, v: Array, layout: Segments) -> Float[Array, "B L E"]:
-        """Where blocks are chunks: all have one bias, and none holds keys of an earlier block."""
-        size = min(self.block_size, z.shape[1])
+    def _aligned(self, z: Array, v: Array) -> Float[Array, "B L E"]:
+        """Where blocks are chunks, all at once: there are about as many scores as values."""
+        z, v = by_whole_rows(z), by_whole_rows(v)
+        length, size = z.shape[1], min(self.block_size, z.shape[1])
+        z, v = (jnp.pad(a, ((0, 0), (0, -length % size), (0, 0))) for a in (z, v))
+        items = *self._scaled(z, jnp.arange(z.shape[1])[None]), v
+        q, q_far, k, k_far, v = (a.reshape(len(a), -1, size, a.shape[-1]) for a in items)
         place, seen = jnp.arange(size)[None], jnp.tril(jnp.ones((size, size), bool))
-        # One for each row, whose gradients are not added up in every chunk.
-        bias = jnp.broadcast_to(self._bias(place, place, self.d_qk), (len(z), size, size))
-
-        def step(behind: Array, queries: tuple, keys: tuple) -> tuple[Array, Array]:
-            (z, positions), (v,) = queries, keys
-            q, q_far, k, k_far = self._scaled(z, positions)
-            s = jnp.einsum("BCK,BSK->BCS", q / self.block_size, k) + bias
-            o = weights(s, seen, self.kind) @ v + q_far @ (behind / self.block_size)
-            return behind + jnp.einsum("BSK,BSE->BKE", k_far, v), o
-
-        inputs = (z, layout.position), (v,)
-        return near_blocks(step, self._carry(v)[0], *inputs, size=size, back=0)[1]
+        bias = jnp.where(seen, self._bias(place, place, self.d_qk), jnp.finfo(z.dtype).min / 2)
+        # As a product: its gradient sums over blocks faster than that of a broadcast.
+        bias = jnp.einsum("BN,OCS->BNCS", jnp.ones(v.shape[:2], z.dtype), bias)
+        s = jnp.einsum("BNCK,BNSK->BNCS", q / self.block_size, k) + bias
+        o = weights(s, seen, self.kind) @ v
+        if length > size:
+            now = jnp.einsum("BNSK,BNSE->BNKE", k_far / self.block_size, v)
+            o = o + q_far @ (jnp.cumsum(now, axis=1) - now)
+        return by_parts(o.reshape(len(o), -1, o.shape[-1])[:, :length])
 
     def _carry(self, v: Array, s: Array | None = None) -> tuple | None:
         """Σ k' vᵀ / C of what lies behind the chunks in view, and the run it belongs to."""
