@@ -340,8 +340,9 @@ class Flash(GatedUnit):
         s = jnp.einsum("BNCK,BNSK->BNCS", q / self.block_size, k) + bias
         o = weights(s, seen, self.kind) @ v
         if length > size:
-            now = jnp.einsum("BNSK,BNSE->BNKE", k_far / self.block_size, v)
-            o = o + q_far @ (jnp.cumsum(now, axis=1) - now)
+            now = jnp.einsum("BNSK,BNSE->NBKE", k_far / self.block_size, v)
+            _, behind = jax.lax.scan(lambda s, now: (s + now, s), jnp.zeros_like(now[0]), now)
+            o = o + jnp.einsum("BNCK,NBKE->BNCE", q_far, behind)
         return by_parts(o.reshape(len(o), -1, o.shape[-1])[:, :length])
 
     def _carry(self, v: Array, s: Array | None = None) -> tuple | None:
