@@ -8,6 +8,7 @@ from seqzoo.train.bench import Bench
 from seqzoo.train.bench_data import examples_per_second
 from seqzoo.train.bench_mixers import interleaved, latency, scaling, speed
 from seqzoo.train.cli import dispatch
+from tests.scripts import script
 
 
 def test_calls_take_turns_and_the_first_round_does_not_count():
@@ -101,3 +102,11 @@ def test_scaling_fits_the_exponent(monkeypatch):
 def test_latency_is_that_of_a_step_behind_so_many_tokens():
     (row,) = latency(Bench(models="linear_attention", d_model=4, positions=(2, 5), rounds=1))
     assert min(row["us_at_2"], row["us_at_5"], row["ratio"]) > 0
+
+
+@pytest.mark.parametrize("mixer, peer", [("gru", "nnx_gru"), ("attention", None)])
+def test_both_sides_of_a_comparison_run(mixer, peer):
+    beside = script("beside")
+    beside["ours"](mixer, 8)()
+    if peer is not None:
+        beside["PEERS"][peer](8)()

@@ -19,7 +19,7 @@ from seqzoo.models import (
 from seqzoo.models.layers import FeedForward
 from seqzoo.models.linear_attention.norm_attention import LRPE, OutputNorm
 from tests.helpers import assert_close, value_and_pullback, x64
-from tests.pictures import redrawn, script
+from tests.scripts import redrawn, script
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "transnormer"
 DTYPES = {"dtype": jnp.float64, "param_dtype": jnp.float64}

@@ -10,7 +10,7 @@ from seqzoo.models.ssm.hippo import hippo, nplr
 from seqzoo.models.ssm.hippo_cell import HippoCell
 from seqzoo.models.ssm.memory import basis, discretize_dense, reconstruct, remember
 from tests.helpers import assert_close, relative_error, x64
-from tests.pictures import redrawn
+from tests.scripts import redrawn
 
 LENGTH = 400
 

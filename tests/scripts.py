@@ -1,4 +1,4 @@
-"""Scripts of docs/ that draw: what they compute, and that the pictures kept there are theirs."""
+"""Scripts of docs/: what they define, and that the pictures kept there are theirs."""
 
 import runpy
 import xml.etree.ElementTree as ElementTree
