@@ -104,7 +104,7 @@ def test_latency_is_that_of_a_step_behind_so_many_tokens():
     assert min(row["us_at_2"], row["us_at_5"], row["ratio"]) > 0
 
 
-@pytest.mark.parametrize("mixer, peer", [("gru", "nnx_gru"), ("attention", None)])
+@pytest.mark.parametrize(("mixer", "peer"), [("gru", "nnx_gru"), ("attention", None)])
 def test_both_sides_of_a_comparison_run(mixer, peer):
     beside = script("beside")
     beside["ours"](mixer, 8)()
