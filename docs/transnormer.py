@@ -10,6 +10,7 @@ constant. Both axes are logarithmic; the dashed line is the bound.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -34,19 +35,20 @@ COLOURS = {"denominator": "#d95f02", "norm": "#1b9e77"}
 TITLES = {"denominator": "linear attention", "norm": "NormAttention"}
 
 
-def steepest(form: Literal["denominator", "norm"], weight: float) -> float:
+@partial(jax.jit, static_argnums=0)
+def steepest(form: Literal["denominator", "norm"], weight: float) -> jax.Array:
     """The largest |∂o/∂φ(q)| where every weight of a row is about `weight`."""
     q, k, v = (jax.random.uniform(jax.random.key(i), (1, LENGTH, 1, WIDTH)) for i in range(3))
     layout = Context(all_real(LENGTH))
 
-    def attend(phi):
+    def attend(phi: jax.Array) -> jax.Array:
         if form == "denominator":
             mixer = LinearAttention(WIDTH, num_heads=1, eps=0.0, rngs=nnx.Rngs(0))
             return mixer._attend((phi, k, None), None, v, None, layout)[0]
         norm = OutputNorm("srms", WIDTH, eps=EPS, rngs=nnx.Rngs(0))
         return norm(kernel_sums(phi, k, v, causal=True)[0])
 
-    return float(jnp.abs(jax.jacobian(attend)(weight * q)).max())
+    return jnp.abs(jax.jacobian(attend)(weight * q)).max()
 
 
 def point(weight: float, value: float) -> tuple[float, float]:
@@ -86,7 +88,7 @@ def draw() -> str:
         at = point(10.0**-exponent, low)
         parts.append(text((at[0] - 12, at[1] + 20), f"1e{-exponent}"))
     for form, colour in COLOURS.items():
-        points = [point(weight, steepest(form, weight)) for weight in WEIGHTS]
+        points = [point(weight, float(steepest(form, weight))) for weight in WEIGHTS]
         parts.append(line(points, colour))
         x, y = points[-3]
         below = -12 if form == "denominator" else 20
