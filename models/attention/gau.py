@@ -47,7 +47,13 @@ from seqzoo.models.ops.near_blocks import (
 )
 from seqzoo.models.ops.rope import rope
 from seqzoo.models.ops.segments import Segments
-from seqzoo.models.ops.sequence_parallel import by_parts, by_whole_rows
+from seqzoo.models.ops.sequence_parallel import (
+    by_parts,
+    by_whole_rows,
+    carried_over,
+    cut,
+    parts,
+)
 
 QUERIES = 256  # at a time, so that scores are never all there
 
@@ -299,7 +305,7 @@ class Flash(GatedUnit):
             h = jnp.concatenate([half.astype(x.dtype), x[..., self.shifted :]], -1)
         z, v, gate = self._project(h)
         if inner is None and self.causal and not layout.masked:
-            return self._out(self._aligned(z, v), gate, x), None
+            return self._out(self._aligned(z, v, layout), gate, x), None
         q, q_far, k, k_far, v = self._zeroed([*self._scaled(z, layout.position), v], layout)
         tags = block_tags(layout, *x.shape[:2], self.block_size)
         runs = run_tags(layout, *x.shape[:2])
@@ -326,24 +332,41 @@ class Flash(GatedUnit):
         far = (a[:, :, None] for a in (q_far, k_far, v))
         return o + kernel_sums(*far, causal=False, segment_ids=layout)[0][:, :, 0]
 
-    def _aligned(self, z: Array, v: Array) -> Float[Array, "B L E"]:
-        """Where blocks are chunks, all at once: there are about as many scores as values."""
-        z, v = by_whole_rows(z), by_whole_rows(v)
-        length, size = z.shape[1], min(self.block_size, z.shape[1])
-        z, v = (jnp.pad(a, ((0, 0), (0, -length % size), (0, 0))) for a in (z, v))
-        items = *self._scaled(z, jnp.arange(z.shape[1])[None]), v
+    def _aligned(self, z: Array, v: Array, layout: Segments) -> Float[Array, "B L E"]:
+        """Where blocks are chunks, and those of a device's part are whole."""
+        length, count = z.shape[1], parts(z.shape[1])
+        place = jnp.broadcast_to(layout.position, z.shape[:2])
+        start = self._carry(v)[0]
+        if count == 1:
+            return self._all_blocks((z, v, place), start)[0]
+        if length // count % self.block_size:
+            inputs = jax.tree.map(by_whole_rows, (z, v, place))
+            return by_parts(self._all_blocks(inputs, start)[0])
+        inputs = tuple(cut(a, count) for a in (z, v, place))
+        return carried_over(self._all_blocks, self._summary, _added, inputs, start, count)[0]
+
+    def _summary(self, inputs: tuple) -> tuple[tuple, Float[Array, "B K E"]]:
+        """What a part adds to Σ k' vᵀ / C."""
+        z, v, place = inputs
+        k_far = self._scaled(z, place)[3]
+        return (), jnp.einsum("BSK,BSE->BKE", k_far / self.block_size, v)
+
+    def _all_blocks(self, inputs: tuple, behind: Array) -> tuple[Float[Array, "B L E"], Array]:
+        """All at once, as there are about as many scores as values; and Σ k' vᵀ / C after them."""
+        length, size = inputs[0].shape[1], min(self.block_size, inputs[0].shape[1])
+        fill = -length % size
+        z, v, place = (jnp.pad(a, ((0, 0), (0, fill)) + ((0, 0),) * (a.ndim - 2)) for a in inputs)
+        items = *self._scaled(z, place), v
         q, q_far, k, k_far, v = (a.reshape(len(a), -1, size, a.shape[-1]) for a in items)
-        place, seen = jnp.arange(size)[None], jnp.tril(jnp.ones((size, size), bool))
-        bias = jnp.where(seen, self._bias(place, place, self.d_qk), jnp.finfo(z.dtype).min / 2)
+        index, seen = jnp.arange(size)[None], jnp.tril(jnp.ones((size, size), bool))
+        bias = jnp.where(seen, self._bias(index, index, self.d_qk), jnp.finfo(z.dtype).min / 2)
         # As a product: its gradient sums over blocks faster than that of a broadcast.
         bias = jnp.einsum("BN,OCS->BNCS", jnp.ones(v.shape[:2], z.dtype), bias)
         s = jnp.einsum("BNCK,BNSK->BNCS", q / self.block_size, k) + bias
-        o = weights(s, seen, self.kind) @ v
-        if length > size:
-            now = jnp.einsum("BNSK,BNSE->NBKE", k_far / self.block_size, v)
-            _, behind = jax.lax.scan(lambda s, now: (s + now, s), jnp.zeros_like(now[0]), now)
-            o = o + jnp.einsum("BNCK,NBKE->BNCE", q_far, behind)
-        return by_parts(o.reshape(len(o), -1, o.shape[-1])[:, :length])
+        now = jnp.einsum("BNSK,BNSE->NBKE", k_far / self.block_size, v)
+        last, behind = jax.lax.scan(lambda s, now: (s + now, s), behind, now)
+        o = weights(s, seen, self.kind) @ v + jnp.einsum("BNCK,NBKE->BNCE", q_far, behind)
+        return o.reshape(len(o), -1, o.shape[-1])[:, :length], last
 
     def _carry(self, v: Array, s: Array | None = None) -> tuple | None:
         """Σ k' vᵀ / C of what lies behind the chunks in view, and the run it belongs to."""
@@ -396,6 +419,11 @@ class Flash(GatedUnit):
         now = jnp.maximum(run, k_runs[:, : q.shape[1]].max(1, keepdims=True))
         behind = jnp.where((now == run)[..., None], behind, 0)
         return (behind + self._sum(first, k_runs[:, : q.shape[1]] == now), now), o
+
+
+def _added(_: tuple, own: Array, before: Array) -> Array:
+    """How `carried_over` takes a sum past a part."""
+    return before + own
 
 
 GAUConfig = config_of(GAU)

@@ -31,7 +31,7 @@ def test_the_command_reports_both_tasks(tmp_path, monkeypatch, capsys):
         return Trained(tuple(done), Timing(1.0, 2.0, 3.0), None)
 
     monkeypatch.setattr(compare, "train_seeds", train)
-    assert dispatch(["demo", "--out", str(tmp_path)]) == 0
+    assert dispatch(["demo", "--out", str(tmp_path), "--steps-scale", "0.01"]) == 0
     page = (tmp_path / "report.html").read_text()
     assert page.count("<section") == 2
     printed = capsys.readouterr().out

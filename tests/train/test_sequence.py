@@ -22,13 +22,14 @@ LINEAR = (
     *("gla", "gated_deltanet", "kda", "deltanet", "rwkv4", "rwkv6", "rwkv7", "mlstm", "retnet"),
     *("simple_gla", "hgrn2", "linear_attention", "lightning_attention", "norm_attention"),
     *("mamba2", "s4d", "s4", "s5", "lru", "min_gru", "min_lstm", "hgrn", "rg_lru", "qrnn"),
+    "flash@laplace",
 )
 
 
 def program(mixer, length, *, one=False, **mesh):
     experiment = Experiment(
         task=tasks.build("mqar", length=length, num_pairs=2, vocab_size=80),
-        model=mixer,
+        model=mixer.partition("@")[0],
         mixer=TINY[mixer],
         backbone=BackboneConfig(d_model=8, depth=1, feedforward="none"),
         train=TrainConfig(steps=4, batch_size=4),

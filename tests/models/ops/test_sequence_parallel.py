@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -213,3 +214,13 @@ def test_an_fft_exchanges_tokens_for_channels():
     args = normal(0, B, L, 8), normal(1, L, 8)
     compiled = agrees(mesh_of(data=2, seq=2, tensor=2), ops.fft_conv, *args)
     assert "all-to-all" in {c.kind for c in Module(compiled.as_text()).collectives()}
+
+
+@pytest.mark.parametrize("block", [4, 3], ids=["whole blocks", "cut blocks"])
+def test_flash_passes_its_sum_on(block):
+    """Rows without padding, whose blocks are chunks."""
+    from seqzoo.models import Flash
+
+    mixer = Flash(D, d_qk=4, block_size=block, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(mixer)
+    agrees(mesh_of(data=2, seq=4), lambda p, x: nnx.merge(graphdef, p)(x), params, NORMAL[0])
