@@ -359,10 +359,11 @@ class Flash(GatedUnit):
         items = *self._scaled(z, place), v
         q, q_far, k, k_far, v = (a.reshape(len(a), -1, size, a.shape[-1]) for a in items)
         index, seen = jnp.arange(size)[None], jnp.tril(jnp.ones((size, size), bool))
-        bias = jnp.where(seen, self._bias(index, index, self.d_qk), jnp.finfo(z.dtype).min / 2)
-        # As a product: its gradient sums over blocks faster than that of a broadcast.
-        bias = jnp.einsum("BN,OCS->BNCS", jnp.ones(v.shape[:2], z.dtype), bias)
-        s = jnp.einsum("BNCK,BNSK->BNCS", q / self.block_size, k) + bias
+        s = jnp.einsum("BNCK,BNSK->BNCS", q / self.block_size, k)
+        if self.positions is not None:
+            bias = self._bias(index, index, self.d_qk)
+            # As a product: its gradient sums over blocks faster than that of a broadcast.
+            s = s + jnp.einsum("BN,OCS->BNCS", jnp.ones(v.shape[:2], z.dtype), bias)
         now = jnp.einsum("BNSK,BNSE->NBKE", k_far / self.block_size, v)
         last, behind = jax.lax.scan(lambda s, now: (s + now, s), behind, now)
         o = weights(s, seen, self.kind) @ v + jnp.einsum("BNCK,NBKE->BNCE", q_far, behind)
