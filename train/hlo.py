@@ -87,13 +87,17 @@ class Module:
         return total
 
     def cycles(self) -> float:
-        """The compiler's estimate of the cycles of one step, where it gives one (TPU)."""
-        return sum(
+        """The compiler's estimate of the cycles of one step, where it gives one (TPU); or 0.
+
+        What it cannot estimate has 2^63 - 1 cycles, and then the step has no estimate either.
+        """
+        total = sum(
             self.times[name] * float(found[1])
             for name in self.control
             for i in self.computations[name]
             if (found := re.search(r'"estimated_cycles":"(\d+)"', i.rest))
         )
+        return total if total < 2**62 else 0.0
 
     def largest(self, count: int = 5) -> list[tuple[float, str]]:
         """The largest values in memory: bytes, and what computes them."""

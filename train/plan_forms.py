@@ -149,7 +149,10 @@ def page(rows: Sequence[Row], options: FormsOptions) -> str:
     lines = [
         "# Forms of the primitives on TPUs",
         "",
-        f"    seqzoo plan --forms --topology {options.topology} --out DIR --page docs/forms.md",
+        *(
+            f"    seqzoo plan --forms --topology {topology} --out DIR --page docs/forms.md"
+            for topology in sorted({options.topology, *(row["topology"] for row in rows)})
+        ),
         "",
         *textwrap.wrap(NOTE, 100),
     ]

@@ -81,6 +81,15 @@ def test_traffic_counts_slices_and_leaves_out_fast_memory():
     assert Module(HLO).traffic() == 24 * (fusion + gather + update) + 2 * 24 * 128 * 4
 
 
+def test_cycles_are_there_where_all_operations_have_some():
+    def text(cycles):
+        config = f', backend_config={{"estimated_cycles":"{cycles}"}}'
+        return HLO.replace("calls=%fused\n", f"calls=%fused{config}\n")
+
+    assert Module(text(50)).cycles() == 24 * 50
+    assert Module(text(2**63 - 1)).cycles() == Module(HLO).cycles() == 0
+
+
 def test_a_gather_whose_steps_run_in_another_loop_counts_once():
     step = "  %near.2 = f32[8,128]{1,0} all-gather(%a), channel_id=3, replica_groups=[2,8]<=[16]\n"
     text = HLO.replace("  ROOT %sum", step + "  ROOT %sum")

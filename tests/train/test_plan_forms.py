@@ -49,6 +49,7 @@ def test_a_table_continues_and_keeps_failures(tmp_path, monkeypatch, capsys):
     assert made[:2] == ["linear_scan/sequential", "linear_scan/associative"]
     assert len(made) == 5
     text = page.read_text()
+    assert "    seqzoo plan --forms --topology v5e:1x1 --out DIR" in text
     assert "## attention, v5e:1x1\n\n| form | L = 512 |\n|---|---|\n" in text
     assert "| sequential | 4 (?) / 3 / 2 |" in text
     assert "| dense | too / slow |" in text
