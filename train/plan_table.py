@@ -97,7 +97,8 @@ def rows_of(folder: Path) -> list[Row]:
 
 def page(rows: Sequence[Row], flags: dict[str, str]) -> str:
     """The table as Markdown."""
-    command = " ".join(["seqzoo plan --all", *(f"{k} {v}" for k, v in flags.items())])
+    own = {"--out": "DIR", "--page": "docs/plans.md"}
+    command = " ".join(["seqzoo plan --all", *(f"{k} {v}" for k, v in (flags | own).items())])
     lines = [
         "# Plans of every mixer",
         "",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -246,7 +247,9 @@ def test_a_table_continues_and_keeps_failures(tmp_path, monkeypatch, capsys):
     assert dispatch([*call, "lru"]) == 0
     assert dispatch([*call, "lru,gru", "--page", str(tmp_path / "page.md")]) == 0
     assert made == ["lru", "gru"]
-    assert "| `gru` | not compiled within 7 s |" in (tmp_path / "page.md").read_text()
+    page = (tmp_path / "page.md").read_text()
+    assert "| `gru` | not compiled within 7 s |" in page
+    assert re.search("^    seqzoo plan --all .* --out DIR --page docs/plans.md$", page, re.M)
     capsys.readouterr()
     assert dispatch([*call, "lru", "--length", "5"]) == 2
     assert "another request" in capsys.readouterr().err
