@@ -1,8 +1,10 @@
 """Scripts of docs/: what they define, and that the pictures kept there are theirs."""
 
 import runpy
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -16,8 +18,9 @@ def script(name: str) -> dict:
 
 def redrawn(name: str, folder: Path) -> int:
     """How many lines the picture of docs/NAME.py has; each is the kept one's to 0.2 of a pixel."""
-    target = folder / f"{name}.svg"
-    target.write_text(script(name)["draw"](), encoding="utf-8")
+    program, target = str(DOCS / f"{name}.py"), folder / f"{name}.svg"
+    with mock.patch.object(sys, "argv", [program, str(target)]):  # as typed
+        runpy.run_path(program, run_name="__main__")
     drawn, kept = (_polylines(path) for path in (target, DOCS / f"{name}.svg"))
     assert len(drawn) == len(kept)
     for ours, theirs in zip(drawn, kept, strict=True):
