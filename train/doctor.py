@@ -113,8 +113,8 @@ def notes(processors: int | None) -> Iterator[str]:
     """What is not wrong, but worth knowing."""
     if jax.default_backend() == "cpu" and processors == 2 and not os.environ.get("NPROC"):
         yield (
-            "XLA's pool of exactly 2 threads can wait for itself for ever (rare): a run that "
-            "stands still at no load goes on after a restart with NPROC=4, some 5% slower"
+            "XLA's pool of exactly 2 threads has been seen to wait for itself for ever: a run that "
+            "stands still without load, start again with NPROC=4 (3 to 15% slower when measured)"
         )
 
 
