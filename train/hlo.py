@@ -71,7 +71,7 @@ class Module:
                     continue
                 channel = re.search(r"channel_id=(\d+)", i.rest)
                 key = f"{kind} {channel[1]}" if channel else f"{name} {i.name}"
-                sent = times * _sent(kind, max(_parts(i.shape)), _group_size(i.rest))
+                sent = times * _sent(kind, _made(i), _group_size(i.rest))
                 # Its parts may lie in loops that run beside it; it starts once.
                 if key not in seen or seen[key].times > times:
                     seen[key] = Collective(kind, sent, times)
@@ -242,6 +242,23 @@ def _balanced(text: str) -> tuple[str, str]:
         if depth == 0:
             return text[: i + 1], text[i + 1 :]
     return text, ""
+
+
+def _made(i: Instruction) -> float:
+    """Bytes that a collective makes, of one array or several joined; a start's operands are not."""
+    starts = i.opcode.endswith("-start") and i.opcode != "all-reduce-start"
+    return sum(_parts(_elements(i.shape)[1] if starts else i.shape))
+
+
+def _elements(shape: str) -> list[str]:
+    """The shapes that a tuple holds, tuples among them."""
+    found, depth, start = [], 0, 1
+    for place, char in enumerate(shape):
+        depth += (char in "([{") - (char in ")]}")
+        if (char == "," and depth == 1) or depth == 0:
+            found.append(shape[start:place].strip())
+            start = place + 1
+    return found
 
 
 def _parts(shape: str, *, slow: bool = False) -> list[float]:

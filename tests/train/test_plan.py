@@ -98,6 +98,27 @@ def test_a_gather_whose_steps_run_in_another_loop_counts_once():
     assert kinds["all-gather"] == 1
 
 
+def test_a_collective_of_several_arrays_sends_all_of_them():
+    """XLA joins small ones; where one only starts, its operands stand before its results."""
+    two, both = "(f32[8,128]{1,0:T(8,128)}, bf16[16]{0})", 8 * 128 * 4 + 16 * 2
+    groups = "replica_groups=[2,8]<=[16]"
+    started = "((f32[1,128]{1,0}, bf16[2]{0}), " + two + ")"
+    for text, sent in (
+        (f"{two} all-reduce(%a, %a), channel_id=9, {groups}", 2 * both * 7 / 8),
+        (f"{two} all-reduce-start(%a, %a), channel_id=9, {groups}", 2 * both * 7 / 8),
+        (f"{two} all-gather(%a, %a), channel_id=9, {groups}", both * 7 / 8),
+        (f"{started} all-gather-start(%a, %a), channel_id=9, {groups}", both * 7 / 8),
+        (
+            "(f32[8]{0}, f32[64]{0}) all-gather-start(%a), channel_id=9, " + groups,
+            64 * 4 * 7 / 8,
+        ),
+        ("(f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%a), channel_id=9", 32),
+    ):
+        lines = HLO.replace("  ROOT %sum", f"  %joined = {text}\n  ROOT %sum")
+        own = [c.sent for c in Module(lines).collectives()]
+        assert sent in own, text
+
+
 def test_operations_are_counted_through_loops_and_branches():
     def f(w, x):
         x, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h @ w), None), x, length=5)
