@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -73,6 +75,7 @@ class _Joined(NamedTuple):
 
 
 _joined: _Joined | None = None
+_on_abort: Any = None
 _ending = threading.Lock()  # the first thread to take it ends the process
 _cleanups: list[Callable[[], None]] = []
 _turns: collections.defaultdict[str, Iterator[int]] = collections.defaultdict(itertools.count)
@@ -92,6 +95,7 @@ def joined(
         yield
         return
     _joined = _Joined(processes.wait_seconds, exit_code)
+    _explain_aborts()
     done = threading.Event()
     watch = threading.Thread(target=_watch, args=(done,), name="failures", daemon=True)
     watch.start()
@@ -254,6 +258,27 @@ def _nobody_came(processes: Processes, count: int) -> None:
         flush=True,
     )
     os._exit(LOST)
+
+
+def _explain_aborts() -> None:
+    """Lets an abort end this process with a clear word and the code of a lost process.
+
+    JAX's client aborts where its service, on process 0, is gone, and Gloo now and then where
+    another process is; neither can be told to call us (JAX's callback for that does not work from
+    Python). Python's own signal handlers run too late, so this one is put in C's place.
+    """
+    words = (
+        f"seqzoo: process {process_index()}: aborted by what stands above: most likely process 0 "
+        "or another one is gone; the same command on every host continues the run\n"
+    ).encode()
+
+    def explain(_: int) -> None:
+        os.write(2, words)
+        os._exit(LOST)
+
+    global _on_abort  # C knows its address only
+    _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(explain)
+    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
 
 
 def _watch(done: threading.Event) -> None:

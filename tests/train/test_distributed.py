@@ -144,6 +144,22 @@ def test_an_error_in_one_process_ends_both_and_frees_the_folder(tmp_path):
     assert not (tmp_path / "run" / LOCK).exists()
 
 
+def test_an_abort_is_explained():
+    """As JAX's client does it, on a thread of its own, while Python is busy."""
+    source = """
+import ctypes, os, threading
+from seqzoo.train.distributed import _explain_aborts
+_explain_aborts()
+threading.Thread(target=ctypes.CDLL(None).abort).start()
+while True:
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert done.returncode == distributed.LOST
+    assert "process 0: aborted" in done.stderr
+    assert "continues the run" in done.stderr
+
+
 def test_other_options_on_another_host_are_refused(tmp_path):
     with Pair(tmp_path / "run", options=({}, {"seed": 2})) as pair:
         codes, errors, _ = pair.end()

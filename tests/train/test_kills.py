@@ -1,7 +1,5 @@
 """One of several processes is killed: the others say so and stop, and a restart loses nothing."""
 
-import signal
-
 import pytest
 
 from seqzoo.train.distributed import LOST
@@ -13,8 +11,7 @@ from tests.train.kills import LIMIT, is_clear, study
 def test_random_kills_change_nothing(program, tmp_path, processes):
     found = study(tmp_path, 3, processes, processes, program)
     assert found["clear"] == found["kills"] == 3
-    # JAX itself aborts where process 0 is gone.
-    assert set(found["codes"]) <= {LOST, -signal.SIGABRT}
+    assert set(found["codes"]) <= {LOST}
     assert found["longest_seconds"] < LIMIT
     assert found["difference"] == 0
 
