@@ -364,9 +364,9 @@ class Flash(GatedUnit):
             bias = self._bias(index, index, self.d_qk)
             # As a product: its gradient sums over blocks faster than that of a broadcast.
             s = s + jnp.einsum("BN,OCS->BNCS", jnp.ones(v.shape[:2], z.dtype), bias)
-        now = jnp.einsum("BNSK,BNSE->NBKE", k_far / self.block_size, v)
-        last, behind = jax.lax.scan(lambda s, now: (s + now, s), behind, now)
-        o = weights(s, seen, self.kind) @ v + jnp.einsum("BNCK,NBKE->BNCE", q_far, behind)
+        now = jnp.swapaxes(k_far / self.block_size, -1, -2) @ v
+        last, behind = jax.lax.scan(lambda s, x: (s + x, s), behind, jnp.moveaxis(now, 1, 0))
+        o = weights(s, seen, self.kind) @ v + q_far @ jnp.moveaxis(behind, 0, 1)
         return o.reshape(len(o), -1, o.shape[-1])[:, :length], last
 
     def _carry(self, v: Array, s: Array | None = None) -> tuple | None:

@@ -171,11 +171,14 @@ class TransformerVQ(Mixer):
         queries, keys = (q, runs, place), (k, v, codes, runs, place)
         if inner is None:
             back = -(-self.memory // self.block_size)
+            options = {"size": self.block_size, "back": back}
             # Up to this length no key ever leaves the view.
             far = x.shape[1] > (back + 1) * self.block_size
             carry = view.start(self._no_groups(x.shape[0], wide)) if far else None
-            step = view.aligned_step if not layout.masked else view.packed_step
-            options = {"size": self.block_size, "back": back}
+            step = view.packed_step
+            if not layout.masked:
+                step, options["early"] = view.aligned_step, view.early
+                carry = carry and view.moved(*carry, keys, self.block_size)
             o = parallel_blocks(step, carry, queries, keys, layout, **options)
         else:
             o, inner = self._continued(view, queries, keys, inner)
@@ -241,11 +244,10 @@ class _View:
     def grouped(self, groups: Groups, stays: Array, rows: tuple, which: Array) -> Groups:
         """The groups, forgotten where they do not stay, and some more tokens in them."""
         _, v, codes = rows[:3]
-        codes = jnp.where(which[..., None], codes, -1)  # one_hot is 0 there
-        hot = jax.nn.one_hot(codes, self.mixer.num_codes, dtype=v.dtype)
+        hot = one_hot(jnp.where(which[..., None], codes, -1), self.mixer.num_codes, v.dtype)
         count, total = (jnp.where(stays.reshape(-1, *(1,) * (a.ndim - 1)), a, 0) for a in groups)
         return Groups(
-            count + hot.sum(1).astype(count.dtype), total + jnp.einsum("BSHN,BSHV->BHNV", hot, v)
+            count + hot.sum(-1).astype(count.dtype), total + jnp.einsum("BHNS,BSHV->BHNV", hot, v)
         )
 
     def step(self, carry: tuple | None, queries: tuple, keys: tuple):
@@ -260,6 +262,10 @@ class _View:
         """`packed_step` where blocks are chunks."""
         return self._step(carry, queries, keys, in_order=True, aligned=True)
 
+    def early(self, queries: tuple, keys: tuple) -> Array:
+        """Outputs of `aligned_step` where nothing lies behind the keys."""
+        return self.aligned_step(None, queries, keys)[1]
+
     def _step(self, carry, queries: tuple, keys: tuple, *, in_order: bool, aligned: bool = False):
         size, count = queries[0].shape[1], keys[0].shape[1]
         part = QUERIES if in_order else size
@@ -270,7 +276,7 @@ class _View:
             seen = tuple(a[:, : count - size + end] if in_order else a for a in keys)
             outputs.append(self._outputs(carry, mine, seen, in_order, aligned))
         if carry is not None:
-            carry = self._moved(*carry, keys, size)
+            carry = self.moved(*carry, keys, size)
         return carry, jnp.concatenate(outputs, axis=1)
 
     def _outputs(self, carry, queries: tuple, keys: tuple, in_order: bool, aligned: bool):
@@ -292,7 +298,7 @@ class _View:
         top = s.max(-1, keepdims=True)
         if carry is not None:
             groups, run = carry
-            far = jnp.einsum("BCHK,HNK->BHCN", q + self.u, self.book)
+            far = _shared(q + self.u, self.book)
             far = far + jnp.where(groups.count > 0, 0, -jnp.inf)[:, :, None]
             if not aligned:
                 far = jnp.where((runs == run)[:, None, :, None], far, -jnp.inf)
@@ -317,7 +323,7 @@ class _View:
 
     def _by_slots(self, q: Array, count: int, beyond: float, ahead: float) -> Array:
         """(q + w)·r where the queries are the last of `count` keys."""
-        x = jnp.einsum("BCHK,RHK->BHCR", q + self.w, self.r[:count])
+        x = _shared(q + self.w, jnp.moveaxis(self.r[:count], 1, 0))
         return by_slots(x, count, beyond, ahead)
 
     def _by_distance(self, q: Array, ahead: Int[Array, "B C S"]) -> Array:
@@ -327,10 +333,17 @@ class _View:
         near = (ahead <= self.mixer.memory)[:, None]
         return jnp.where(near, jnp.take_along_axis(by_distance, row, axis=-1), 0)
 
-    def _moved(self, groups: Groups, run: Array, keys: tuple, size: int) -> tuple:
+    def moved(self, groups: Groups, run: Array, keys: tuple, size: int) -> tuple:
+        """The groups with the first `size` keys added, and their run."""
         first = tuple(a[:, :size] for a in keys[:4])
         now = jnp.maximum(run, first[3].max(1, keepdims=True))
         return self.grouped(groups, (now == run)[:, 0], first, first[3] == now), now
+
+
+def _shared(q: Float[Array, "B C H K"], k: Float[Array, "H S K"]) -> Float[Array, "B H C S"]:
+    """q·k for keys that all rows share. As an einsum, the products of a query would lie apart."""
+    products = jax.lax.dot_general(q, k, (((3,), (2,)), ((2,), (0,))))
+    return jnp.moveaxis(products, 0, 1)
 
 
 def _unless(there: Bool[Array, "B S"]) -> Float[Array, "B 1 1 S"]:
@@ -409,14 +422,19 @@ def quantize(
 ) -> tuple[Int[Array, "B L H"], Float[Array, "B L H K"]]:
     """The number of the nearest codeword (the first of equals), and the codeword.
 
-    Some tokens at a time, so that their distances to all codewords are never kept.
+    Some tokens at a time, so that their distances to all codewords are never kept; tokens come last
+    and the index is found by a second look, since a CPU compares many tokens at once, but not many
+    numbers of one.
     """
     k, book = jax.lax.stop_gradient(k), jax.lax.stop_gradient(codebook)
-    square = jnp.square(book).sum(-1)
+    square = jnp.square(book).sum(-1)[:, :, None, None]
+    number = jnp.arange(book.shape[1], dtype=jnp.int32)[:, None, None]
 
     def nearest(k: Float[Array, "B C H K"]) -> Int[Array, "B C H"]:
-        distance = square - 2 * jnp.einsum("BCHK,HNK->BCHN", k, book)
-        return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+        distance = square - 2 * jnp.einsum("HNK,BCHK->HNBC", book, k)
+        least = distance.min(axis=1, keepdims=True)
+        first = jnp.where(distance == least, number, len(number)).min(axis=1)
+        return jnp.moveaxis(first, 0, -1)
 
     length = k.shape[1]
     if length <= QUERIES or length % QUERIES or parts(length) > 1:
@@ -434,5 +452,13 @@ def code_sums(
     num_codes: int,
 ) -> tuple[Float[Array, "H N"], Float[Array, "H N K"]]:
     """How many real keys have each code, and their sums."""
-    hot = jax.nn.one_hot(codes, num_codes, dtype=k.dtype) * real[..., None, None]
-    return hot.sum((0, 1)), jnp.einsum("BLHN,BLHK->HNK", hot, k)
+    hot = one_hot(codes, num_codes, k.dtype) * real[:, None, None, :]
+    return hot.sum((0, 3)), jnp.einsum("BHNL,BLHK->HNK", hot, k)
+
+
+def one_hot(
+    codes: Int[Array, "B L H"], num_codes: int, dtype: DTypeLike
+) -> Float[Array, "B H N L"]:
+    """1 where a token has a code, in the order in which it is multiplied by tokens."""
+    codes = jnp.moveaxis(codes, 1, -1)[:, :, None]
+    return (codes == jnp.arange(num_codes, dtype=codes.dtype)[:, None]).astype(dtype)

@@ -63,6 +63,8 @@ def check_kind(kind: str) -> None:
 
 # (carry, queries [B, C, ...], keys [B, (1 + back + ahead) C, ...]) -> (carry, outputs [B, C, ...])
 Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Array]]
+# (queries [B, C, ...], keys [B, n C, ...]) -> outputs; as a step, without a carry
+Early = Callable[[PyTree, PyTree], Array]
 
 
 def near_blocks(
@@ -74,12 +76,16 @@ def near_blocks(
     size: int,
     back: int = 1,
     ahead: bool = False,
+    early: Early | None = None,
 ) -> tuple[PyTree, Float[Array, "B L ..."]]:
     """Runs `step` over the chunks of `size` tokens of rows [B, L, ...].
 
     It sees the keys of its own chunk, of the `back` before it, and of the next with `ahead`, in
     order. Rows are filled up with zeros, so a tag of 0 must mean that a key is not seen. What
     happens within a step is computed again in the backward pass: memory is linear in L.
+
+    The first 1 + back chunks, which see all there is before them, are left to `early` if it is
+    given, with only the keys that exist; the carry is then that of the chunk after them.
 
     Rows divided over devices stay so if their parts are of whole chunks and nothing is carried;
     else whole rows are divided.
@@ -92,7 +98,8 @@ def near_blocks(
         halo = (count, back * size, ahead * size)
         keys = jax.tree.map(lambda x: _cut(neighbours(cut(x, count), *halo), size), keys)
         return None, join(_scan(step, None, queries, keys, size, back + ahead)[1], count)
-    return _whole_rows(step, carry, queries, keys, size=size, back=back, ahead=ahead)
+    options = {"size": size, "back": back, "ahead": ahead}
+    return _whole_rows(step, carry, queries, keys, early=early, **options)
 
 
 def _whole_rows(
@@ -104,18 +111,29 @@ def _whole_rows(
     size: int,
     back: int,
     ahead: bool = False,
+    early: Early | None = None,
 ) -> tuple[PyTree, Array]:
     queries, keys = jax.tree.map(by_whole_rows, (queries, keys))
     length = jax.tree.leaves(queries)[0].shape[1]
     if length <= size:  # one chunk, with nothing before or after
         size, back, ahead = length, 0, False
+    outputs, done = [], 0
+    while early is not None and done <= back and done * size < length:
+        start, end = done * size, min((done + 1) * size, length)
+        mine = jax.tree.map(lambda x, a=start, b=end: x[:, a:b], queries)
+        seen = jax.tree.map(lambda x, b=end: x[:, :b], keys)
+        outputs.append(early(mine, seen))
+        done += 1
 
     def filled(x: Array) -> Array:
-        x = _cut(x, size)
-        return jnp.pad(x, ((back, int(ahead)), *((0, 0),) * (x.ndim - 1)))
+        x = _cut(x, size)[max(0, done - back) :]
+        return jnp.pad(x, ((max(0, back - done), int(ahead)), *((0, 0),) * (x.ndim - 1)))
 
-    carry, o = _scan(step, carry, queries, jax.tree.map(filled, keys), size, back + ahead)
-    return carry, by_parts(o)
+    if done * size < length:
+        queries = jax.tree.map(lambda x: x[:, done * size :], queries)
+        carry, o = _scan(step, carry, queries, jax.tree.map(filled, keys), size, back + ahead)
+        outputs.append(o)
+    return carry, by_parts(jnp.concatenate(outputs, axis=1))
 
 
 def _scan(
@@ -149,13 +167,14 @@ def parallel_blocks(
     size: int,
     back: int = 0,
     ahead: bool = False,
+    early: Early | None = None,
 ) -> Float[Array, "B L ..."]:
     """`near_blocks` over whole rows, where queries see `back` blocks before their own.
 
-    `ahead`: and later keys of their own block.
+    `ahead`: and later keys of their own block. `early` is for blocks that are chunks alone.
     """
     if not layout.masked:  # blocks are chunks
-        return near_blocks(step, carry, queries, keys, size=size, back=back)[1]
+        return near_blocks(step, carry, queries, keys, size=size, back=back, early=early)[1]
     rows = compact(layout)
     queries, keys = jax.tree.map(lambda x: rows.pack(by_whole_rows(x)), (queries, keys))
     options = {"size": size, "back": back + 1, "ahead": ahead}  # a block lies in two chunks
