@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
             write_atomically(path, json.dumps(row) + "\n")
             print(f"{name:24} {_verdict(row)}, {row['seconds']:.0f} s", flush=True)
     rows = rows_of(options.out)
-    text = page(rows, flags)
+    text = page(rows, flags, options.page)
     if options.page is not None:
         write_atomically(options.page, text)
     print(text)
@@ -95,9 +95,9 @@ def rows_of(folder: Path) -> list[Row]:
     return [json.loads(files[name].read_text()) for name in MIXERS if name in files]
 
 
-def page(rows: Sequence[Row], flags: dict[str, str]) -> str:
-    """The table as Markdown."""
-    own = {"--out": "DIR", "--page": "docs/plans.md"}
+def page(rows: Sequence[Row], flags: dict[str, str], path: Path | None = None) -> str:
+    """The table as Markdown, with the command that makes it at that path."""
+    own = {"--out": "DIR", "--page": str(path or "docs/plans.md")}
     command = " ".join(["seqzoo plan --all", *(f"{k} {v}" for k, v in (flags | own).items())])
     lines = [
         "# Plans of every mixer",
