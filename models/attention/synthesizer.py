@@ -25,6 +25,7 @@ from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
 from seqzoo.models.ops.attention import attention
 from seqzoo.models.ops.near_blocks import run_tags
+from seqzoo.models.ops.placement import by_rows
 from seqzoo.models.ops.segments import Segments
 
 
@@ -143,7 +144,7 @@ class Synthesizer(Mixer):
         else:
             q = self._table(self.q_embed, position)
         k = self._table(self.k_embed, k_position)
-        q, k = (jnp.broadcast_to(a, (len(x), *a.shape[1:])) for a in (q, k))
+        q, k = (by_rows(jnp.broadcast_to(a, (len(x), *a.shape[1:]))) for a in (q, k))
         return attention(q.astype(v.dtype), k.astype(v.dtype), v, scale=1.0, **options)
 
     def _table(self, embed: nnx.Embed, position: Int[Array, "#B L"]) -> Float[Array, "#B L H E"]:

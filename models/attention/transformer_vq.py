@@ -39,6 +39,7 @@ from seqzoo.models.ops.near_blocks import (
     parallel_blocks,
     run_tags,
 )
+from seqzoo.models.ops.placement import by_rows, everywhere, undivided
 from seqzoo.models.ops.sequence_parallel import parts
 from seqzoo.models.positions import sinusoidal
 
@@ -160,14 +161,14 @@ class TransformerVQ(Mixer):
         if layout.masked:
             k, v = (jnp.where(layout.valid[..., None, None], a, 0) for a in (k, v))
         q, k, v = _unit(q), _unit(k), jax.nn.silu(v)
-        book = self.codebook().astype(wide)
+        book = everywhere(self.codebook().astype(wide))
         codes, words = quantize(k, book)
         if ctx.training:
             self._learn(k, codes, words, layout.valid)
         k = k + jax.lax.stop_gradient(words - k)
         runs = run_tags(layout, *x.shape[:2])
         place = jnp.broadcast_to(layout.position, runs.shape)
-        view = _View(self, book, wide)
+        view = _View(self, book, wide, len(x))
         queries, keys = (q, runs, place), (k, v, codes, runs, place)
         if inner is None:
             back = -(-self.memory // self.block_size)
@@ -195,7 +196,7 @@ class TransformerVQ(Mixer):
         self.commitment[...] = (self.commit_weight * mean).astype(jnp.float32)
         count, total = code_sums(jax.lax.stop_gradient(k), codes, real, self.num_codes)
         for average, new in ((self.code_count, count), (self.code_sum, total)):
-            old = average[...]
+            old, new = average[...], everywhere(new)  # else all devices gather all keys
             average[...] = (self.ema * old + (1 - self.ema) * new).astype(old.dtype)
 
     def _continued(self, view: _View, queries: tuple, keys: tuple, state: VQState):
@@ -226,14 +227,21 @@ TransformerVQConfig = config_of(TransformerVQ)
 class _View:
     """What a chunk of queries sees: keys one by one, and groups of older ones."""
 
-    def __init__(self, mixer: TransformerVQ, book: Float[Array, "H N K"], dtype: DTypeLike):
+    def __init__(
+        self, mixer: TransformerVQ, book: Float[Array, "H N K"], dtype: DTypeLike, batch: int
+    ):
         self.mixer, self.book = mixer, jax.lax.stop_gradient(book)
         distance = jnp.arange(mixer.memory + 1)
         options = {"base": mixer.position_base, "layout": "halves", "dtype": dtype}
-        waves = sinusoidal(distance, mixer.d_model, **options)
+        waves = everywhere(sinusoidal(distance, mixer.d_model, **options))
         small = mixer.d_key**-0.25
         r = mixer.r_proj(waves).astype(dtype).reshape(len(distance), mixer.num_heads, -1)
-        self.r, (self.u, self.w) = r * small, mixer.bias[...].astype(dtype) * small
+        # On several devices every row has its own, so that their gradients meet after the loop.
+        rows = 1 if undivided() else batch
+        self.r, self.u, self.w = (
+            by_rows(jnp.broadcast_to(a, (rows, *a.shape[1:]))) * small
+            for a in (r[None], *mixer.bias[...].astype(dtype)[:, None, None])
+        )
 
     def start(self, groups: Groups | None) -> tuple | None:
         """What lies behind the chunks in view, and the run it belongs to."""
@@ -323,12 +331,16 @@ class _View:
 
     def _by_slots(self, q: Array, count: int, beyond: float, ahead: float) -> Array:
         """(q + w)·r where the queries are the last of `count` keys."""
-        x = _shared(q + self.w, jnp.moveaxis(self.r[:count], 1, 0))
+        r, q = self.r[:, :count], q + self.w
+        if len(r) == 1:
+            x = _shared(q, jnp.moveaxis(r[0], 1, 0))
+        else:
+            x = jnp.einsum("BCHK,BRHK->BHCR", q, r)
         return by_slots(x, count, beyond, ahead)
 
     def _by_distance(self, q: Array, ahead: Int[Array, "B C S"]) -> Array:
         """(q + w)·r up to the distance `memory`, and then 0."""
-        by_distance = jnp.einsum("BCHK,RHK->BHCR", q + self.w, self.r)
+        by_distance = jnp.einsum("BCHK,BRHK->BHCR", q + self.w, self.r)
         row = jnp.clip(ahead, 0, self.mixer.memory)[:, None]
         near = (ahead <= self.mixer.memory)[:, None]
         return jnp.where(near, jnp.take_along_axis(by_distance, row, axis=-1), 0)

@@ -26,13 +26,13 @@ LINEAR = (
 )
 
 
-def program(mixer, length, *, one=False, **mesh):
+def program(mixer, length, *, one=False, batch=4, **mesh):
     experiment = Experiment(
         task=tasks.build("mqar", length=length, num_pairs=2, vocab_size=80),
         model=mixer.partition("@")[0],
         mixer=TINY[mixer],
         backbone=BackboneConfig(d_model=8, depth=1, feedforward="none"),
-        train=TrainConfig(steps=4, batch_size=4),
+        train=TrainConfig(steps=4, batch_size=batch),
         mesh=MeshConfig(**mesh),
     )
     return make_program(experiment, devices=jax.devices()[:1] if one else None)
@@ -84,6 +84,23 @@ def test_what_a_linear_mixer_sends_does_not_grow_with_the_length():
 @pytest.mark.parametrize("mixer", LINEAR)
 def test_what_linear_mixers_send_does_not_grow_with_the_length(mixer):
     assert sent(mixer, 32)[0] == sent(mixer, 64)[0] > 0
+
+
+def runs_of_collectives(mixer, length):
+    made = program(mixer, length, batch=8, data=1, fsdp=8)
+    return sum(c.times for c in Module(compiled(made, length).as_text()).collectives())
+
+
+@pytest.mark.parametrize(
+    "mixer",
+    [
+        "transformer_vq",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in TINY if name != "transformer_vq"),
+    ],
+)
+def test_no_loop_over_tokens_sends(mixer):
+    """A divided parameter is gathered before such a loop, its gradient is summed up after it."""
+    assert runs_of_collectives(mixer, 16) == runs_of_collectives(mixer, 32)
 
 
 def test_what_attention_sends_does():
