@@ -97,7 +97,11 @@ def runs_of_collectives(mixer, length):
     "mixer",
     [
         "transformer_vq",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in CAUSAL if name != "transformer_vq"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in CAUSAL
+            if name != "transformer_vq"
+        ),
     ],
 )
 def test_no_loop_over_tokens_sends(mixer):
