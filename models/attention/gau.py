@@ -335,10 +335,10 @@ class Flash(GatedUnit):
     def _aligned(self, z: Array, v: Array, layout: Segments) -> Float[Array, "B L E"]:
         """Where blocks are chunks, and those of a device's part are whole."""
         length, count = z.shape[1], parts(z.shape[1])
-        place = jnp.broadcast_to(layout.position, z.shape[:2])
         start = self._carry(v)[0]
         if count == 1:
-            return self._all_blocks((z, v, place), start)[0]
+            return self._all_blocks((z, v, layout.position), start)[0]
+        place = jnp.broadcast_to(layout.position, z.shape[:2])
         if length // count % self.block_size:
             inputs = jax.tree.map(by_whole_rows, (z, v, place))
             return by_parts(self._all_blocks(inputs, start)[0])
