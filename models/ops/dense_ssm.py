@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.ops.lti_chunks import Tables, check, chunk_of, chunked
+from seqzoo.models.ops.placement import everywhere
 from seqzoo.models.ops.segments import Segments
 
 # CPU, float32, B=4, H=128, N=64, L=2048, forward and backward, processor time: chunks of 32, 64 and
@@ -108,12 +109,14 @@ def _tables(A: Array, b: Array, c: Array, size: int) -> Tables:
     back = [jnp.swapaxes(power, -1, -2) for power in powers]
     emit = krylov(back, _product(back[0], c[..., None])[..., 0], size)
 
+    whole = everywhere(powers[-1])
+
     def borders(added: Array, stays: Array | None, h0: Array) -> Array:
         batch, count = added.shape[:2]
         stays = jnp.ones((batch, count), bool) if stays is None else stays
         added, h0 = jnp.transpose(added, (1, 2, 0, 3)), jnp.swapaxes(h0, 0, 1)
         stays = stays.T[:, None, :, None].astype(added.dtype)
-        states = jnp.concatenate([h0[None], _scan(False, powers[-1], added, stays, h0)])
+        states = jnp.concatenate([h0[None], _scan(False, whole, added, stays, h0)])
         return jnp.transpose(states, (2, 0, 1, 3))
 
     return Tables(

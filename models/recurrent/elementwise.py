@@ -44,7 +44,7 @@ def ind_rnn(
     segments: Segments | None = None,
 ) -> tuple[Float[Array, "B L H"], Float[Array, "B H"]]:
     """All states and the last; x is W x_t + b already."""
-    f = ACTIVATIONS[activation]
+    f, decay = ACTIVATIONS[activation], jnp.broadcast_to(decay, h0.shape)
     return nonlinear_scan(lambda h, x: f(x + decay * h), x, h0, segment_ids=segments)
 
 
@@ -57,11 +57,13 @@ def sru(
 ) -> tuple[Float[Array, "B L D"], Float[Array, "B D"]]:
     """Outputs and the last c; x holds W x_t, W_f x_t + b_f, W_r x_t + b_r and α x_t."""
 
+    v_f, v_r = (jnp.broadcast_to(v, c0.shape) for v in weights)
+
     def cell(state: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
         c = state[0]
         value, forget, reset, highway = jnp.split(x, 4, axis=-1)
-        f = jax.nn.sigmoid(forget + weights[0] * c)
-        r = jax.nn.sigmoid(reset + weights[1] * c)
+        f = jax.nn.sigmoid(forget + v_f * c)
+        r = jax.nn.sigmoid(reset + v_r * c)
         c = f * c + (1 - f) * value
         return c, r * c + (1 - r) * highway
 
