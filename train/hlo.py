@@ -197,7 +197,7 @@ class Module:
             for place, operand in enumerate(i.operands):
                 if operand != name or i.opcode == "parameter":
                     continue
-                if i.opcode == "bitcast":
+                if i.opcode == "bitcast" or "output_to_operand_aliasing" in i.rest:
                     total += self._used(lines, i.name, size)
                 elif i.opcode == "fusion":
                     total += self._read(_named(i.rest, "calls")[0], place, size)

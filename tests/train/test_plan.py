@@ -82,6 +82,18 @@ def test_traffic_counts_slices_and_leaves_out_fast_memory():
     assert Module(HLO).traffic() == 24 * (fusion + gather + update) + 2 * 24 * 128 * 4
 
 
+def test_a_copy_in_place_within_a_fusion_is_no_traffic():
+    same = "%same = f32[24,128]{1,0} bitcast(%q0)"
+    aliased = "fusion(%q0), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%copied"
+    copied = "%copied (z: f32[24,128]) -> f32[24,128] {\n"
+    copied += "  %z = f32[24,128]{1,0} parameter(0)\n"
+    copied += "  ROOT %copy = f32[24,128]{1,0} copy(%z)\n}\n\n"
+    text = HLO.replace(same, f"%same = f32[24,128]{{1,0}} {aliased}")
+    assert text != HLO
+    text = text.replace("%inner (q0", copied + "%inner (q0")
+    assert Module(text).traffic() == Module(HLO).traffic()
+
+
 def test_cycles_are_there_where_all_operations_have_some():
     def text(cycles):
         config = f', backend_config={{"estimated_cycles":"{cycles}"}}'
@@ -127,6 +139,21 @@ def test_operations_are_counted_through_loops_and_branches():
     counted = operations(f, jnp.ones((8, 8)), jnp.ones((4, 8)))
     assert counted.products == 5 * 2 * 4 * 8 * 8  # the cheaper branch has none
     assert counted.total == counted.products + 5 * 32 + 32 + 1 + 32
+
+
+def test_layers_of_attention_keep_no_masks_of_all_pairs():
+    """What a scan over layers does not change, JAX takes out of it and keeps."""
+
+    def memory(length):
+        padded = Experiment(
+            task=tasks.build("listops"),
+            model="attention",
+            backbone=BackboneConfig(d_model=16, depth=2, remat="full"),
+            train=TrainConfig(batch_size=2),
+        )
+        return plan_of(padded, Plan(length=length), jax.devices()[:1])["temporary_bytes"]
+
+    assert memory(4096) < 2.2 * memory(2048)
 
 
 def experiment(**mesh):
