@@ -78,8 +78,8 @@ def _run(which: Callable[..., Any], rule: Rule, scale: float, *arrays):
         return run
 
     operands, sight, *rest = arrays
-    # Tied to the queries: in a scan over layers, JAX takes out of the loop what depends on no layer,
-    # and would keep what is visible for all pairs of blocks and heads, which grows with L².
+    # Tied to the queries: from a scan over layers JAX takes out what depends on no layer, and would
+    # keep what is visible for all pairs of blocks and heads, which grows with L².
     q, sight = jax.lax.optimization_barrier((operands.q, sight))
     arrays = operands._replace(q=q), sight, *rest
     return forms.run("attention", {name: form(most) for name, most in BLOCKS.items()}, *arrays)
