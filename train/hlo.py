@@ -203,6 +203,8 @@ class Module:
                     total += self._read(_named(i.rest, "calls")[0], place, size)
                 elif i.opcode in _SLICES and place == 0:
                     total += sum(_parts(i.shape))
+                elif i.opcode in COLLECTIVES:  # a step of it in every turn of a loop
+                    continue
                 elif i.opcode != "tuple" and (i.opcode != "dynamic-update-slice" or place):
                     total += size
         return total
@@ -216,6 +218,8 @@ class Module:
                 return sum(of(lines[name]) for name in i.operands)
             if i.opcode == "bitcast" and i.operands[0] in lines:
                 return of(lines[i.operands[0]])
+            if i.opcode in COLLECTIVES or i.opcode == "parameter":  # stays where it is
+                return 0
             if i.opcode == "dynamic-update-slice":
                 return _bytes_of(i.operands[1], {n: own.shape for n, own in lines.items()})
             if i.opcode == "fusion":
