@@ -331,19 +331,21 @@ class _View:
 
     def _by_slots(self, q: Array, count: int, beyond: float, ahead: float) -> Array:
         """(q + w)·r where the queries are the last of `count` keys."""
-        r, q = self.r[:, :count], q + self.w
-        if len(r) == 1:
-            x = _shared(q, jnp.moveaxis(r[0], 1, 0))
-        else:
-            x = jnp.einsum("BCHK,BRHK->BHCR", q, r)
-        return by_slots(x, count, beyond, ahead)
+        return by_slots(self._by_row_of_r(q, count), count, beyond, ahead)
 
     def _by_distance(self, q: Array, ahead: Int[Array, "B C S"]) -> Array:
         """(q + w)·r up to the distance `memory`, and then 0."""
-        by_distance = jnp.einsum("BCHK,BRHK->BHCR", q + self.w, self.r)
+        by_distance = self._by_row_of_r(q, self.r.shape[1])
         row = jnp.clip(ahead, 0, self.mixer.memory)[:, None]
         near = (ahead <= self.mixer.memory)[:, None]
         return jnp.where(near, jnp.take_along_axis(by_distance, row, axis=-1), 0)
+
+    def _by_row_of_r(self, q: Array, count: int) -> Float[Array, "B H C R"]:
+        """(q + w)·r for the distances below `count`."""
+        r, q = self.r[:, :count], q + self.w
+        if len(r) == 1:
+            return _shared(q, jnp.moveaxis(r[0], 1, 0))
+        return jnp.einsum("BCHK,BRHK->BHCR", q, r)
 
     def moved(self, groups: Groups, run: Array, keys: tuple, size: int) -> tuple:
         """The groups with the first `size` keys added, and their run."""
