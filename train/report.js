@@ -304,7 +304,8 @@
     }
     for (const cell of root.querySelectorAll("tr[data-row] [data-swatch]"))
       swatch(cell, section.models[+cell.dataset.swatch]);
-    let width = 0;
+    let width = root.clientWidth;
+    draw();  // not left to the observer: it first calls at a frame, and a busy machine shows that late
     new ResizeObserver(() => { if (root.clientWidth !== width) { width = root.clientWidth; draw(); } }).observe(root);
   }
 

@@ -215,6 +215,18 @@ def test_browser_draws_every_model_and_complains_of_nothing(page):
     assert page.log("browser") == []
 
 
+def test_curves_are_there_when_the_page_has_loaded(tmp_path):
+    if not (browser.CHROMIUM and browser.DRIVER):
+        pytest.skip(browser.MISSING)
+    results.save(comparison(), tmp_path / "a")
+    report = write_report(tmp_path)
+    no_frames = "<head><script>window.ResizeObserver = class { observe() {} }</script>"
+    report.write_text(report.read_text().replace("<head>", no_frames, 1))
+    with browser.Browser() as window:
+        window.open(report.as_uri())
+        assert "attention" in curves(window)
+
+
 def test_browser_asks_the_network_for_nothing(page):
     page.run("return 0")
     events = [json.loads(entry["message"])["message"] for entry in page.log("performance")]
