@@ -112,7 +112,9 @@ class BigBird(Mixer):
         length, scale = q.shape[1], self.d_head**-0.5
         blocks = segment_blocks(layout, *q.shape[:2], self.pattern.size)
         rows = tuple(blocks.pack(a) for a in (q, k, v))
-        part = attend_blocks(*rows, blocks, self.pattern.table, self.pattern.sees, scale)
+        part = attend_blocks(
+            *rows, blocks, self.pattern.table, self.pattern.sees, scale, near=self.pattern.near
+        )
         o = join([part])
         if self.causal:
             return blocks.unpack(o, length)

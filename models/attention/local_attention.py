@@ -84,7 +84,9 @@ class LocalAttention(Mixer):
         if inner is None:
             blocks = segment_blocks(layout, *x.shape[:2], self.pattern.size)
             rows = (blocks.pack(a) for a in (q, k, v))
-            part = attend_blocks(*rows, blocks, self.pattern.table, self.pattern.sees, scale)
+            part = attend_blocks(
+                *rows, blocks, self.pattern.table, self.pattern.sees, scale, near=self.pattern.near
+            )
             o = blocks.unpack(join([part]), x.shape[1])
         else:
             o, inner = attend_stream(q, k, v, inner, layout, self.pattern, scale)

@@ -132,7 +132,11 @@ class Longformer(Mixer):
         length, scale = q.shape[1], self.d_head**-0.5
         blocks = segment_blocks(layout, *q.shape[:2], self.pattern.size)
         rows = tuple(blocks.pack(a) for a in (q, k, v))
-        parts = [attend_blocks(*rows, blocks, self.pattern.table, self.pattern.sees, scale)]
+        parts = [
+            attend_blocks(
+                *rows, blocks, self.pattern.table, self.pattern.sees, scale, near=self.pattern.near
+            )
+        ]
         if self.pattern.pinned:
             parts.append(self._to_global(*rows, blocks, scale))
         o = join(parts)

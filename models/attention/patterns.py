@@ -41,6 +41,12 @@ class BlockPattern:
             columns.append(self._random(number, count))
         return jnp.concatenate(columns, axis=-1)
 
+    @property
+    def near(self) -> tuple[int, int] | None:
+        """How many blocks before and behind its own a block sees at most; None for any."""
+        anywhere = self.first or self.num_random
+        return None if anywhere else (self.back, 0 if self.causal else self.back)
+
     def _random(self, number: Int[Array, "*B"], count: Int[Array, "*B"]) -> Int[Array, "*B n"]:
         low = jnp.maximum(number - self.back, 1)  # blocks from here on are seen anyway
         high = number if self.causal else jnp.minimum(number + self.back, count - 1)

@@ -123,7 +123,9 @@ class Reformer(Mixer):
             return self.pattern.sees(query, key) & (query != key)
 
         rows = (pack(x) for x in (q, k, v))
-        part = attend_blocks(*rows, blocks, self.pattern.table, sees, self.d_head**-0.5)
+        part = attend_blocks(
+            *rows, blocks, self.pattern.table, sees, self.d_head**-0.5, near=self.pattern.near
+        )
 
         def unpack(x: Array) -> Array:
             x = blocks.unpack(x, length)[:, :, 0]

@@ -185,7 +185,7 @@ class SparseAttention(Mixer):
         shape = blocks.tag.shape[1:]
         rows = (a.reshape(a.shape[0], -1, near.size, *a.shape[3:]) for a in rows)
         fine = blocks.split(self.parts)
-        part = attend_blocks(*rows, fine, near.table, near.sees, self.d_head**-0.5)
+        part = attend_blocks(*rows, fine, near.table, near.sees, self.d_head**-0.5, near=near.near)
         return Part(*(a.reshape(a.shape[0], *shape, *a.shape[3:]) for a in part))
 
     def _columns(self, rows: tuple, blocks: SegmentBlocks) -> Part:
@@ -200,7 +200,7 @@ class SparseAttention(Mixer):
 
     def _block(self, rows: tuple, blocks: SegmentBlocks) -> Part:
         own = BlockPattern(size=self.stride, back=0, causal=self.causal)
-        return attend_blocks(*rows, blocks, own.table, own.sees, self.d_head**-0.5)
+        return attend_blocks(*rows, blocks, own.table, own.sees, self.d_head**-0.5, near=own.near)
 
     def _tails(self, rows: tuple, blocks: SegmentBlocks) -> Part:
         """The last tokens of other blocks, those of the whole row in one line."""
@@ -212,12 +212,13 @@ class SparseAttention(Mixer):
         count = blocks.tag.shape[1]
         of = jnp.arange(count * self.summary) // self.summary
 
-        def run(q: Array, tag: Array, index: Array) -> Part:
+        def run(q: Array, tag: Array, index: Array, k: Array, v: Array, k_tag: Array) -> Part:
             seen = (tag[..., None] == k_tag[:, None, None]) & (k_tag > 0)[:, None, None]
             other = index > of if self.causal else index != of
             return attend(q, k[:, None], v[:, None], seen & other[:, :, None], self.d_head**-0.5)
 
-        return by_groups(run, q, blocks.tag, jnp.arange(count)[None, :, None])
+        index = jnp.arange(count)[None, :, None]
+        return by_groups(run, q, blocks.tag, index, whole=(k, v, k_tag))
 
 
 SparseAttentionConfig = config_of(SparseAttention)

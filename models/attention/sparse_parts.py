@@ -108,10 +108,11 @@ def attend_stream(
         for old, new in ((cache.k, k), (cache.v, v))
     )
 
-    def run(q: Array, index: Array, fine: Array):
+    def run(q: Array, index: Array, fine: Array, ks: Array, vs: Array):
         return attend(q, _pick(ks, index), _pick(vs, index), fine[:, :, None], scale)
 
-    o = join([by_groups(run, q[:, :, None], index, fine, most=STREAM_GROUP)])[:, :, 0]
+    queries = q[:, :, None], index, fine
+    o = join([by_groups(run, *queries, whole=(ks, vs), most=STREAM_GROUP)])[:, :, 0]
     return (o if rows is None else rows.unpack(o)), after
 
 

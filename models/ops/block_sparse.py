@@ -6,6 +6,7 @@ blocks of keys, which are gathered. What several calls see of one softmax is joi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from seqzoo.models.ops import sequence_parallel
+from seqzoo.models.ops.placement import SEQUENCE_AXIS, axis_size
 from seqzoo.models.ops.segment_blocks import SegmentBlocks
+from seqzoo.models.ops.sequence_parallel import by_blocks, neighbours, repeat
 from seqzoo.models.ops.visibility import LOW
 
 GROUP = 4096  # queries whose scores exist at a time, so that memory is linear in L
@@ -69,38 +73,67 @@ def attend_blocks(
     table: Table,
     sees: Sees,
     scale: float,
+    *,
+    near: tuple[int, int] | None = None,
 ) -> Part:
     """Each block of queries attends to the blocks of its segment that `table` names.
 
     Of these a query sees the keys of its own segment that `sees` allows. Cost: O(L n C K) per head.
+
+    `near`: how many blocks before and behind a block `table` names at most; None for any. Devices
+    that divide a row send each other only those; else all keys.
     """
     numbers = table(blocks.number, blocks.count)
     index = jnp.where(_named(numbers, blocks.count), blocks.first[..., None] + numbers, -1)
+    queries, keys = (q, blocks.tag, blocks.position, index), (k, v, blocks.tag, blocks.position)
+    devices, (rows, length) = axis_size(SEQUENCE_AXIS), q.shape[:2]
+    own = -(-length // devices)
+    run = functools.partial(_attend_named, sees=sees, scale=scale)
+    if devices == 1 or near is None or max(near) > own:
+        return by_groups(run, *queries, whole=keys)
+    *queries, index = _shared(queries, rows, devices)
+    keys = (neighbours(x, devices, *near) for x in _shared(keys, rows, devices))
+    start = (jnp.arange(len(index)) // rows * own - near[0])[:, None, None]
+    queries = (*queries, jnp.where(index >= 0, index - start, -1))
+    return _returned(_by_groups(run, queries, tuple(keys), None), devices, length)
 
-    def run(q: Array, tag: Array, position: Array, index: Array) -> Part:
-        named = (index >= 0)[..., None]
-        k_tag, k_position = (gather(x, index) for x in (blocks.tag, blocks.position))
-        k_tag = jnp.where(named, k_tag, 0).reshape(*index.shape[:2], 1, -1)
-        k_position = k_position.reshape(k_tag.shape)
-        seen = (tag[..., None] == k_tag) & (k_tag > 0) & sees(position[..., None], k_position)
-        return attend(q, _rows(k, index), _rows(v, index), seen, scale)
 
-    return by_groups(run, q, blocks.tag, blocks.position, index)
+def _attend_named(q, tag, position, index, k, v, k_tags, k_positions, *, sees: Sees, scale: float):
+    """Queries [B, N, C, ...], numbers [B, N, n] of blocks of keys, and all keys [B, M, C, ...]."""
+    named = (index >= 0)[..., None]
+    k_tag, k_position = (gather(x, index) for x in (k_tags, k_positions))
+    k_tag = jnp.where(named, k_tag, 0).reshape(*index.shape[:2], 1, -1)
+    k_position = k_position.reshape(k_tag.shape)
+    seen = (tag[..., None] == k_tag) & (k_tag > 0) & sees(position[..., None], k_position)
+    return attend(q, _rows(k, index), _rows(v, index), seen, scale)
 
 
-def by_groups(run: Callable[..., Part], *args: Array, most: int = GROUP) -> Part:
-    """`run` of blocks [B, N, C, ...], of at most `most` queries at a time."""
+def by_groups(
+    run: Callable[..., Part], *args: Array, whole: tuple[Array, ...] = (), most: int | None = None
+) -> Part:
+    """`run(*args, *whole)` for blocks [B, N, C, ...], of at most `most` (GROUP) queries at a time.
+
+    Devices that divide rows share the N blocks; what is `whole` [B, ...] all of them have.
+    """
+    devices, (rows, count) = axis_size(SEQUENCE_AXIS), args[0].shape[:2]
+    if devices == 1:
+        return _by_groups(run, args, whole, most)
+    whole = tuple(repeat(jnp.broadcast_to(x, (rows, *x.shape[1:])), devices) for x in whole)
+    return _returned(_by_groups(run, _shared(args, rows, devices), whole, most), devices, count)
+
+
+def _by_groups(run: Callable[..., Part], args: tuple, whole: tuple, most: int | None) -> Part:
     count, size = args[0].shape[1:3]
-    some = max(1, most // size)
+    some = max(1, (most or GROUP) // size)
     if count <= some:
-        return jax.checkpoint(run)(*args)
+        return jax.checkpoint(run)(*args, *whole)
     spare = -count % some
 
     def cut(x: Array) -> Array:
         x = jnp.pad(x, ((0, 0), (0, spare), *((0, 0),) * (x.ndim - 2)))
         return jnp.moveaxis(x.reshape(x.shape[0], -1, some, *x.shape[2:]), 1, 0)
 
-    body = jax.checkpoint(lambda group: run(*group), prevent_cse=False)
+    body = jax.checkpoint(lambda group: run(*group, *whole), prevent_cse=False)
     parts = jax.lax.map(body, tuple(cut(x) for x in args))
 
     def paste(x: Array) -> Array:
@@ -108,6 +141,15 @@ def by_groups(run: Callable[..., Part], *args: Array, most: int = GROUP) -> Part
         return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :count]
 
     return jax.tree.map(paste, parts)
+
+
+def _shared(args: Sequence[Array], rows: int, devices: int) -> tuple[Array, ...]:
+    """The blocks of each device as rows of their own."""
+    return tuple(by_blocks(jnp.broadcast_to(x, (rows, *x.shape[1:])), devices) for x in args)
+
+
+def _returned(part: Part, devices: int, count: int) -> Part:
+    return jax.tree.map(lambda x: sequence_parallel.join(x, devices)[:, :count], part)
 
 
 def attend_from(

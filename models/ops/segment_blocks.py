@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Int
 
 from seqzoo.models.ops.near_blocks import run_tags
 from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.sequence_parallel import by_parts, gathered
 
 
 class SegmentBlocks(NamedTuple):
@@ -39,13 +40,14 @@ class SegmentBlocks(NamedTuple):
             spare = blocks[0] * blocks[1] - x.shape[1]
             x = jnp.pad(x, ((0, 0), (0, spare), *((0, 0),) * (x.ndim - 2)))
         else:
-            x = _take(jnp.pad(x, ((0, 0), (0, 1), *((0, 0),) * (x.ndim - 2))), self.source)
+            x = jnp.pad(gathered(x), ((0, 0), (0, 1), *((0, 0),) * (x.ndim - 2)))
+            x = _take(x, self.source)
         return x.reshape(x.shape[0], *blocks, *x.shape[2:])
 
     def unpack(self, y: Array, length: int) -> Array:
         """Moves y [B, N, C, ...] back to [B, L, ...]."""
         y = y.reshape(y.shape[0], -1, *y.shape[3:])
-        return y[:, :length] if self.place is None else _take(y, self.place)
+        return y[:, :length] if self.place is None else by_parts(_take(gathered(y), self.place))
 
     def split(self, parts: int) -> SegmentBlocks:
         """The same slots in blocks of C / parts."""

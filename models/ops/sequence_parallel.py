@@ -164,6 +164,16 @@ def by_parts(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
     return _constrain(x, _row_axes(x.shape[0]), SEQUENCE_AXIS)
 
 
+def gathered(x: Shaped[Array, "B N ..."]) -> Shaped[Array, "B N ..."]:
+    """Rows whole on every device of the axis: gathered once, before a loop that reads anywhere."""
+    return x if axis_size(SEQUENCE_AXIS) == 1 else _constrain(x, _row_axes(x.shape[0]), None)
+
+
+def by_blocks(x: Shaped[Array, "B N ..."], count: int) -> Shaped[Array, "nB N/n ..."]:
+    """`cut` of rows of any number of blocks: zeros fill the last part."""
+    return cut(jnp.pad(x, ((0, 0), (0, -x.shape[1] % count), *((0, 0),) * (x.ndim - 2))), count)
+
+
 def by_channels(
     f: Callable[[Array, PyTree, PyTree], Array],
     x: Shaped[Array, "B L D ..."],

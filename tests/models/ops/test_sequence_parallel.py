@@ -11,8 +11,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from seqzoo.models import ops
-from seqzoo.models.ops import linear_scan
+from seqzoo.models.attention.patterns import BlockPattern
+from seqzoo.models.ops import block_sparse, linear_scan
 from seqzoo.models.ops.near_blocks import all_blocks, near_blocks, weights
+from seqzoo.models.ops.segment_blocks import segment_blocks
+from seqzoo.models.ops.segments import as_segments
 from seqzoo.models.ops.wkv import wkv
 from seqzoo.train.hlo import Module
 from tests.helpers import assert_trees_close
@@ -224,3 +227,29 @@ def test_flash_passes_its_sum_on(block):
     mixer = Flash(D, d_qk=4, block_size=block, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(mixer)
     agrees(mesh_of(data=2, seq=4), lambda p, x: nnx.merge(graphdef, p)(x), params, NORMAL[0])
+
+
+@pytest.mark.parametrize("ids", [None, IDS], ids=["whole", "packed"])
+@pytest.mark.parametrize("pattern", ["near", "both ways", "anywhere"])
+def test_named_blocks(pattern, ids, monkeypatch):
+    """Keys are sent before the loop over groups of blocks, and of near blocks only the next ones.
+
+    Packed tokens move to blocks and back, as whole rows, once.
+    """
+    monkeypatch.setattr(block_sparse, "GROUP", 2)
+    random = {"first": True, "num_random": 1} if pattern == "anywhere" else {}
+    made = BlockPattern(size=2, back=1, causal=pattern != "both ways", **random)
+    layout = as_segments(ids, L)
+
+    def run(q, k, v):
+        blocks = segment_blocks(layout, B, L, made.size)
+        rows = (blocks.pack(a) for a in (q, k, v))
+        o = block_sparse.attend_blocks(*rows, blocks, made.table, made.sees, 1.0, near=made.near)
+        y = blocks.unpack(block_sparse.join([o]), L)
+        return y if ids is None else jnp.where((ids > 0)[..., None, None], y, 0)
+
+    compiled = agrees(mesh_of(data=2, seq=4), run, *qkv(1))
+    sent = Module(compiled.as_text()).collectives()
+    assert all(c.times == 1 for c in sent)
+    if ids is None and pattern != "anywhere":
+        assert {c.kind for c in sent} == {"collective-permute"}
