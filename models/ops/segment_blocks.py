@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Int
 
 from seqzoo.models.ops.near_blocks import run_tags
 from seqzoo.models.ops.segments import Segments
-from seqzoo.models.ops.sequence_parallel import by_parts, gathered
+from seqzoo.models.ops.sequence_parallel import along, gathered
 
 
 class SegmentBlocks(NamedTuple):
@@ -47,7 +47,7 @@ class SegmentBlocks(NamedTuple):
     def unpack(self, y: Array, length: int) -> Array:
         """Moves y [B, N, C, ...] back to [B, L, ...]."""
         y = y.reshape(y.shape[0], -1, *y.shape[3:])
-        return y[:, :length] if self.place is None else by_parts(_take(gathered(y), self.place))
+        return y[:, :length] if self.place is None else along(_take(gathered(y), self.place))
 
     def split(self, parts: int) -> SegmentBlocks:
         """The same slots in blocks of C / parts."""

@@ -158,7 +158,15 @@ def by_whole_rows(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
 
 
 def by_parts(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
-    """Rows divided along L, the inverse of `by_whole_rows`."""
+    """Rows divided along L, the inverse of `by_whole_rows`: gradients come as whole rows.
+
+    Else the loop backwards would take them from divided rows, and gather those at every step.
+    """
+    return along(by_whole_rows(x))
+
+
+def along(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
+    """Rows divided along L where the axis fits."""
     if parts(x.shape[1]) == 1:
         return x
     return _constrain(x, _row_axes(x.shape[0]), SEQUENCE_AXIS)
@@ -204,7 +212,7 @@ def by_channels(
     run = jax.shard_map(
         f, in_specs=specs, out_specs=here, axis_names=_automatic_axes(), check_vma=False
     )
-    return by_parts(run(x, tables, masks))
+    return along(run(x, tables, masks))
 
 
 def by_positions(

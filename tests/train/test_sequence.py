@@ -88,25 +88,29 @@ def test_what_linear_mixers_send_does_not_grow_with_the_length(mixer):
     assert sent(mixer, 32)[0] == sent(mixer, 64)[0] > 0
 
 
-def runs_of_collectives(mixer, length):
-    made = program(mixer, length, batch=8, data=1, fsdp=8)
+def runs_of_collectives(mixer, length, **options):
+    made = program(mixer, length, **options)
     return sum(c.times for c in Module(compiled(made, length).as_text()).collectives())
 
 
+PARAMETERS = {"batch": 8, "data": 1, "fsdp": 8}
+TOKENS = {"batch": 4, "data": 2, "seq": 4}  # rows too few for all devices
+FAST = [("transformer_vq", PARAMETERS), ("rnn", TOKENS)]
+
+
 @pytest.mark.parametrize(
-    "mixer",
+    ("mixer", "divided"),
     [
-        "transformer_vq",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in CAUSAL
-            if name != "transformer_vq"
-        ),
+        pytest.param(name, mesh, marks=[] if (name, mesh) in FAST else [pytest.mark.slow])
+        for name in CAUSAL
+        for mesh in (PARAMETERS, TOKENS)
     ],
+    ids=str,
 )
-def test_no_loop_over_tokens_sends(mixer):
-    """A divided parameter is gathered before such a loop, its gradient is summed up after it."""
-    assert runs_of_collectives(mixer, 16) == runs_of_collectives(mixer, 32)
+def test_no_loop_over_tokens_sends(mixer, divided):
+    """What is divided is gathered before such a loop, gradients are summed up after it."""
+    short, long = (runs_of_collectives(mixer, length, **divided) for length in (16, 32))
+    assert short == long
 
 
 def test_what_attention_sends_does():
