@@ -18,15 +18,15 @@ $(VENV)/.installed: pyproject.toml
 demo: env
 	$(BIN)/seqzoo demo --out $(OUT)
 
-# Two workers, each mixer's tests on one of them so that it is compiled once.
+# Two workers, each file on one of them so that what it compiles serves all its tests.
 test: env
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # With XLA's flags as users have them; the fast tests take those that compile quickly.
 test-slow: export XLA_FLAGS = --xla_force_host_platform_device_count=8
 test-slow: env
 	$(BIN)/python -m pytest -q -m slow
-	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/models
+	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/models
 
 lint: env
 	$(BIN)/ruff check .
