@@ -40,7 +40,7 @@ from seqzoo.models.ops.near_blocks import (
     run_tags,
 )
 from seqzoo.models.ops.placement import by_rows, everywhere, undivided
-from seqzoo.models.ops.sequence_parallel import parts
+from seqzoo.models.ops.sequence_parallel import gathered, parts
 from seqzoo.models.positions import sinusoidal
 
 QUERIES = 128  # whose scores are made together
@@ -239,7 +239,7 @@ class _View:
         # On several devices every row has its own, so that their gradients meet after the loop.
         rows = 1 if undivided() else batch
         self.r, self.u, self.w = (
-            by_rows(jnp.broadcast_to(a, (rows, *a.shape[1:]))) * small
+            gathered(by_rows(jnp.broadcast_to(a, (rows, *a.shape[1:])))) * small
             for a in (r[None], *mixer.bias[...].astype(dtype)[:, None, None])
         )
 
