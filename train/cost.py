@@ -17,7 +17,7 @@ from seqzoo.train.config import Experiment
 MAX_LENGTH = "max_length"  # the option of mixers whose state grows
 TOLERANCE = 0.03  # relative difference of parameters within which models count as equally large
 WIDEST = 64.0  # expansion of a feed-forward at which the search gives up
-HALVINGS = 12  # of the interval of expansions
+PROBES = 8  # of the interval of expansions
 
 
 def cost(experiment: Experiment) -> dict[str, Any]:
@@ -72,17 +72,26 @@ def match_parameters(models: Mapping[str, Experiment]) -> dict[str, Experiment]:
 
 
 def _widened(label: str, experiment: Experiment, target: int) -> Experiment:
+    def with_expansion(expansion: float) -> tuple[Experiment, int]:
+        backbone = dataclasses.replace(experiment.backbone, expansion=expansion)
+        wide = dataclasses.replace(experiment, backbone=backbone)
+        return wide, cost(wide)["parameters"]
+
     low, high = experiment.backbone.expansion, WIDEST
-    best, distance = experiment, float("inf")
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        wide = dataclasses.replace(
-            experiment, backbone=dataclasses.replace(experiment.backbone, expansion=middle)
-        )
-        size = cost(wide)["parameters"]
+    (best, least), (_, most) = with_expansion(low), with_expansion(high)
+    distance = abs(least - target)
+    # Parameters grow by equal steps with the hidden units, so a straight line finds the step.
+    for _ in range(PROBES):
+        if not least < target < most:
+            break
+        middle = low + (high - low) * (target - least) / (most - least)
+        wide, size = with_expansion(middle)
         if abs(size - target) < distance:
             best, distance = wide, abs(size - target)
+        if size in (least, most):
+            break
         low, high = (middle, high) if size < target else (low, middle)
+        least, most = (size, most) if size < target else (least, size)
     if distance > TOLERANCE * target:
         raise ValueError(
             f"{label} cannot have the {target:,} parameters of the largest model within "

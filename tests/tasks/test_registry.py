@@ -61,7 +61,13 @@ def check_values(example, spec):
         assert np.isfinite(example["targets"]).all()
 
 
-@pytest.mark.parametrize("name", SIZED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] if n == "path_x_generated" else [])  # 128 x 128
+        for n in SIZED
+    ],
+)
 def test_every_split_is_its_own_and_only_train_follows_the_seed(name):
     task = build(name, train_size=8, validation_size=8, test_size=8)
 
