@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -83,6 +84,10 @@ def planned_apart(argv: Sequence[str], limit: float) -> Row:
     except subprocess.TimeoutExpired:
         return {"error": f"not compiled within {limit:.0f} s", "seconds": limit}
     seconds = time.perf_counter() - started
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        hint = ", this machine's memory was perhaps too small to compile it" * (name == "SIGKILL")
+        return {"error": f"its process was ended by {name}{hint}", "seconds": seconds}
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return {"error": last[:300], "seconds": seconds}

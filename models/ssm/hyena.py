@@ -68,7 +68,8 @@ class ImplicitFilter(nnx.Module):
         for layer in (self.in_proj, self.hidden1_proj, self.hidden2_proj):
             h = jnp.sin(self.scale[...].astype(dtype) * layer(h))
         decay = np.linspace(-np.log(TARGET) / SLOWEST, -np.log(TARGET) / FASTEST, self.channels)
-        window = jnp.asarray(np.exp(-t[:, None] * decay), dtype)
+        # Not as a constant, which at a million taps would be gigabytes of the program.
+        window = jnp.exp(-jnp.asarray(t, dtype)[:, None] * jnp.asarray(decay, dtype))
         h = self.out_proj(h).reshape(taps, self.filters, self.channels)
         return jnp.moveaxis(h, 1, 0) * window
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -324,6 +325,12 @@ def test_a_table_continues_and_keeps_failures(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert dispatch([*call, "lru", "--length", "5"]) == 2
     assert "another request" in capsys.readouterr().err
+
+
+def test_a_row_whose_process_is_killed_says_so(monkeypatch):
+    killed = subprocess.CompletedProcess([], -9, stdout="", stderr="WARNING: something else\n")
+    monkeypatch.setattr(plan_table.subprocess, "run", lambda *args, **options: killed)
+    assert plan_table.planned_apart([], 7)["error"].startswith("its process was ended by SIGKILL,")
 
 
 @pytest.mark.slow
