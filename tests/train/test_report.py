@@ -184,9 +184,13 @@ def test_curves_stand_out_from_the_card(colours, card):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def chromium():
     if not (browser.CHROMIUM and browser.DRIVER):
         pytest.skip(browser.MISSING)
+
+
+@pytest.fixture(scope="module")
+def page(chromium, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     results.save(comparison(), folder / "a")
     results.save(comparison(title="listops_short"), folder / "b")
@@ -215,9 +219,7 @@ def test_browser_draws_every_model_and_complains_of_nothing(page):
     assert page.log("browser") == []
 
 
-def test_curves_are_there_when_the_page_has_loaded(tmp_path):
-    if not (browser.CHROMIUM and browser.DRIVER):
-        pytest.skip(browser.MISSING)
+def test_curves_are_there_when_the_page_has_loaded(chromium, tmp_path):
     results.save(comparison(), tmp_path / "a")
     report = write_report(tmp_path)
     no_frames = "<head><script>window.ResizeObserver = class { observe() {} }</script>"

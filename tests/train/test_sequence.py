@@ -88,9 +88,9 @@ def test_what_linear_mixers_send_does_not_grow_with_the_length(mixer):
     assert sent(mixer, 32)[0] == sent(mixer, 64)[0] > 0
 
 
-def most_runs_of_a_collective(mixer, length, **options):
+def runs_of_collectives(mixer, length, **options):
     made = program(mixer, length, **options)
-    return max(c.times for c in Module(compiled(made, length).as_text()).collectives())
+    return [c.times for c in Module(compiled(made, length).as_text()).collectives()]
 
 
 PARAMETERS = {"batch": 8, "data": 1, "fsdp": 8}
@@ -108,8 +108,10 @@ TOKENS = {"batch": 4, "data": 2, "seq": 4}  # rows too few for all devices
 )
 def test_no_loop_over_tokens_sends(mixer, divided):
     """What is divided is gathered before such a loop, gradients are summed up after it."""
-    short, long = (most_runs_of_a_collective(mixer, length, **divided) for length in (16, 32))
-    assert short == long
+    short, long = (runs_of_collectives(mixer, length, **divided) for length in (16, 32))
+    assert max(short) == max(long)
+    if divided is PARAMETERS:  # divided tokens of another number may meet the borders elsewhere
+        assert sum(short) == sum(long)
 
 
 def test_what_attention_sends_does():
