@@ -4,7 +4,8 @@
     python docs/beside.py lstm torch_lstm --length 2048 --python PYTHON
 
 Forward plus backward, with gradients of the input and all parameters: float32, 4 rows of width 128,
-two threads. Each side is a process of its own and is warmed up. Prints thousands of tokens a second
+two threads. Each side is a process of its own and is warmed up; on both, glibc keeps what is freed,
+as it does in seqzoo's commands. Prints thousands of tokens a second
 (medians), and the median of the ratios of neighbouring calls: above 1, ours is faster.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import statistics
@@ -22,6 +24,8 @@ from collections.abc import Callable
 from typing import Any
 
 ROWS, WIDTH, HEADS = 4, 128, 4
+KEPT = "glibc.malloc.mmap_threshold=2147483647:glibc.malloc.trim_threshold=2147483647"
+OPTIONS = {"flash": {"rotary": False}}  # as the other implementation's layer is by itself
 Call = Callable[[], None]
 
 
@@ -67,7 +71,9 @@ def ours(name: str, length: int) -> Call:
 
     from seqzoo.models.registry import MIXERS, build
 
-    options = {"max_length": length} if hasattr(MIXERS[name].config, "max_length") else {}
+    options = dict(OPTIONS.get(name, {}))
+    if hasattr(MIXERS[name].config, "max_length"):
+        options["max_length"] = length
     return jax_call(build(name, WIDTH, rngs=nnx.Rngs(0), **options), length)
 
 
@@ -151,6 +157,9 @@ PEERS: dict[str, Callable[[int], Call]] = {
 
 def work(side: str, name: str, length: int) -> None:
     """One side: a timed call for every line of standard input."""
+    if importlib.util.find_spec("jax"):
+        jax = importlib.import_module("jax")  # glibc keeps what the first thread frees
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     call = ours(name, length) if side == "ours" else PEERS[name](length)
     call()
     call()
@@ -164,6 +173,7 @@ def work(side: str, name: str, length: int) -> None:
 def beside(mixer: str, peer: str, length: int, rounds: int, python: str) -> dict[str, float]:
     """Thousands of tokens a second of both, and how much faster ours is."""
     settings = {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "2", "OMP_PROC_BIND": "true"}
+    settings["GLIBC_TUNABLES"] = KEPT
     sides = {}
     for side, name, program in (("ours", mixer, sys.executable), ("theirs", peer, python)):
         command = [program, __file__, "--work", side, name, "--length", str(length)]

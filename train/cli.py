@@ -35,12 +35,19 @@ MODULES = {
     "demo": ("seqzoo.train.demo", "a comparison in a few minutes"),
     "data": ("seqzoo.train.datasets", "list, prepare, verify and show the tasks' data"),
 }
+# Verbs that run programs of models again and again.
+COMPUTING = ("train", "compare", "demo", "bench", "evaluate", "sample")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one verb and exits."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] and words[0] in COMPUTING:
+        from seqzoo.train.backend import reuse_memory
+
+        reuse_memory()
     try:
-        code = dispatch(list(sys.argv[1:] if argv is None else argv))
+        code = dispatch(words)
         sys.stdout.flush()
     except BrokenPipeError:  # who read our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

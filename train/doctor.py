@@ -26,7 +26,14 @@ from seqzoo.train.distributed import Processes, barrier, is_first, joined
 from seqzoo.train.sharding import make_mesh
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "libtpu", "numpy")
-SETTINGS = ("JAX_PLATFORMS", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_COMPILATION_CACHE_DIR", "NPROC")
+SETTINGS = (
+    "JAX_PLATFORMS",
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "JAX_COMPILATION_CACHE_DIR",
+    "NPROC",
+    "GLIBC_TUNABLES",
+)
 FREE = 5 * GIB  # bytes of disk below which a run is likely to end early
 
 

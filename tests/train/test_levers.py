@@ -1,6 +1,8 @@
 """Speed in the log, the deadline of a stop, and what is settled before JAX starts."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import jax
@@ -8,7 +10,7 @@ import pytest
 
 from seqzoo.train import backend, signals, speed
 from seqzoo.train.chips import TPUS
-from seqzoo.train.cli import dispatch
+from seqzoo.train.cli import COMPUTING, dispatch, main
 from seqzoo.train.signals import StopRequest
 from seqzoo.train.speed import Speed
 
@@ -57,6 +59,51 @@ def test_deterministic_flags_join_the_users(monkeypatch):
     backend.prepare(True)
     flags = os.environ["XLA_FLAGS"].split()
     assert sorted(flags) == sorted(["--xla_cpu_x=1", *backend.DETERMINISTIC])
+
+
+def pages_made(prelude: str) -> float:
+    """Pages that a process makes anew at each call of a program with 64 MiB of temporary memory."""
+    code = f"""
+import resource
+import jax, jax.numpy as jnp
+{prelude}
+call = jax.jit(lambda x: x[::-1] @ x).lower(x := jnp.ones(2**24)).compile()
+assert call.memory_analysis().temp_size_in_bytes >= 2**26
+made = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+jax.block_until_ready([call(x) for _ in range(2)])
+start = made()
+for _ in range(5):
+    jax.block_until_ready(call(x))
+print((made() - start) / 5)
+"""
+    plain = {k: v for k, v in os.environ.items() if k not in ("GLIBC_TUNABLES", "XLA_FLAGS")}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True
+    )
+    return float(run.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what glibc does is changed")
+def test_memory_of_a_program_is_used_again():
+    reuse = "from seqzoo.train.backend import reuse_memory; reuse_memory()"
+    assert pages_made(reuse) < 2**26 / os.sysconf("SC_PAGE_SIZE") / 10
+
+
+def test_memory_is_left_to_the_user_who_told_glibc(monkeypatch):
+    told = []
+    monkeypatch.setattr(backend.jax.config, "update", lambda *pair: told.append(pair))
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1")
+    backend.reuse_memory()
+    assert told == []
+
+
+def test_commands_that_compute_use_memory_again(monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(backend, "reuse_memory", lambda: calls.append(1))
+    for verb in ("list", *COMPUTING):
+        with pytest.raises(SystemExit):
+            main([verb, "--no-such-flag"])
+    assert len(calls) == len(COMPUTING)
 
 
 def test_programs_are_kept_on_disk_where_no_cpu_runs_them(monkeypatch, tmp_path):
