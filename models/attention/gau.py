@@ -57,6 +57,10 @@ from seqzoo.models.ops.sequence_parallel import (
 
 QUERIES = 256  # at a time, so that scores are never all there
 
+# The backward pass makes the sigmoid again: kept, it would be a third of what is kept of wide layers.
+silu = jax.checkpoint(jax.nn.silu)
+_gated = jax.checkpoint(lambda o, gate: o * jax.nn.silu(gate))
+
 
 def joined(keys: tuple, cache: KVCache) -> tuple[tuple, KVCache]:
     """The cached keys, values, tags and positions before the new ones, and the cache after them."""
@@ -115,10 +119,10 @@ class GatedUnit(Mixer):
         self.positions = nnx.data(table)
 
     def _project(self, x: Array) -> tuple[Array, Array, Array]:
-        """z, values and gates."""
+        """z, values, and gates before their silu."""
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        z, v, gate = (jax.nn.silu(p(x)) for p in (self.qk_proj, self.v_proj, self.gate_proj))
-        return z.astype(wide), v.astype(wide), gate
+        z, v = (silu(p(x)).astype(wide) for p in (self.qk_proj, self.v_proj))
+        return z, v, self.gate_proj(x)
 
     def _scaled(self, z: Float[Array, "B L K"], positions: Int[Array, "#B L"]) -> list[Array]:
         """Queries and keys made of z."""
@@ -142,7 +146,7 @@ class GatedUnit(Mixer):
         return factor**0.5 * self.positions.term(table, None, None, ahead)[:, 0]
 
     def _out(self, o: Array, gate: Array, x: Array) -> Array:
-        return self.out_proj(o.astype(x.dtype) * gate)
+        return self.out_proj(_gated(o.astype(x.dtype), gate))
 
     def _seen_tokens(self, layout: Segments, length: int) -> Float[Array, "#B L"]:
         """n: the tokens that each query may see, or the option."""
