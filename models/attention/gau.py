@@ -57,7 +57,7 @@ from seqzoo.models.ops.sequence_parallel import (
 
 QUERIES = 256  # at a time, so that scores are never all there
 
-# The backward pass makes the sigmoid again: kept, it would be a third of what is kept of wide layers.
+# The backward pass makes sigmoids again; kept, they would be a sixth of all that is.
 silu = jax.checkpoint(jax.nn.silu)
 _gated = jax.checkpoint(lambda o, gate: o * jax.nn.silu(gate))
 

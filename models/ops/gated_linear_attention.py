@@ -16,6 +16,7 @@ where the sum over channels is written out.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.ops import forms
 from seqzoo.models.ops.chunks import check_decays, decays, to_chunks, to_rows
 from seqzoo.models.ops.segments import Segments, as_segments, cut_runs
 from seqzoo.models.ops.sequence_parallel import carried_over, cut, parts
@@ -40,6 +42,10 @@ SMALLEST, LARGEST = 32, 128
 # Per-channel decays are written out within this many steps. Against 8, 16 takes twice the time; 4
 # takes 0.9 of it but 1.1 to 1.7 times as long to compile.
 WRITTEN_OUT = 8
+
+# A CPU's products take values by vectors of so many; a last column of its own, which is what a
+# normaliser needs, would cost them a whole vector.
+VECTOR = 16
 
 
 def gated_linear_attention(
@@ -161,6 +167,24 @@ def _rows(
     most: int, read_before: bool, feature_map: FeatureMap | None, inputs: tuple, s0: Array
 ) -> tuple[Array, Array]:
     """All chunks of rows of q, k, v, g and run; the last two may be None."""
+    values, g = inputs[2].shape[-1], inputs[3]
+    options = most, read_before, feature_map
+    together = functools.partial(_in_columns, *options, (values,))
+    if values < VECTOR or values % VECTOR != 1 or (g is not None and g.shape[-1] > 1):
+        return together(inputs, s0)
+    apart = functools.partial(_in_columns, *options, (values - 1, 1))
+    return forms.run("normaliser", {"together": together, "apart": apart}, inputs, s0)
+
+
+def _in_columns(
+    most: int,
+    read_before: bool,
+    feature_map: FeatureMap | None,
+    widths: tuple[int, ...],
+    inputs: tuple,
+    s0: Array,
+) -> tuple[Array, Array]:
+    """`_rows`, with products apart for so many columns of v each."""
     length = inputs[0].shape[1]
     size = min(most, length)
     *inputs, run = inputs
@@ -172,12 +196,17 @@ def _rows(
         # backend takes their differences one by one, in eight times as long.
         g = jnp.cumsum(g, axis=-2)
         G_row = jnp.swapaxes(g, -1, -2)
-    inputs = (q, k, v, g, G_row, run)
+    inputs = (q, k, _columns(v, widths), g, G_row, run)
     last = None if run is None else jnp.zeros((run.shape[1], 1, 1, 1), run.dtype)
     # Inside a scan no barrier is needed to keep the recomputation.
     step = jax.checkpoint(functools.partial(_step, read_before, feature_map), prevent_cse=False)
-    (s_last, _), o = lax.scan(step, (s0, last), inputs)
-    return to_rows(o, length), s_last
+    (s_last, _), o = lax.scan(step, (_columns(s0, widths), last), inputs)
+    o = jnp.concatenate([to_rows(x, length) for x in o], -1)
+    return o, jnp.concatenate(s_last, -1)
+
+
+def _columns(x: Array, widths: tuple[int, ...]) -> tuple[Array, ...]:
+    return tuple(jnp.split(x, list(itertools.accumulate(widths))[:-1], axis=-1))
 
 
 def _for_heads(x: Float[Array, "B G C D"], heads: int) -> Float[Array, "B H C D"]:
@@ -211,12 +240,12 @@ def _step(read_before: bool, feature_map: FeatureMap | None, carry, inputs):
     """One chunk: its outputs, and the state and run after it."""
     state, last = carry
     q, k, v, g, G_row, run = inputs
-    q, k, v = (x.astype(state.dtype) for x in (q, k, v))
+    q, k, *v = (x.astype(state[0].dtype) for x in (q, k, *v))
     q, k = feature_map(q, k) if feature_map else (q, k)
     per_channel = g is not None and G_row is None
     G = jnp.cumsum(g, axis=-2) if per_channel else g  # of one channel they are summed already
-    scores = None if per_channel else _for_heads(q @ jnp.swapaxes(k, -1, -2), v.shape[1])
-    q, k = (_for_heads(x, v.shape[1]) for x in (q, k))
+    scores = None if per_channel else _for_heads(q @ jnp.swapaxes(k, -1, -2), v[0].shape[1])
+    q, k = (_for_heads(x, v[0].shape[1]) for x in (q, k))
     if G is None:
         G_read = None
         reads, writes, kept = q, k, state
@@ -224,17 +253,20 @@ def _step(read_before: bool, feature_map: FeatureMap | None, carry, inputs):
         G_read = _shift(G) if read_before else G
         end = G[..., -1:, :]
         reads, writes = q * jnp.exp(G_read), k * jnp.exp(end - G)
-        kept = jnp.swapaxes(jnp.exp(end), -1, -2) * state
+        decay = jnp.swapaxes(jnp.exp(end), -1, -2)
+        kept = tuple(decay * x for x in state)
     if run is not None:
         now = run[..., -1:, :]
         reads, writes = jnp.where(run == last, reads, 0), jnp.where(run == now, writes, 0)
-        kept, last = jnp.where(now == last, kept, 0), now
+        kept, last = tuple(jnp.where(now == last, x, 0) for x in kept), now
     if per_channel:
-        within = _within_per_channel(q, k, v, G_read, G, run, read_before)
+        within = (_within_per_channel(q, k, v[0], G_read, G, run, read_before),)
     else:
-        within = _within_per_head(scores, v, G_read, G_row, run, read_before)
-    o = reads @ state + within
-    return (kept + jnp.swapaxes(writes, -1, -2) @ v, last), o
+        weights = _weights_per_head(scores, v[0].shape[-2], G_read, G_row, run, read_before)
+        within = tuple(weights @ x for x in v)
+    o = tuple(reads @ x + near for x, near in zip(state, within, strict=True))
+    writes = jnp.swapaxes(writes, -1, -2)
+    return (tuple(x + writes @ y for x, y in zip(kept, v, strict=True)), last), o
 
 
 def _shift(G: Array) -> Array:
@@ -248,12 +280,12 @@ def _visible(size: int, run: Array | None, read_before: bool) -> Array:
     return past if run is None else past & (run == jnp.swapaxes(run, -1, -2))
 
 
-def _within_per_head(scores, v, G_read, G_row, run, read_before) -> Array:
-    visible = _visible(v.shape[-2], run, read_before)
+def _weights_per_head(scores, size, G_read, G_row, run, read_before) -> Array:
+    visible = _visible(size, run, read_before)
     if G_row is None:
-        return jnp.where(visible, scores, 0) @ v
+        return jnp.where(visible, scores, 0)
     exponent = jnp.where(visible, G_read - G_row, -jnp.inf)
-    return (scores * jnp.exp(exponent)) @ v
+    return scores * jnp.exp(exponent)
 
 
 def _within_per_channel(q, k, v, G_read, G, run, read_before) -> Array:

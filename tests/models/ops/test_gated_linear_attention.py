@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from seqzoo.models.ops import forms
 from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references.gated_linear_attention import gated_linear_attention as reference
@@ -24,12 +25,12 @@ DECAYS = {
 }
 
 
-def draw(kind, seed=0):
+def draw(kind, seed=0, values=V):
     rng = np.random.default_rng(seed)
-    arrays = [rng.normal(size=s) for s in [(B, L, H, K), (B, L, H, K), (B, L, H, V)]]
+    arrays = [rng.normal(size=s) for s in [(B, L, H, K), (B, L, H, K), (B, L, H, values)]]
     shape = DECAYS[kind]
     decay = None if shape is None else -rng.exponential(size=shape)
-    return (*arrays, decay, rng.normal(size=(B, H, K, V)))
+    return (*arrays, decay, rng.normal(size=(B, H, K, values)))
 
 
 def layouts():
@@ -94,6 +95,24 @@ def test_equals_the_loop_on_packed_rows(kind):
 @pytest.mark.parametrize("kind", ["none", "head", "channel"])
 def test_reading_before_the_update_on_packed_rows(kind):
     check(draw(kind), layouts(), chunk_size=16, read_before=True)
+
+
+@pytest.mark.parametrize("form", ["apart", "together"])
+@pytest.mark.parametrize("kind", ["none", "head"])
+def test_a_column_behind_whole_vectors(kind, form):
+    with forms.forced("normaliser", form):
+        check(draw(kind, values=17), layouts(), chunk_size=16, read_before=kind == "none")
+
+
+def test_a_column_is_apart_where_a_table_says_so():
+    arrays = draw("head", values=17)
+    products = {}
+    for form in ("apart", "together"):
+        with forms.forced("normaliser", form):
+            call = functools.partial(gated_linear_attention)  # a new one is traced anew
+            text = jax.jit(call).lower(*arrays).as_text()
+        products[form] = text.count("stablehlo.dot_general")
+    assert products["apart"] == products["together"] + 3  # within, from and into the state
 
 
 @pytest.mark.parametrize(
