@@ -5,7 +5,8 @@ a = Σ exp(s - m) v, and joins in one block of keys after the other (Milakov and
 arXiv:1805.02867; Rabe and Staats 2021, arXiv:2112.05682). It saves o = a / l and m + log l; from
 these the backward pass has P = exp(s - m - log l) and dS = P ⊙ (dO Vᵀ - rowsum(dO ⊙ O)) block by
 block (Dao et al. 2022, arXiv:2205.14135, algorithm 4). Which pairs of blocks hold a visible key is
-known before compilation, so both passes are scans over a list of pairs, in any order.
+known before compilation, so both passes are scans over a list of pairs, in any order. On CPU the
+rows of a batch go in two halves.
 
 Inside, arrays are in blocks: queries [n, B, Hkv, G b, K], where the G = H / Hkv heads that share a
 key head are stacked as rows, so that keys are not repeated; keys [n, B, Hkv, b, K].
@@ -13,13 +14,13 @@ key head are stacked as rows, so that keys are not repeated; keys [n, B, Hkv, b,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from seqzoo.models.ops import forms
 from seqzoo.models.ops.relative import Terms, pull_back
@@ -28,6 +29,11 @@ from seqzoo.models.ops.visibility import LOW, Rule, Side, block_pairs, visible
 # Most queries, and most keys, of a block. On CPU, 256 x 256 scores (float32, 16 heads in all) are
 # made and read again while still in the cache; chips want fewer and larger steps.
 BLOCKS = {"small blocks": 256, "large blocks": 1024}
+
+# XLA's CPU backend takes a product of a batch of small matrices on one thread, but what is
+# independent at once: two halves of so many scores or more in one step of the loop take 0.8 of the
+# time on two cores (B=4, H=4, K=32, L=2048; four parts 0.85; H=1 or L=512 0.9).
+HALVED = 2**18
 
 
 class Operands(NamedTuple):
@@ -73,7 +79,10 @@ def _run(which: Callable[..., Any], rule: Rule, scale: float, *arrays):
 
     def form(most: int) -> Callable[..., Any]:
         def run(operands: Operands, sight: Sight, *rest):
-            return which(_plan(rule, scale, most, operands, sight), operands, sight, *rest)
+            plan = _plan(rule, scale, most, operands, sight)
+            arrays = operands, sight, *rest
+            halves = _halves(arrays) if _in_halves(plan, operands) else (arrays,)
+            return plan.carry_out([which(plan, *half) for half in halves])
 
         return run
 
@@ -91,32 +100,68 @@ class _Plan(NamedTuple):
     rule: Rule
     scale: float
     tagged: bool
+    most: int  # of a block
     groups: int  # queries' heads for each key head
     length: int
     keys: int
     block_q: int
     block_k: int
 
-    def scan(self, step: Callable[..., Any], carry):
-        """Carries `step(masked, carry, i, j)` through the pairs of blocks with a visible key."""
+    def carry_out(self, passes: Sequence[_Pass]):
+        """Takes passes over parts of the rows through the pairs of blocks with a visible key."""
         sizes = self.length, self.keys, self.block_q, self.block_k
         whole, partly = block_pairs(self.rule, self.tagged, *sizes)
+        carries = [part.start for part in passes]
         for masked, pairs in ((False, whole), (True, partly)):
             if len(pairs):
-                body = partial(_body, step, masked)
-                carry, _ = jax.lax.scan(body, carry, (pairs[:, 0], pairs[:, 1]))
-        return carry
+                body = partial(_body, [part.step for part in passes], masked)
+                carries, _ = jax.lax.scan(body, carries, (pairs[:, 0], pairs[:, 1]))
+        results = [part.finish(carry) for part, carry in zip(passes, carries, strict=True)]
+        return results[0] if len(results) == 1 else jax.tree.map(_rows_joined, *results)
 
 
-def _body(step: Callable[..., Any], masked: bool, carry, pair):
-    return step(masked, carry, *pair), None
+class _Pass(NamedTuple):
+    """A pass over the pairs of blocks i, j: what is carried, how, and what comes of it."""
+
+    start: PyTree
+    step: Callable[..., PyTree]  # of masked, what is carried, i and j
+    finish: Callable[[PyTree], PyTree]
+
+
+def _body(steps: Sequence[Callable[..., PyTree]], masked: bool, carries, pair):
+    return [step(masked, c, *pair) for step, c in zip(steps, carries, strict=True)], None
+
+
+def _in_halves(plan: _Plan, operands: Operands) -> bool:
+    """Whether the rows of a batch go in halves: not where a bias or devices divide them else."""
+    if plan.most > BLOCKS["small blocks"] or jax.sharding.get_abstract_mesh().size > 1:
+        return False
+    if jax.tree.leaves((operands.bias, operands.terms)):
+        return False
+    batch, _, heads, _ = operands.q.shape
+    return batch % 2 == 0 and batch * heads * plan.block_q * plan.block_k >= HALVED
+
+
+def _halves(arrays: PyTree) -> tuple[PyTree, PyTree]:
+    """The first and the second half of the rows; one row is for all."""
+
+    def half(x: Array, second: bool) -> Array:
+        middle = x.shape[0] // 2
+        return x if x.shape[0] == 1 else x[middle:] if second else x[:middle]
+
+    return tuple(jax.tree.map(partial(half, second=second), arrays) for second in (False, True))
+
+
+def _rows_joined(*parts: Array) -> Array:
+    return jnp.concatenate(parts)
 
 
 def _plan(rule: Rule, scale: float, most: int, operands: Operands, sight: Sight) -> _Plan:
     length, keys = operands.q.shape[1], operands.k.shape[1]
     groups = operands.q.shape[2] // operands.k.shape[2]
     tagged = sight.queries.tags is not None
-    return _Plan(rule, scale, tagged, groups, length, keys, _even(length, most), _even(keys, most))
+    blocks = _even(length, most), _even(keys, most)
+    return _Plan(rule, scale, tagged, most, groups, length, keys, *blocks)
 
 
 def _even(length: int, most: int) -> int:
@@ -154,8 +199,8 @@ def _split(plan: _Plan, operands: Operands, sight: Sight) -> _Blocks:
     )
 
 
-def _forward(plan: _Plan, operands: Operands, sight: Sight) -> tuple[Array, Array]:
-    """o [B, L, H, V] and the logarithms of the denominators [B, L, H, 1]."""
+def _forward(plan: _Plan, operands: Operands, sight: Sight) -> _Pass:
+    """Of o [B, L, H, V] and the logarithms of the denominators [B, L, H, 1]."""
     blocks = _split(plan, operands, sight)
     dtype = _wide(operands.q)
     rows = blocks.q.shape[:-1]
@@ -176,16 +221,21 @@ def _forward(plan: _Plan, operands: Operands, sight: Sight) -> tuple[Array, Arra
         jnp.zeros((*rows, 1), dtype),
         jnp.zeros((*rows, blocks.v.shape[-1]), dtype),
     )
-    m, l, a = plan.scan(step, start)
-    l = jnp.where(l > 0, l, 1)
-    lse = _finite(m) + jnp.log(l)
-    o, lse = (_join(x, plan.groups, plan.length) for x in (a / l, lse))
-    return o.astype(operands.v.dtype), lse
+
+    def finish(carry) -> tuple[Array, Array]:
+        m, l, a = carry
+        l = jnp.where(l > 0, l, 1)
+        lse = _finite(m) + jnp.log(l)
+        o, lse = (_join(x, plan.groups, plan.length) for x in (a / l, lse))
+        return o.astype(operands.v.dtype), lse
+
+    return _Pass(start, step, finish)
 
 
 def _backward(
     plan: _Plan, operands: Operands, sight: Sight, o: Array, lse: Array, cotangent: Array
-) -> Operands:
+) -> _Pass:
+    """Of the gradients of `operands`."""
     blocks = _split(plan, operands, sight)
     dtype = lse.dtype
     delta = (o.astype(dtype) * cotangent.astype(dtype)).sum(-1, keepdims=True)
@@ -208,15 +258,19 @@ def _backward(
 
     start = (blocks.q, _turn(blocks.k), _turn(blocks.v), blocks.bias, blocks.terms)
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), start)
-    dq, dk_t, dv_t, dbias, dterms = plan.scan(step, start)
-    gradients = Operands(
-        _join(dq * plan.scale, plan.groups, plan.length),
-        _join(_turn(dk_t) * plan.scale, 1, plan.keys),
-        _join(_turn(dv_t), 1, plan.keys),
-        None if dbias is None else _trim_bias(dbias, operands.bias),
-        _join_terms(plan, dterms),
-    )
-    return jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, operands)
+
+    def finish(carry) -> Operands:
+        dq, dk_t, dv_t, dbias, dterms = carry
+        gradients = Operands(
+            _join(dq * plan.scale, plan.groups, plan.length),
+            _join(_turn(dk_t) * plan.scale, 1, plan.keys),
+            _join(_turn(dv_t), 1, plan.keys),
+            None if dbias is None else _trim_bias(dbias, operands.bias),
+            _join_terms(plan, dterms),
+        )
+        return jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, operands)
+
+    return _Pass(start, step, finish)
 
 
 def _scores(plan: _Plan, masked: bool, blocks: _Blocks, i, j) -> Float[Array, "B Hkv Gb b"]:

@@ -74,6 +74,19 @@ def test_equals_reference(form, causal, window):
     compare(draw(LENGTHS[form], batch=1), causal=causal, window=window, scale=0.7)
 
 
+def test_one_row_goes_whole_and_two_in_halves():
+    compare(draw(LENGTHS["blocks"], batch=1), causal=True)
+
+    def products(batch):
+        q, k, v, _ = draw(LENGTHS["blocks"], batch=batch)
+        text = jax.jit(lambda *a: attention(*a, causal=True)).lower(q, k, v).as_text()
+        return text.count("stablehlo.dot_general")
+
+    assert products(2) == 2 * products(1)
+    with jax.set_mesh(jax.make_mesh((2,), ("data",))):
+        assert products(2) == products(1)
+
+
 @pytest.mark.parametrize("form", LENGTHS)
 def test_other_number_of_keys(form):
     compare(draw(LENGTHS[form], keys=LENGTHS[form] // 2, batch=1))
