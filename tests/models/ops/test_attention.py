@@ -75,7 +75,7 @@ def test_equals_reference(form, causal, window):
 
 
 def test_one_row_goes_whole_and_two_in_halves():
-    compare(draw(LENGTHS["blocks"], batch=1), causal=True)
+    compare(draw(LENGTHS["blocks"]), causal=True)
 
     def products(batch):
         q, k, v, _ = draw(LENGTHS["blocks"], batch=batch)
