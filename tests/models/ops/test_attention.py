@@ -74,6 +74,17 @@ def test_equals_reference(form, causal, window):
     compare(draw(LENGTHS[form], batch=1), causal=causal, window=window, scale=0.7)
 
 
+@pytest.mark.parametrize("window", [None, 40])
+def test_long_rows(monkeypatch, window):
+    blockwise = importlib.import_module("seqzoo.models.ops.blockwise")
+    monkeypatch.setitem(blockwise.BLOCKS, "small blocks", 64)
+    plans, plan = [], blockwise._plan
+    monkeypatch.setattr(blockwise, "_plan", lambda *a: plans.append(plan(*a)) or plans[-1])
+    compare(draw(517, batch=1), causal=True, window=window)
+    sizes = {(made.block_q, made.block_k) for made in plans if made.most == 64}
+    assert sizes == {(64, 104 if window is None else 64)}
+
+
 def test_one_row_goes_whole_and_two_in_halves():
     compare(draw(LENGTHS["blocks"]), causal=True)
 
