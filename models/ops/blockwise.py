@@ -29,7 +29,8 @@ from seqzoo.models.ops.visibility import LOW, Rule, Side, block_pairs, visible
 # Most queries, and most keys, of a block. On CPU, 256 x 256 scores (float32, 16 heads in all) are
 # made and read again while still in the cache; chips want fewer and larger steps. In long rows
 # small blocks have twice as many keys (0.92 of the time at L=2048, 0.76 at 8192, 1.09 at 512), but
-# in a window, of whose edges more would be made in vain.
+# in a window, of whose edges more would be made in vain, or with a term or bias, each block of
+# which is more memory.
 BLOCKS = {"small blocks": 256, "large blocks": 1024}
 LONG = 8  # blocks
 
@@ -163,7 +164,8 @@ def _plan(rule: Rule, scale: float, most: int, operands: Operands, sight: Sight)
     length, keys = operands.q.shape[1], operands.k.shape[1]
     groups = operands.q.shape[2] // operands.k.shape[2]
     tagged = sight.queries.tags is not None
-    wide = most == BLOCKS["small blocks"] and keys >= LONG * most and rule.window is None
+    plain = operands.bias is None and rule.term is None and rule.window is None
+    wide = most == BLOCKS["small blocks"] and keys >= LONG * most and plain
     blocks = _even(length, most), _even(keys, 2 * most if wide else most)
     return _Plan(rule, scale, tagged, most, groups, length, keys, *blocks)
 
