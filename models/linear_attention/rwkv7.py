@@ -16,6 +16,7 @@ sequence, the second term the last token.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -36,6 +37,7 @@ from seqzoo.models.linear_attention.rwkv6 import RWKV6State
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
 from seqzoo.models.mixer import Context, config_of
 from seqzoo.models.ops.dplr_delta_rule import dplr_delta_rule
+from seqzoo.models.ops.orthogonal import orthogonal
 from seqzoo.models.recurrent.parts import wide
 
 FirstValue = tuple[Float[Array, "B L D"], Bool[Array, ""]]  # and whether a layer has given it
@@ -56,7 +58,7 @@ class LowRank(nnx.Module):
         rngs: nnx.Rngs,
     ):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        zeros, small = nnx.initializers.zeros, nnx.initializers.orthogonal(0.1)
+        zeros, small = nnx.initializers.zeros, functools.partial(orthogonal, scale=0.1)
         self.in_proj = Linear(d_model, rank, use_bias=False, kernel_init=zeros, **options)
         self.out_proj = Linear(
             rank, d_model, use_bias=bias is not None, kernel_init=small, **options

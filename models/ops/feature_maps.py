@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from seqzoo.models.ops.orthogonal import haar
+
 FavorKind = Literal["positive", "trigonometric", "relu"]
 Stabilizer = Literal["token", "global", "none"]
 ProjectionKind = Literal["orthogonal", "structured", "iid"]
@@ -179,17 +181,13 @@ def random_projection(
     if kind == "iid":
         directions = gaussian / jnp.linalg.norm(gaussian, axis=-1, keepdims=True)
     else:
-        draw = _haar if kind == "orthogonal" else _givens
+        draw = haar if kind == "orthogonal" else _givens
         keys = jax.random.split(rows, -(-num_features // width))
         blocks = jax.vmap(lambda key: draw(key, width, dtype))(keys)
         directions = blocks.reshape(-1, width)[:num_features]
     if equal_norms:
         return directions * math.sqrt(width)
     return directions * jnp.linalg.norm(gaussian, axis=-1, keepdims=True)
-
-
-def _haar(key: Array, width: int, dtype: DTypeLike) -> Float[Array, "K K"]:
-    return jnp.linalg.qr(jax.random.normal(key, (width, width), dtype))[0].T
 
 
 def _givens(key: Array, width: int, dtype: DTypeLike) -> Float[Array, "K K"]:

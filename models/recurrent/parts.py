@@ -11,14 +11,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
+from seqzoo.models.ops.orthogonal import orthogonal
 
 
 def orthogonal_gates(
     key: Array, rows: int, columns: int, gates: int, dtype: DTypeLike
 ) -> Float[Array, "rows gates*columns"]:
     """A recurrent kernel whose block for each gate is orthogonal (Saxe et al. 2014)."""
-    draw = jax.nn.initializers.orthogonal()
-    blocks = [draw(k, (rows, columns), dtype) for k in jax.random.split(key, gates)]
+    blocks = [orthogonal(k, (rows, columns), dtype) for k in jax.random.split(key, gates)]
     return jnp.concatenate(blocks, axis=1)
 
 
