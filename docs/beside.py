@@ -4,9 +4,10 @@
     python docs/beside.py lstm torch_lstm --length 2048 --python PYTHON
 
 Forward plus backward, with gradients of the input and all parameters: float32, 4 rows of width 128,
-two threads. Each side is a process of its own and is warmed up; on both, glibc keeps what is freed,
-as it does in seqzoo's commands. Prints thousands of tokens a second
-(medians), and the median of the ratios of neighbouring calls: above 1, ours is faster.
+two threads. Each side is a process of its own and is warmed up. In ours glibc keeps what is freed,
+as in seqzoo's commands; `--kept both` and `--kept neither` treat the sides alike. Prints thousands
+of tokens a second (medians), and the median of the ratios of neighbouring calls: above 1, ours is
+faster.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 ROWS, WIDTH, HEADS = 4, 128, 4
 KEPT = "glibc.malloc.mmap_threshold=2147483647:glibc.malloc.trim_threshold=2147483647"
 OPTIONS = {"flash": {"rotary": False}}  # as the other implementation's layer is by itself
+SIDES_KEPT = {"ours": ("ours",), "both": ("ours", "theirs"), "neither": ()}
 Call = Callable[[], None]
 
 
@@ -157,7 +159,7 @@ PEERS: dict[str, Callable[[int], Call]] = {
 
 def work(side: str, name: str, length: int) -> None:
     """One side: a timed call for every line of standard input."""
-    if importlib.util.find_spec("jax"):
+    if os.environ.get("GLIBC_TUNABLES") == KEPT and importlib.util.find_spec("jax"):
         jax = importlib.import_module("jax")  # glibc keeps what the first thread frees
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     call = ours(name, length) if side == "ours" else PEERS[name](length)
@@ -170,15 +172,17 @@ def work(side: str, name: str, length: int) -> None:
         print(json.dumps(time.perf_counter() - started), flush=True)
 
 
-def beside(mixer: str, peer: str, length: int, rounds: int, python: str) -> dict[str, float]:
+def beside(
+    mixer: str, peer: str, length: int, rounds: int, python: str, kept: tuple[str, ...] = ("ours",)
+) -> dict[str, float]:
     """Thousands of tokens a second of both, and how much faster ours is."""
     settings = {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "2", "OMP_PROC_BIND": "true"}
-    settings["GLIBC_TUNABLES"] = KEPT
     sides = {}
     for side, name, program in (("ours", mixer, sys.executable), ("theirs", peer, python)):
         command = [program, __file__, "--work", side, name, "--length", str(length)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        sides[side] = subprocess.Popen(command, env=os.environ | settings, **pipes)
+        memory = {"GLIBC_TUNABLES": KEPT} if side in kept else {}
+        sides[side] = subprocess.Popen(command, env=os.environ | settings | memory, **pipes)
     times: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(rounds + 1):
         for side, process in sides.items():
@@ -204,6 +208,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--python", default=sys.executable, help="interpreter that has the peer")
+    parser.add_argument("--kept", default="ours", choices=SIDES_KEPT, help="sides that keep memory")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -211,7 +216,8 @@ def main() -> None:
         return
     if options.peer not in PEERS:
         parser.error(f"unknown peer {options.peer!r}; known: {', '.join(PEERS)}")
-    found = beside(options.mixer, options.peer, options.length, options.rounds, options.python)
+    sizes, kept = (options.length, options.rounds), SIDES_KEPT[options.kept]
+    found = beside(options.mixer, options.peer, *sizes, options.python, kept)
     print(
         f"{options.mixer} {found['ours']:.1f}, {options.peer} {found['theirs']:.1f} thousand "
         f"tokens/s at {options.length}; ratio {found['ratio']:.2f}"

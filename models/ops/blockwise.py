@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from seqzoo.models.ops import forms
+from seqzoo.models.ops.placement import undivided
 from seqzoo.models.ops.relative import Terms, pull_back
 from seqzoo.models.ops.visibility import LOW, Rule, Side, block_pairs, visible
 
@@ -138,7 +139,7 @@ def _body(steps: Sequence[Callable[..., PyTree]], masked: bool, carries, pair):
 
 def _in_halves(plan: _Plan, operands: Operands) -> bool:
     """Whether the rows of a batch go in halves: not where a bias or devices divide them else."""
-    if plan.most > BLOCKS["small blocks"] or jax.sharding.get_abstract_mesh().size > 1:
+    if plan.most > BLOCKS["small blocks"] or not undivided():
         return False
     if jax.tree.leaves((operands.bias, operands.terms)):
         return False

@@ -9,6 +9,8 @@ import pytest
 
 from seqzoo.models.ops.attention import attention
 from seqzoo.models.ops.segments import segments
+from seqzoo.train.config import MeshConfig
+from seqzoo.train.sharding import make_mesh
 from tests.helpers import assert_close, x64
 from tests.references import attention as reference
 
@@ -94,7 +96,7 @@ def test_one_row_goes_whole_and_two_in_halves():
         return text.count("stablehlo.dot_general")
 
     assert products(2) == 2 * products(1)
-    with jax.set_mesh(jax.make_mesh((2,), ("data",))):
+    with jax.set_mesh(make_mesh(MeshConfig(data=8))):
         assert products(2) == products(1)
 
 
