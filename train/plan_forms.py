@@ -242,6 +242,11 @@ def _delta_arguments(length: int) -> list[jax.ShapeDtypeStruct]:
     return [*_heads(length), _array(1, length, HEADS), _array(1, length, HEADS, 1)]
 
 
+def _column_more(length: int) -> list[jax.ShapeDtypeStruct]:
+    q, k, v = _heads(length)
+    return [q, k, _array(*v.shape[:-1], v.shape[-1] + 1)]
+
+
 def _diagonal(size: int) -> Callable[..., Any]:
     def call(u: jax.Array, log_a: jax.Array, angle: jax.Array, c: jax.Array) -> Any:
         a = jnp.exp(jax.lax.complex(log_a, angle))
@@ -279,6 +284,8 @@ def _all_forms() -> Iterator[Form]:
         ("gated_linear_attention, a decay a channel", WIDTH, (32, 64, 128, 256)),
     ):
         yield from _in_chunks(op, gla, lambda n, width=width: _heads(n, width), sizes)
+    for form in ("together", "apart"):  # of the values and a last column of ones
+        yield Form(f"{gla.__name__}, a normaliser", form, gla, _column_more, "normaliser", form)
     yield from _in_chunks(
         "gated_delta_rule", ops.gated_delta_rule, _delta_arguments, (16, 32, 64, 128)
     )
