@@ -22,8 +22,8 @@ from flax import nnx
 from seqzoo.models import LinearAttention
 from seqzoo.models.linear_attention.norm_attention import OutputNorm
 from seqzoo.models.mixer import Context
-from seqzoo.models.ops.kernel_sums import kernel_sums
-from seqzoo.models.ops.segments import all_real
+from seqzoo.models.ops.layout.segments import all_real
+from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
 
 LENGTH, WIDTH, EPS = 6, 4, 0.01
 # |∂(x / (r + eps)) / ∂x| <= 2 / eps, and x is a sum over keys and values of at most 1.

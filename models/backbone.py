@@ -31,7 +31,7 @@ from seqzoo.models.linear_attention.channel_mix import ChannelMix
 from seqzoo.models.mixer import AuxLoss, Constant, Context, Mixer
 from seqzoo.models.mixture import MixtureOfExperts
 from seqzoo.models.normformer import scale_heads
-from seqzoo.models.ops.placement import by_rows
+from seqzoo.models.ops.layout.sharding import by_rows
 from seqzoo.models.registry import build, pattern_options
 
 Remat = Literal["none", "full", "dots"]

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, PyTree
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
-from seqzoo.models.ops.segments import Segments
-from seqzoo.models.ops.short_conv import short_conv
+from seqzoo.models.ops.conv.short import short_conv
+from seqzoo.models.ops.layout.segments import Segments
 
 Combine = Literal["sum", "concat"]
 

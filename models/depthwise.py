@@ -8,8 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from seqzoo.models.ops.segments import Segments
-from seqzoo.models.ops.short_conv import short_conv
+from seqzoo.models.ops.conv.short import short_conv
+from seqzoo.models.ops.layout.segments import Segments
 
 
 class DepthwiseConv(nnx.Module):

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
-from seqzoo.models.ops.short_conv import short_conv
+from seqzoo.models.ops.conv.short import short_conv
 
 NormKind = Literal["rms", "layer", "batch"]
 FeedForwardKind = Literal[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flax import nnx
 from jaxtyping import Array, Float
 
-from seqzoo.models.ops.sequence_parallel import parts
+from seqzoo.models.ops.layout.sequence_parallel import parts
 
 
 class Linear(nnx.Linear):

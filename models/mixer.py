@@ -36,7 +36,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
-from seqzoo.models.ops.segments import Segments, all_real, first_id, last_real, segments
+from seqzoo.models.ops.layout.segments import Segments, all_real, first_id, last_real, segments
 
 Packing = Literal["native", "none"]
 StateGrowth = Literal["constant", "window", "linear"]

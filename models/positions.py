@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from seqzoo.models.ops.rope import angles, rope, xpos
+from seqzoo.models.ops.softmax.rope import angles, rope, xpos
 
 __all__ = [
     "alibi_slopes",

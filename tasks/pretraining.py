@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from seqzoo.models.spec import ModelSpec
+from seqzoo.tasks.data.streams import Draws
 from seqzoo.tasks.protocols import PROTOCOLS
-from seqzoo.tasks.streams import Draws
 from seqzoo.tasks.task import (
     IGNORED,
     Example,

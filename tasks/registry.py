@@ -7,17 +7,20 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from seqzoo.tasks import formal
-from seqzoo.tasks.continuous import Adding, Capacity, Delay, Reconstruction
-from seqzoo.tasks.copying import Copying, CopyMemory, InductionHeads, SelectiveCopying
-from seqzoo.tasks.corpora import PG19, Bytes, Enwik8, PythonSource, Text8, WikiText103
-from seqzoo.tasks.digits import PermutedDigits, SequentialDigits
-from seqzoo.tasks.documents import Retrieval, Text
-from seqzoo.tasks.dyck import Dyck
-from seqzoo.tasks.groups import GroupWords, Parity
-from seqzoo.tasks.images import Image, PermutedMnist, SequentialCifar, SequentialMnist
-from seqzoo.tasks.listops import ListOps, ListOpsShort
-from seqzoo.tasks.mad import (
+from seqzoo.tasks.language.corpora import PG19, Bytes, Enwik8, PythonSource, Text8, WikiText103
+from seqzoo.tasks.lra.documents import Retrieval, Text
+from seqzoo.tasks.lra.listops import ListOps, ListOpsShort
+from seqzoo.tasks.lra.pathfinder import Pathfinder, PathfinderGenerated, PathX, PathXGenerated
+from seqzoo.tasks.pixels.digits import PermutedDigits, SequentialDigits
+from seqzoo.tasks.pixels.images import Image, PermutedMnist, SequentialCifar, SequentialMnist
+from seqzoo.tasks.pretraining import OBJECTIVES, wrap
+from seqzoo.tasks.speech import SpeechCommands
+from seqzoo.tasks.synthetic import formal
+from seqzoo.tasks.synthetic.continuous import Adding, Capacity, Delay, Reconstruction
+from seqzoo.tasks.synthetic.copying import Copying, CopyMemory, InductionHeads, SelectiveCopying
+from seqzoo.tasks.synthetic.dyck import Dyck
+from seqzoo.tasks.synthetic.groups import GroupWords, Parity
+from seqzoo.tasks.synthetic.mad import (
     Compression,
     FuzzyRecall,
     InContextRecall,
@@ -25,12 +28,9 @@ from seqzoo.tasks.mad import (
     Memorisation,
     NoisyRecall,
 )
-from seqzoo.tasks.mqar import MQAR
-from seqzoo.tasks.needle import Needle, Passkey
-from seqzoo.tasks.pathfinder import Pathfinder, PathfinderGenerated, PathX, PathXGenerated
-from seqzoo.tasks.pretraining import OBJECTIVES, wrap
-from seqzoo.tasks.recall import MQARBased, MQARZoology
-from seqzoo.tasks.speech import SpeechCommands
+from seqzoo.tasks.synthetic.mqar import MQAR
+from seqzoo.tasks.synthetic.needle import Needle, Passkey
+from seqzoo.tasks.synthetic.recall import MQARBased, MQARZoology
 from seqzoo.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {

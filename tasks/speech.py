@@ -20,9 +20,10 @@ import numpy as np
 from jaxtyping import Int16
 
 from seqzoo.models.spec import ModelSpec
-from seqzoo.tasks import cache, shades
-from seqzoo.tasks.files import check_sum, folder_of, missing, per_file, unpack
-from seqzoo.tasks.stored import Part, StoredTask, Subset
+from seqzoo.tasks.data import cache
+from seqzoo.tasks.data.files import check_sum, folder_of, missing, per_file, unpack
+from seqzoo.tasks.data.stored import Part, StoredTask, Subset
+from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.task import Example, Source, Split
 
 _WORDS = (

@@ -14,8 +14,8 @@ from typing import Any
 
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
+from seqzoo.train.cli.errors import unknown
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
-from seqzoo.train.usage import unknown
 
 TRAIN_SIZES = {
     "listops": 96_000,

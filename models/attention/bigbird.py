@@ -34,10 +34,10 @@ from seqzoo.models.attention.sparse_parts import (
     turner,
 )
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.attention import attention
-from seqzoo.models.ops.block_sparse import attend_blocks, attend_from, join
-from seqzoo.models.ops.segment_blocks import SegmentBlocks, segment_blocks
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.softmax.attention import attention
+from seqzoo.models.ops.softmax.block_sparse import attend_blocks, attend_from, join
+from seqzoo.models.ops.softmax.packed_blocks import SegmentBlocks, segment_blocks
 
 
 class BigBird(Mixer):

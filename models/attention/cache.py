@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seqzoo.models.ops.segments import last_real
+from seqzoo.models.ops.layout.segments import last_real
 
 
 class KVCache(NamedTuple):

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.ops.attention import attention
+from seqzoo.models.ops.softmax.attention import attention
 
 
 class CrossMixer(nnx.Module, abc.ABC):

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.norm_attention import OutputNorm
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.near_blocks import (
+from seqzoo.models.ops.softmax.local_blocks import (
     Recent,
     block_tags,
     continued_blocks,

@@ -17,8 +17,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float, Int
 
 from seqzoo.models.mixer import Context, Mixer, config_of, only_both_ways
-from seqzoo.models.ops.segments import Segments, compact
-from seqzoo.models.ops.sequence_parallel import by_channels, by_positions
+from seqzoo.models.ops.layout.segments import Segments, compact
+from seqzoo.models.ops.layout.sequence_parallel import by_channels, by_positions
 
 LONGEST = 2**16  # with padding; squares of positions are 32 bits
 

@@ -31,8 +31,16 @@ from seqzoo.models.attention.positions import T5, Sizes
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.token_shift import token_before
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.kernel_sums import kernel_sums
-from seqzoo.models.ops.near_blocks import (
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.sequence_parallel import (
+    by_parts,
+    by_whole_rows,
+    carried_over,
+    cut,
+    parts,
+)
+from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
+from seqzoo.models.ops.softmax.local_blocks import (
     Recent,
     WeightKind,
     all_blocks,
@@ -45,15 +53,7 @@ from seqzoo.models.ops.near_blocks import (
     run_tags,
     weights,
 )
-from seqzoo.models.ops.rope import rope
-from seqzoo.models.ops.segments import Segments
-from seqzoo.models.ops.sequence_parallel import (
-    by_parts,
-    by_whole_rows,
-    carried_over,
-    cut,
-    parts,
-)
+from seqzoo.models.ops.softmax.rope import rope
 
 QUERIES = 256  # at a time, so that scores are never all there
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.attention.sparse_parts import heads, only_real, projections
 from seqzoo.models.mixer import Context, Mixer, config_of, only_both_ways
-from seqzoo.models.ops.attention import attention
+from seqzoo.models.ops.softmax.attention import attention
 
 
 class Linformer(Mixer):

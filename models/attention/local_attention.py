@@ -30,8 +30,8 @@ from seqzoo.models.attention.sparse_parts import (
     turner,
 )
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.block_sparse import attend_blocks, join
-from seqzoo.models.ops.segment_blocks import segment_blocks
+from seqzoo.models.ops.softmax.block_sparse import attend_blocks, join
+from seqzoo.models.ops.softmax.packed_blocks import segment_blocks
 
 
 class LocalAttention(Mixer):

@@ -34,8 +34,9 @@ from seqzoo.models.attention.sparse_parts import (
 )
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.attention import attention
-from seqzoo.models.ops.block_sparse import (
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.softmax.attention import attention
+from seqzoo.models.ops.softmax.block_sparse import (
     Part,
     attend,
     attend_blocks,
@@ -44,8 +45,7 @@ from seqzoo.models.ops.block_sparse import (
     gather,
     join,
 )
-from seqzoo.models.ops.segment_blocks import SegmentBlocks, segment_blocks
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.softmax.packed_blocks import SegmentBlocks, segment_blocks
 
 
 class Longformer(Mixer):

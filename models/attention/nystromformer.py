@@ -24,9 +24,9 @@ from jaxtyping import Array, Bool, Float
 
 from seqzoo.models.attention.sparse_parts import heads, only_real, projections
 from seqzoo.models.mixer import Context, Mixer, config_of, only_both_ways
-from seqzoo.models.ops.segments import Segments
-from seqzoo.models.ops.short_conv import short_conv
-from seqzoo.models.ops.visibility import LOW
+from seqzoo.models.ops.conv.short import short_conv
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.softmax.masks import LOW
 
 
 class Nystromformer(Mixer):

@@ -18,9 +18,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.ops import rope_scaling
-from seqzoo.models.ops.relative import Lookup, Relative, Slopes, Terms
-from seqzoo.models.ops.rope import angles, rope, xpos
+from seqzoo.models.ops.softmax import rope_scaling
+from seqzoo.models.ops.softmax.relative import Lookup, Relative, Slopes, Terms
+from seqzoo.models.ops.softmax.rope import angles, rope, xpos
 from seqzoo.models.positions import (
     alibi_slopes,
     check_positions,

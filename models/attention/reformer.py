@@ -28,10 +28,10 @@ from seqzoo.models.attention.patterns import BlockPattern
 from seqzoo.models.attention.sparse_parts import heads, only_real
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Constant, Context, Mixer, config_of
-from seqzoo.models.ops.block_sparse import Part, attend, attend_blocks, join
-from seqzoo.models.ops.near_blocks import run_tags
-from seqzoo.models.ops.segment_blocks import blocks_by_tag
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.softmax.block_sparse import Part, attend, attend_blocks, join
+from seqzoo.models.ops.softmax.local_blocks import run_tags
+from seqzoo.models.ops.softmax.packed_blocks import blocks_by_tag
 
 
 class Buckets(NamedTuple):

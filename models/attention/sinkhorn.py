@@ -33,9 +33,9 @@ from seqzoo.models.attention.sparse_parts import (
 )
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of, only_both_ways
-from seqzoo.models.ops.block_sparse import attend, by_groups, join
-from seqzoo.models.ops.segment_blocks import SegmentBlocks, segment_blocks
-from seqzoo.models.ops.visibility import LOW
+from seqzoo.models.ops.softmax.block_sparse import attend, by_groups, join
+from seqzoo.models.ops.softmax.masks import LOW
+from seqzoo.models.ops.softmax.packed_blocks import SegmentBlocks, segment_blocks
 
 
 class Sinkhorn(Mixer):

@@ -27,9 +27,9 @@ from seqzoo.models.attention.cache import KVCache, slot_positions, write
 from seqzoo.models.attention.positions import Sizes, plug_in
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.attention import attention
-from seqzoo.models.ops.near_blocks import run_tags
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.softmax.attention import attention
+from seqzoo.models.ops.softmax.local_blocks import run_tags
 
 PositionKind = Literal["none", "rope", "xpos", "alibi", "t5", "shaw", "transformer_xl", "deberta"]
 

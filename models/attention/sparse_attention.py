@@ -36,9 +36,9 @@ from seqzoo.models.attention.sparse_parts import (
     turner,
 )
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.block_sparse import Part, attend, attend_blocks, by_groups, join
-from seqzoo.models.ops.segment_blocks import SegmentBlocks, segment_blocks
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.softmax.block_sparse import Part, attend, attend_blocks, by_groups, join
+from seqzoo.models.ops.softmax.packed_blocks import SegmentBlocks, segment_blocks
 
 
 @dataclasses.dataclass(frozen=True)

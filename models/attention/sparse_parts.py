@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models.attention.cache import KVCache, write
 from seqzoo.models.linear import Linear
-from seqzoo.models.ops.block_sparse import attend, by_groups, join
-from seqzoo.models.ops.near_blocks import run_tags
-from seqzoo.models.ops.rope import rope
-from seqzoo.models.ops.segments import Segments, compact
+from seqzoo.models.ops.layout.segments import Segments, compact
+from seqzoo.models.ops.softmax.block_sparse import attend, by_groups, join
+from seqzoo.models.ops.softmax.local_blocks import run_tags
+from seqzoo.models.ops.softmax.rope import rope
 
 PositionKind = Literal["none", "rope"]
 STREAM_GROUP = 64  # queries of a chunk whose keys are gathered at a time

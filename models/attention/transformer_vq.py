@@ -31,16 +31,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import AuxLoss, Context, Mixer, config_of
-from seqzoo.models.ops.forms import run
-from seqzoo.models.ops.near_blocks import (
+from seqzoo.models.ops.layout.backends import run
+from seqzoo.models.ops.layout.sequence_parallel import gathered, parts
+from seqzoo.models.ops.layout.sharding import by_rows, everywhere, undivided
+from seqzoo.models.ops.softmax.local_blocks import (
     Recent,
     continued_blocks,
     forget,
     parallel_blocks,
     run_tags,
 )
-from seqzoo.models.ops.placement import by_rows, everywhere, undivided
-from seqzoo.models.ops.sequence_parallel import gathered, parts
 from seqzoo.models.positions import sinusoidal
 
 QUERIES = 128  # whose scores are made together

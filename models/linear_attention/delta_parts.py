@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
 
 
 class DeltaState(NamedTuple):

@@ -32,8 +32,8 @@ from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import DeltaMixer, DeltaState, head_sizes, strength
 from seqzoo.models.linear_attention.gated_deltanet import Decay
 from seqzoo.models.mixer import Context, config_of
-from seqzoo.models.ops.gated_delta_rule import gated_delta_rule
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.matrix.gated_delta import gated_delta_rule
 
 
 class DeltaNet(DeltaMixer):

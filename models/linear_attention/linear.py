@@ -3,7 +3,7 @@
     S_t = S_{t-1} + φ(k_t) v_t^T,  z_t = z_{t-1} + φ(k_t)          (their eq. 16, 17)
     o_t = φ(q_t)^T S_t / (φ(q_t) . z_t + eps)                       (eq. 18)
 
-φ is elementwise (elu + 1, relu, squared relu), or one of the maps of models/ops/feature_maps.py
+φ is elementwise (elu + 1, relu, squared relu), or one of the maps of `ops/matrix/feature_maps.py`
 with more features F than channels K: `Based` (the exponential to second order), `Rebased` (the
 square of a learned affine map) and `CosFormer` (relu with a cosine of the distance) are this mixer
 with such a map. With `normalize=False` the denominator is left out, and elementwise maps scale q by
@@ -25,8 +25,8 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.feature_maps import ELEMENTWISE, alike, quadratic, reweighted, taylor
-from seqzoo.models.ops.kernel_sums import kernel_sums
+from seqzoo.models.ops.matrix.feature_maps import ELEMENTWISE, alike, quadratic, reweighted, taylor
+from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
 from seqzoo.models.positions import check_positions, rope
 
 

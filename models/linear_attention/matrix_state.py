@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import HeadSizes, head_sizes
 from seqzoo.models.mixer import Context, Mixer
-from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
+from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 
 
 def matrix_sizes(

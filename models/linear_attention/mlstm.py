@@ -30,9 +30,9 @@ from seqzoo.models.linear_attention.matrix_state import (
     matrix_sizes,
 )
 from seqzoo.models.mixer import Context, config_of
-from seqzoo.models.ops.decayed_max import carried, decayed_max
-from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
-from seqzoo.models.ops.segments import Segments, as_segments
+from seqzoo.models.ops.layout.segments import Segments, as_segments
+from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
+from seqzoo.models.ops.scan.running_max import carried, decayed_max
 from seqzoo.models.recurrent.parts import wide
 
 EPS = 1e-6  # beside the denominator

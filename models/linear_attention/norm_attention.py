@@ -25,8 +25,8 @@ from jaxtyping import Array, Float, Int
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Constant, Context, Mixer, config_of
-from seqzoo.models.ops.feature_maps import ELEMENTWISE
-from seqzoo.models.ops.kernel_sums import kernel_sums
+from seqzoo.models.ops.matrix.feature_maps import ELEMENTWISE
+from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
 
 FEATURE_MAPS = {**ELEMENTWISE, "elu": jax.nn.elu}
 NormKind = Literal["srms", "rms", "gated_rms", "layer"]

@@ -2,10 +2,10 @@
 
     S_t = Σ_{s<=t} φ(k_s) [v_s, 1]ᵀ,   [n_t, R_t] = φ(q_t)ᵀ S_t,   o_t = n_t / R_t
 
-with random features φ (models/ops/feature_maps.py): positive or trigonometric ones estimate softmax
-attention with an error that falls as m^(-1/2), relu ones are a kernel of their own. With
-`causal=False` sums run over the whole segment. Where |R_t| <= eps, R_t + 2 eps is taken, as by the
-authors.
+with random features φ (`ops/matrix/feature_maps.py`): positive or trigonometric ones
+estimate softmax attention with an error that falls as m^(-1/2), relu ones are a kernel of their
+own. With `causal=False` sums run over the whole segment. Where |R_t| <= eps, R_t + 2 eps is taken,
+as by the authors.
 
 The exponents of the keys need a common factor e^(-m). The authors take m as the maximum over the
 whole sequence, which shows the future to the past; here m_t is the maximum so far, and S is
@@ -32,7 +32,8 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.feature_maps import (
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.matrix.feature_maps import (
     FavorKind,
     ProjectionKind,
     favor_exponents,
@@ -40,8 +41,7 @@ from seqzoo.models.ops.feature_maps import (
     random_projection,
     waves,
 )
-from seqzoo.models.ops.kernel_sums import kernel_sums
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
 
 LOW = -1e30  # a maximum of nothing, finite so that differences are no NaN
 

@@ -28,7 +28,7 @@ from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import HeadNorm
 from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
 from seqzoo.models.mixer import Context, config_of
-from seqzoo.models.ops.rope import rope, xpos_log_decay
+from seqzoo.models.ops.softmax.rope import rope, xpos_log_decay
 
 
 class RetNet(MatrixState):

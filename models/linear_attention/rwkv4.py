@@ -3,9 +3,9 @@
     m_i = x_t + (x_{t-1} - x_t) ⊙ μ_i,   r, k, v = W_r m_r, W_k m_k, W_v m_v
     y_t = W_out (σ(r_t) ⊙ wkv_t)
 
-with wkv the average of the values by e^{k}, decaying with distance, of `ops/wkv.py`; log decays are
--e^λ. Where ours differs: μ is how much of the token before, as in RWKV-6: 1 - μ of the code of 4.
-Channel mixing belongs to the block (`feedforward="rwkv"`). Cost of L tokens: O(L D H) and a scan.
+with wkv the average of the values by e^{k}, decaying with distance, of
+`ops/scan/wkv_recurrence.py`; log decays are -e^λ. Where ours differs: μ is how much of the token
+before, as in RWKV-6: 1 - μ of the code of 4. Channel mixing belongs to the block (`feedforward="rwkv"`). Cost of L tokens: O(L D H) and a scan.
 State: 3 H + D elements per sequence, H = d_hidden: two sums, their exponent, and the last token.
 """
 
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.wkv import WKVState, wkv, wkv_initial
+from seqzoo.models.ops.scan.wkv_recurrence import WKVState, wkv, wkv_initial
 from seqzoo.models.recurrent.parts import hidden_width, wide
 
 

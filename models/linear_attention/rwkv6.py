@@ -30,7 +30,7 @@ from seqzoo.models.linear_attention.matrix_state import (
 )
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
 from seqzoo.models.mixer import Context, config_of
-from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
+from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 
 MIXES = 5  # of r, k, v, g and w; a sixth vector makes what their changes are read from
 

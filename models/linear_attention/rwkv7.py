@@ -36,8 +36,8 @@ from seqzoo.models.linear_attention.matrix_state import (
 from seqzoo.models.linear_attention.rwkv6 import RWKV6State
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
 from seqzoo.models.mixer import Context, config_of
-from seqzoo.models.ops.dplr_delta_rule import dplr_delta_rule
-from seqzoo.models.ops.orthogonal import orthogonal
+from seqzoo.models.ops.matrix.dplr_delta import dplr_delta_rule
+from seqzoo.models.ops.matrix.orthogonal import orthogonal
 from seqzoo.models.recurrent.parts import wide
 
 FirstValue = tuple[Float[Array, "B L D"], Bool[Array, ""]]  # and whether a layer has given it

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from seqzoo.models.ops.segments import Segments
-from seqzoo.models.ops.short_conv import short_conv
+from seqzoo.models.ops.conv.short import short_conv
+from seqzoo.models.ops.layout.segments import Segments
 
 
 def token_before(

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Constant, Mixer, config_of
-from seqzoo.models.ops.linear_scan import linear_scan
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.scan.linear import linear_scan
 from seqzoo.models.recurrent.parts import hidden_width, lower_bound_of, wide
 
 

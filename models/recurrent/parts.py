@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.ops.orthogonal import orthogonal
+from seqzoo.models.ops.matrix.orthogonal import orthogonal
 
 
 def orthogonal_gates(

@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Int
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.linear_scan import linear_scan
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.scan.linear import linear_scan
 from seqzoo.models.recurrent.parts import hidden_width, wide
 
 C = 8.0  # the paper's c

@@ -26,9 +26,9 @@ from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear_attention.matrix_state import head_layer_norm
 from seqzoo.models.linear_attention.token_shift import place_in_depth
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.decayed_max import carried
-from seqzoo.models.ops.nonlinear_scan import nonlinear_scan
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
+from seqzoo.models.ops.scan.running_max import carried
 from seqzoo.models.recurrent.parts import wide
 from seqzoo.models.recurrent.rg_lru import BlockDiagonal
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
-from seqzoo.models.ops.dense_ssm import dense_kernel
+from seqzoo.models.ops.ssm.dense import dense_kernel
 
 
 class Resolvent(NamedTuple):

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Complex
 
 from seqzoo.models.mixer import config_of
-from seqzoo.models.ops.diagonal_ssm import CHUNK
+from seqzoo.models.ops.ssm.diagonal import CHUNK
 from seqzoo.models.ssm.discretize import discretize
 from seqzoo.models.ssm.s4d import S4D
 

@@ -26,8 +26,8 @@ from jaxtyping import Array, Float
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.diagonal_ssm import CHUNK
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.ssm.diagonal import CHUNK
 from seqzoo.models.ssm.s4d import S4D, Init
 
 

@@ -23,8 +23,8 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer, config_of
-from seqzoo.models.ops.nonlinear_scan import nonlinear_scan
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.recurrent.parts import hidden_width, way_out, wide
 from seqzoo.models.ssm.dplr import dplr_step, planes, resolvent
 from seqzoo.models.ssm.hippo import Measure, nplr

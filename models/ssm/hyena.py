@@ -28,8 +28,8 @@ from jaxtyping import Array, Float
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.fft_conv import fft_conv
-from seqzoo.models.ops.near_blocks import Recent, forget, latest, run_tags
+from seqzoo.models.ops.conv.fft import fft_conv
+from seqzoo.models.ops.softmax.local_blocks import Recent, forget, latest, run_tags
 
 # The slowest and the fastest filter decay to TARGET within these multiples of `max_length`.
 TARGET, SLOWEST, FASTEST = 1e-2, 1.5, 0.3

@@ -21,8 +21,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
 from seqzoo.models.mixer import Mixer, config_of
-from seqzoo.models.ops.linear_scan import linear_scan
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.scan.linear import linear_scan
 
 
 def lru(

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.selective_scan import selective_scan
+from seqzoo.models.ops.scan.selective import selective_scan
 
 
 class MambaState(NamedTuple):

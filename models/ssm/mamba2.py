@@ -24,8 +24,8 @@ from jaxtyping import Array, Float
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 from seqzoo.models.ssm.mamba import dt_bias_init
 
 

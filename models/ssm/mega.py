@@ -30,8 +30,8 @@ from seqzoo.models.attention.cache import KVCache
 from seqzoo.models.attention.gau import QUERIES, joined
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.diagonal_ssm import diagonal_ssm
-from seqzoo.models.ops.near_blocks import (
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.softmax.local_blocks import (
     Recent,
     all_blocks,
     block_tags,
@@ -42,8 +42,8 @@ from seqzoo.models.ops.near_blocks import (
     run_tags,
     weights,
 )
-from seqzoo.models.ops.rope import rope
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.softmax.rope import rope
+from seqzoo.models.ops.ssm.diagonal import diagonal_ssm
 
 
 class MovingAverage(nnx.Module):

@@ -8,7 +8,7 @@ start. Then GELU and a linear GLU across channels (`gate=True`), as published. W
 a second c reads the reversed system: y_t = sum_{s<=t} K0[t-s] u_s + sum_{s>t} K1[s-t-1] u_s.
 
 Differs from the reference: no Cauchy kernel and no FFT. The discrete system, dense on real planes,
-runs in chunks of matrix products (`ops/dense_ssm.py`), which equal the convolution, stream, skip
+runs in chunks of matrix products (`ops/ssm/dense.py`), which equal the convolution, stream, skip
 padding and stop at borders; so c is trained itself, not c (1 - A^L), which ties a layer to one
 length. b is not clipped.
 Cost of L tokens: O(L (T + N + N² / T)) per channel in chunks of T, O(N³ log T) for the powers, plus
@@ -27,8 +27,8 @@ from jaxtyping import Array, Complex, Float
 from seqzoo.models.bidirectional import delay
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, config_of
-from seqzoo.models.ops.dense_ssm import CHUNK, dense_ssm
-from seqzoo.models.ops.segments import Segments
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.ssm.dense import CHUNK, dense_ssm
 from seqzoo.models.ssm.dplr import bilinear_dplr, dplr_step, planes, readout, resolvent
 from seqzoo.models.ssm.hippo import Measure, nplr
 from seqzoo.models.ssm.parts import check_chunk, check_steps, gelu_glu, log_steps, wide_complex

@@ -6,7 +6,7 @@ in discrete time by zoh or bilinear steps of length exp(log_dt). B is 1: it woul
 published layer then applies GELU and a linear GLU across channels, which is `gate=True` here.
 
 Differs from the reference: the kernel is not convolved by FFT; the same numbers come from chunks of
-matrix products (`ops/diagonal_ssm.py`), which also stream, skip padding and stop at borders. All
+matrix products (`ops/ssm/diagonal.py`), which also stream, skip padding and stop at borders. All
 initialisations have B = 1 (the reference's LegS has its projected B, clipped).
 Cost of L tokens: O(L (T + N)) per channel in chunks of T, plus O(L D^2) for the gate.
 State: D d_state elements per sequence.
@@ -26,7 +26,7 @@ from jaxtyping import Array, Complex, Float
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer, config_of
-from seqzoo.models.ops.diagonal_ssm import CHUNK, diagonal_ssm, powers
+from seqzoo.models.ops.ssm.diagonal import CHUNK, diagonal_ssm, powers
 from seqzoo.models.ssm.discretize import LayerMethod, Method, discretize
 from seqzoo.models.ssm.hippo import check_even, hippo_dplr
 from seqzoo.models.ssm.parts import check_chunk, check_steps, gelu_glu, log_steps, wide_complex

@@ -25,7 +25,7 @@ from jaxtyping import Array, Complex, Float
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer, config_of
-from seqzoo.models.ops.linear_scan import linear_scan
+from seqzoo.models.ops.scan.linear import linear_scan
 from seqzoo.models.ssm.discretize import LayerMethod, discretize
 from seqzoo.models.ssm.dplr import pairs, planes
 from seqzoo.models.ssm.hippo import check_even, nplr

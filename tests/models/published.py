@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from seqzoo.models.mixer import Context
-from seqzoo.models.ops.segments import all_real
+from seqzoo.models.ops.layout.segments import all_real
 from tests.helpers import assert_close
 
 

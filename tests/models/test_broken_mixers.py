@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from seqzoo.models.mixer import Mixer
-from seqzoo.models.ops.linear_scan import linear_scan
+from seqzoo.models.ops.scan.linear import linear_scan
 from tests.models import laws
 
 

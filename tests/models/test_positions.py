@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.models.ops import rope_scaling
-from seqzoo.models.ops.relative import Slopes
-from seqzoo.models.ops.rope import xpos
-from seqzoo.models.ops.segments import as_segments
+from seqzoo.models.ops.layout.segments import as_segments
+from seqzoo.models.ops.softmax import rope_scaling
+from seqzoo.models.ops.softmax.relative import Slopes
+from seqzoo.models.ops.softmax.rope import xpos
 from seqzoo.models.positions import (
     alibi_slopes,
     deberta_rows,

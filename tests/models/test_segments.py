@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from seqzoo.models.ops.segments import compact, segments
+from seqzoo.models.ops.layout.segments import compact, segments
 from tests.models.laws import PACKED, runs
 
 

@@ -10,13 +10,8 @@ from flax import nnx
 
 from seqzoo.models import MIXERS, build
 from seqzoo.models.linear_attention.mlstm import mlstm
-from seqzoo.models.ops import (
-    dplr_delta_rule,
-    gated_delta_rule,
-    gated_linear_attention,
-    linear_scan,
-)
-from seqzoo.models.ops.wkv import wkv
+from seqzoo.models.ops import dplr_delta_rule, gated_delta_rule, gated_linear_attention, linear_scan
+from seqzoo.models.ops.scan.wkv_recurrence import wkv
 from seqzoo.models.recurrent.hgrn import hgrn
 from seqzoo.models.recurrent.min_rnn import min_gru, min_lstm
 from seqzoo.models.recurrent.rg_lru import rg_lru

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def dense_ssm(u, A, b, c, h0=None, *, segment_ids=None):
-    """See seqzoo.models.ops.dense_ssm; outputs at padding are 0."""
+    """See seqzoo.models.ops.ssm.dense; outputs at padding are 0."""
     y, last = np.zeros(u.shape), np.zeros((u.shape[0], *b.shape))
     for row in range(u.shape[0]):
         h = np.zeros(b.shape) if h0 is None else np.array(h0[row])

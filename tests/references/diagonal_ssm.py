@@ -4,7 +4,7 @@ import numpy as np
 
 
 def diagonal_ssm(u, a, b, c, h0=None, *, segment_ids=None):
-    """See seqzoo.models.ops.diagonal_ssm; outputs at padding are 0."""
+    """See seqzoo.models.ops.ssm.diagonal; outputs at padding are 0."""
     batch, length, width = u.shape
     y = np.zeros(u.shape)
     last = np.zeros((batch, width, 2 * a.shape[1]))

@@ -15,7 +15,7 @@ def gated_linear_attention(
     read_before=False,
     bonus=None,
 ):
-    """See seqzoo.models.ops.gated_linear_attention."""
+    """See seqzoo.models.ops.matrix.gated_linear."""
     batch, length, heads, keys = q.shape
     decay = np.exp(np.broadcast_to(0.0 if log_decay is None else log_decay, q.shape))
     o = np.zeros((batch, length, heads, v.shape[-1]))

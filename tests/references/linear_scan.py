@@ -4,7 +4,7 @@ import numpy as np
 
 
 def linear_scan(a, b, h0=None, *, reverse=False, segment_ids=None):
-    """See seqzoo.models.ops.linear_scan; padding keeps the state, a new segment starts from 0."""
+    """See seqzoo.models.ops.scan.linear; padding keeps the state, a new segment starts from 0."""
     dtype = np.result_type(a, b, np.float64)
     a = np.broadcast_to(a, b.shape)
     batch, length = b.shape[:2]

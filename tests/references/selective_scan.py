@@ -4,7 +4,7 @@ import numpy as np
 
 
 def selective_scan(u, dt, A, B, C, D=None, h0=None, segment_ids=None):
-    """See seqzoo.models.ops.selective_scan; padding keeps the state, a new segment forgets it."""
+    """See seqzoo.models.ops.scan.selective; padding keeps the state, a new segment forgets it."""
     batch, length, width = u.shape
     y = np.zeros(u.shape)
     last_h = np.zeros((batch, width, A.shape[1]))

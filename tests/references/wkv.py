@@ -4,7 +4,7 @@ import numpy as np
 
 
 def wkv(k, v, log_decay, bonus, initial=None, *, segment_ids=None):
-    """See seqzoo.models.ops.wkv; `initial` and the state hold the plain sums."""
+    """See seqzoo.models.ops.scan.wkv_recurrence; `initial` and the state hold the plain sums."""
     batch, length, channels = k.shape
     a, b = np.zeros((2, batch, channels)) if initial is None else np.array(initial, np.float64)
     o = np.zeros(k.shape)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from seqzoo.tasks.task import measure_regression, metric_value
-from seqzoo.train.evaluate import combine
+from seqzoo.train.loop.evaluate import combine
 
 
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])

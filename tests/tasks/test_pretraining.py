@@ -10,8 +10,8 @@ import pytest
 
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks import build, kind
-from seqzoo.tasks.mqar import MQAR
 from seqzoo.tasks.pretraining import wrap
+from seqzoo.tasks.synthetic.mqar import MQAR
 from seqzoo.tasks.task import Task
 
 IDS = np.array([1] * 10 + [2] * 6 + [0] * 4, np.int32)

@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from seqzoo.train.loop import run_program
-from seqzoo.train.program import make_program
+from seqzoo.train.loop.program import make_program
+from seqzoo.train.loop.runner import run_program
 from tests.train.tiny_run import experiment, make_model
 
 

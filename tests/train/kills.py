@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from seqzoo.train.checkpoint import Checkpoints
-from seqzoo.train.metrics import read_lines
-from tests.train.test_distributed import SAVE_LESS, Pair
-from tests.train.test_loop import state_of
+from seqzoo.train.folder.checkpoint import Checkpoints
+from seqzoo.train.folder.metrics import read_lines
+from tests.train.devices.test_processes import SAVE_LESS, Pair
+from tests.train.loop.test_runner import state_of
 
 WAIT = 20  # seconds after which a process gives up waiting for one that is gone
 LIMIT = 3 * WAIT  # seconds after a kill in which the others have to be gone
@@ -157,7 +157,7 @@ def main() -> None:
 
     import jax
 
-    from seqzoo.train.program import make_program
+    from seqzoo.train.loop.program import make_program
     from tests.train.tiny_run import experiment, make_model
 
     program = make_program(experiment(), make_model=make_model, devices=jax.devices()[:1])

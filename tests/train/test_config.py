@@ -15,7 +15,7 @@ from seqzoo.train.config import (
     TrainConfig,
     differences,
 )
-from seqzoo.train.optimizer import make_optimizer, make_schedule
+from seqzoo.train.loop.optimizer import make_optimizer, make_schedule
 
 EXPERIMENT = Experiment(
     task=tasks.build("mqar", num_pairs=4),

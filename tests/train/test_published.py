@@ -13,10 +13,10 @@ from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.heads import build_model
 from seqzoo.models.registry import MIXERS
 from seqzoo.tasks.describe import check_example
-from seqzoo.train.cli import dispatch
+from seqzoo.train.cli.main import dispatch
+from seqzoo.train.compare.cost import cost
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
-from seqzoo.train.cost import cost
-from seqzoo.train.optimizer import make_optimizer
+from seqzoo.train.loop.optimizer import make_optimizer
 from seqzoo.train.published import PUBLISHED, names, published
 
 CLASSES = {"backbone": BackboneConfig, "optim": OptimConfig, "train": TrainConfig}

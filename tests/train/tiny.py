@@ -15,9 +15,9 @@ from seqzoo.models.mixer import AuxLoss
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.task import Task, measure_classes
 from seqzoo.train.config import OptimConfig
-from seqzoo.train.optimizer import make_optimizer, make_schedule
-from seqzoo.train.state import blueprint, init_state, seed_keys
-from seqzoo.train.step import make_train_step
+from seqzoo.train.loop.optimizer import make_optimizer, make_schedule
+from seqzoo.train.loop.state import blueprint, init_state, seed_keys
+from seqzoo.train.loop.step import make_train_step
 
 VOCAB, LENGTH, CLASSES = 8, 6, 4
 

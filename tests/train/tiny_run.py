@@ -8,7 +8,7 @@ import time
 import jax
 
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
-from seqzoo.train.loop import run
+from seqzoo.train.loop.runner import run
 from tests.train.tiny import Rows, Tiny, TinyModel
 
 TRAIN = TrainConfig(steps=40, batch_size=8, eval_every=10, save_every=5, seed=1)

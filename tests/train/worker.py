@@ -10,9 +10,9 @@ import sys
 
 import jax
 
-from seqzoo.train.cli import _exit_code
-from seqzoo.train.distributed import Processes, is_first, joined
-from seqzoo.train.loop import run
+from seqzoo.train.cli.main import _exit_code
+from seqzoo.train.devices.processes import Processes, is_first, joined
+from seqzoo.train.loop.runner import run
 from tests.train.tiny_run import Slow, SlowRows, experiment, make_model
 
 

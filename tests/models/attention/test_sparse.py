@@ -8,7 +8,7 @@ from flax import nnx
 
 from seqzoo.models import build
 from seqzoo.models.attention.patterns import BlockPattern
-from seqzoo.models.ops.segment_blocks import blocks_by_tag
+from seqzoo.models.ops.softmax.packed_blocks import blocks_by_tag
 from tests.helpers import assert_close, x64
 from tests.references import sparse_patterns as patterns
 

@@ -11,8 +11,8 @@ from flax import nnx
 from seqzoo.models import Based, CosFormer, LinearAttention, Rebased
 from seqzoo.models.linear_attention.linear import LinearAttentionState
 from seqzoo.models.mixer import Context
-from seqzoo.models.ops.feature_maps import alike, quadratic, taylor
-from seqzoo.models.ops.segments import all_real
+from seqzoo.models.ops.layout.segments import all_real
+from seqzoo.models.ops.matrix.feature_maps import alike, quadratic, taylor
 from tests.helpers import assert_close, value_and_pullback, x64
 from tests.models.attention.test_softmax import rotate
 from tests.models.laws import PACKED, normal, runs

@@ -12,8 +12,8 @@ from flax import nnx
 from seqzoo.models import BackboneConfig, Performer
 from seqzoo.models.backbone import Backbone
 from seqzoo.models.linear_attention.performer import favor_attention
-from seqzoo.models.ops.attention import attention
-from seqzoo.models.ops.segments import all_real
+from seqzoo.models.ops.layout.segments import all_real
+from seqzoo.models.ops.softmax.attention import attention
 from tests.helpers import assert_close, value_and_pullback, x64
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "performer"

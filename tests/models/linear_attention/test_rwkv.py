@@ -10,7 +10,7 @@ from flax import nnx
 
 from seqzoo.models import RWKV7, Backbone, BackboneConfig, default_backbone
 from seqzoo.models.mixer import Context
-from seqzoo.models.ops.segments import segments
+from seqzoo.models.ops.layout.segments import segments
 from tests.helpers import assert_close, x64
 from tests.models import laws
 from tests.models.linear_attention import by_hand as hand

@@ -10,8 +10,8 @@ from flax import nnx
 
 from seqzoo.models import MLSTM, SLSTM
 from seqzoo.models.linear_attention.mlstm import MLSTMState, mlstm
-from seqzoo.models.ops.decayed_max import NEVER
-from seqzoo.models.ops.segments import segments
+from seqzoo.models.ops.layout.segments import segments
+from seqzoo.models.ops.scan.running_max import NEVER
 from seqzoo.models.recurrent.slstm import SLSTMState, slstm
 from tests.helpers import assert_close, value_and_pullback, x64
 from tests.models.laws import PACKED

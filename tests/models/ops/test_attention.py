@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.models.ops.attention import attention
-from seqzoo.models.ops.segments import segments
+from seqzoo.models.ops.layout.segments import segments
+from seqzoo.models.ops.softmax.attention import attention
 from seqzoo.train.config import MeshConfig
-from seqzoo.train.sharding import make_mesh
+from seqzoo.train.devices.sharding import make_mesh
 from tests.helpers import assert_close, x64
 from tests.references import attention as reference
 
@@ -78,7 +78,7 @@ def test_equals_reference(form, causal, window):
 
 @pytest.mark.parametrize("window", [None, 40])
 def test_long_rows(monkeypatch, window):
-    blockwise = importlib.import_module("seqzoo.models.ops.blockwise")
+    blockwise = importlib.import_module("seqzoo.models.ops.softmax.blockwise")
     monkeypatch.setitem(blockwise.BLOCKS, "small blocks", 64)
     plans, plan = [], blockwise._plan
     monkeypatch.setattr(blockwise, "_plan", lambda *a: plans.append(plan(*a)) or plans[-1])
@@ -221,7 +221,7 @@ def test_memory_is_linear_in_length():
 
 @pytest.mark.parametrize(("causal", "share"), [(True, 0.6), (False, 1.0)])
 def test_only_visible_blocks_are_visited(causal, share):
-    visibility = importlib.import_module("seqzoo.models.ops.visibility")
+    visibility = importlib.import_module("seqzoo.models.ops.softmax.masks")
 
     def visited(window):
         rule = visibility.Rule(causal, window)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from seqzoo.models.ops.dplr_delta_rule import dplr_delta_rule
-from seqzoo.models.ops.gated_delta_rule import gated_delta_rule
-from seqzoo.models.ops.triangular import unit_inverse
+from seqzoo.models.ops.matrix.dplr_delta import dplr_delta_rule
+from seqzoo.models.ops.matrix.gated_delta import gated_delta_rule
+from seqzoo.models.ops.matrix.triangular import unit_inverse
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references import delta_rules as references
 

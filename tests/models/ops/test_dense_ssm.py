@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.models.ops.dense_ssm import dense_kernel, dense_ssm
+from seqzoo.models.ops.ssm.dense import dense_kernel, dense_ssm
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.models.ops.test_diagonal_ssm import IDS, largest
 from tests.references.dense_ssm import dense_ssm as reference

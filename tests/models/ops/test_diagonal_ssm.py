@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.models.ops.diagonal_ssm import diagonal_ssm, powers
+from seqzoo.models.ops.ssm.diagonal import diagonal_ssm, powers
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references.diagonal_ssm import diagonal_ssm as reference
 

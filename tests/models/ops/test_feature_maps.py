@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.models.ops.feature_maps import (
+from seqzoo.models.ops.matrix.feature_maps import (
     favor_features,
     quadratic,
     random_projection,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.models.ops.fft_conv import fft_conv, good_size
+from seqzoo.models.ops.conv.fft import fft_conv, good_size
 from tests.helpers import assert_close, x64
 from tests.references import fft_conv as reference
 from tests.references.attention import runs

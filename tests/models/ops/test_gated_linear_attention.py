@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from seqzoo.models.ops import forms
-from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
+from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references.gated_linear_attention import gated_linear_attention as reference
 

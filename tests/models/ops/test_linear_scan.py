@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from seqzoo.models.ops import forms
-from seqzoo.models.ops.linear_scan import linear_scan
+from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.scan.linear import linear_scan
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references.linear_scan import linear_scan as reference
 

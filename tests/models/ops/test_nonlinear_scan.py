@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from seqzoo.models.ops.nonlinear_scan import CHUNK, nonlinear_scan
+from seqzoo.models.ops.scan.nonlinear import CHUNK, nonlinear_scan
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references.nonlinear_scan import nonlinear_scan as reference
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.models.ops.orthogonal import haar, orthogonal
+from seqzoo.models.ops.matrix.orthogonal import haar, orthogonal
 from tests.helpers import assert_close
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.models.ops.attention import attention
-from seqzoo.models.ops.relative import Lookup, Relative, Slopes, Terms
-from seqzoo.models.ops.segments import segments
+from seqzoo.models.ops.layout.segments import segments
+from seqzoo.models.ops.softmax.attention import attention
+from seqzoo.models.ops.softmax.relative import Lookup, Relative, Slopes, Terms
 from tests.helpers import assert_close, x64
 from tests.models.ops.test_attention import BATCH, HEADS, LENGTHS, draw, packed_ids
 from tests.references import attention as reference

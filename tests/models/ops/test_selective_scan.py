@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.models.ops import forms
-from seqzoo.models.ops.selective_scan import _Inputs, _scan_forward, selective_scan
+from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.scan.selective import _Inputs, _scan_forward, selective_scan
 from tests.helpers import assert_close, assert_trees_close, value_and_pullback, x64
 from tests.references.selective_scan import selective_scan as reference
 

@@ -12,12 +12,13 @@ from jax.sharding import PartitionSpec as P
 
 from seqzoo.models import ops
 from seqzoo.models.attention.patterns import BlockPattern
-from seqzoo.models.ops import block_sparse, linear_scan
-from seqzoo.models.ops.near_blocks import all_blocks, near_blocks, weights
-from seqzoo.models.ops.segment_blocks import segment_blocks
-from seqzoo.models.ops.segments import as_segments
-from seqzoo.models.ops.wkv import wkv
-from seqzoo.train.hlo import Module
+from seqzoo.models.ops import linear_scan
+from seqzoo.models.ops.layout.segments import as_segments
+from seqzoo.models.ops.scan.wkv_recurrence import wkv
+from seqzoo.models.ops.softmax import block_sparse
+from seqzoo.models.ops.softmax.local_blocks import all_blocks, near_blocks, weights
+from seqzoo.models.ops.softmax.packed_blocks import segment_blocks
+from seqzoo.train.plan.hlo import Module
 from tests.helpers import assert_trees_close
 
 B, L, D = 4, 32, 6

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.models.ops.short_conv import short_conv
+from seqzoo.models.ops.conv.short import short_conv
 from tests.helpers import assert_close, x64
 from tests.references import short_conv as reference
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.models.ops.decayed_max import NEVER, _associative, _sequential, decayed_max
-from seqzoo.models.ops.segments import all_real
-from seqzoo.models.ops.wkv import WKVState, wkv
+from seqzoo.models.ops.layout.segments import all_real
+from seqzoo.models.ops.scan.running_max import NEVER, _associative, _sequential, decayed_max
+from seqzoo.models.ops.scan.wkv_recurrence import WKVState, wkv
 from tests.helpers import assert_close, value_and_pullback, x64
 from tests.models.laws import PACKED
 from tests.references.wkv import wkv as reference

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from seqzoo.models.depthwise import DepthwiseConv
-from seqzoo.models.ops.segments import segments
+from seqzoo.models.ops.layout.segments import segments
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.recurrent.rg_lru import RGLRU, BlockDiagonal, bounded_sqrt, decay_init, rg_lru
 from tests.helpers import assert_close, value_and_pullback, x64

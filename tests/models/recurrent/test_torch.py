@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from seqzoo.models.mixer import Context
-from seqzoo.models.ops.segments import all_real, segments
+from seqzoo.models.ops.layout.segments import all_real, segments
 from seqzoo.models.recurrent.gru import GRU
 from seqzoo.models.recurrent.lstm import LSTM, LSTMState
 from seqzoo.models.recurrent.rnn import RNN

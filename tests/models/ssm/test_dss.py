@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqzoo.models.ops.diagonal_ssm import diagonal_ssm
+from seqzoo.models.ops.ssm.diagonal import diagonal_ssm
 from seqzoo.models.ssm.discretize import discretize
 from seqzoo.models.ssm.dss import DSS, softmax_weights
 from seqzoo.models.ssm.s4d import S4D

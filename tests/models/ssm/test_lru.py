@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from seqzoo.models.mixer import Context
-from seqzoo.models.ops.segments import all_real
+from seqzoo.models.ops.layout.segments import all_real
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.lru import LRU
 from tests.helpers import assert_close, value_and_pullback, x64

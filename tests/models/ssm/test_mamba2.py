@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqzoo.models.ops.gated_linear_attention import gated_linear_attention
+from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.mamba2 import Mamba2, ssd
 from tests.helpers import assert_close, x64

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqzoo.models.ops.dense_ssm import dense_ssm
+from seqzoo.models.ops.ssm.dense import dense_ssm
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.dplr import bilinear_dplr, readout, s4_kernel
 from seqzoo.models.ssm.s4 import S4

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from seqzoo.models.mixer import Context
-from seqzoo.models.ops.segments import all_real
+from seqzoo.models.ops.layout.segments import all_real
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.discretize import discretize
 from seqzoo.models.ssm.hippo import hippo

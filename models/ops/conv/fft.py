@@ -1,0 +1,167 @@
+"""Long convolutions by FFT, causal or two-sided, that stop at the borders of segments."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from seqzoo.models.ops.layout.segments import Segments, as_segments, compact
+from seqzoo.models.ops.layout.sequence_parallel import by_channels
+
+# Offsets that the split form sums directly; below, transforms are too short to pay.
+DIRECT = 16
+
+
+def fft_conv(
+    u: Float[Array, "B L D"],
+    kernel: Float[Array, "Lk D"],
+    *,
+    reverse_kernel: Float[Array, "Lr D"] | None = None,
+    segment_ids: Int[Array, "B L"] | Segments | None = None,
+    strict: bool = False,
+) -> Float[Array, "B L D"]:
+    """y_t = Σ_{s<=t} kernel[t-s] ⊙ u_s, plus Σ_{s>t} reverse_kernel[s-t-1] ⊙ u_s if it is given.
+
+    The two-sided form is that of S4 (Gu et al. 2022, arXiv:2111.00396): the reversed kernel starts
+    at the next token, so that the current one counts once. Kernels of any length; what reaches
+    beyond L is not read. Arithmetic is at least float32, and y has u's dtype.
+
+    Without segments, one product of real FFTs, O(L log L). With them padding is moved to the end;
+    rows of one segment then take the same product, and packed rows are split at midpoints: the left
+    half of a block reaches its right half through the one run at the midpoint, O(L log² L).
+
+    A transform rounds everything by the largest number of the row, so that the future is felt in
+    the last digits. With `strict` rows are always split: where there is no reversed kernel, no bit
+    and no gradient of y_t depends on a later token.
+
+    Raises:
+        ValueError: a kernel is empty or not of u's width.
+    """
+    _check(u, kernel, "kernel")
+    if reverse_kernel is not None:
+        _check(u, reverse_kernel, "reverse_kernel")
+    length = u.shape[1]
+    dtype = jnp.promote_types(u.dtype, jnp.float32)
+    values, kernel = u.astype(dtype), kernel[:length].astype(dtype)
+    if reverse_kernel is not None:
+        reverse_kernel = reverse_kernel[: length - 1].astype(dtype)
+    layout = as_segments(segment_ids, length)
+    convolve = functools.partial(_convolve, strict)
+    masks = layout if layout.masked else None
+    return by_channels(convolve, values, (kernel, reverse_kernel), masks).astype(u.dtype)
+
+
+def _convolve(
+    strict: bool, values: Array, kernels: tuple[Array, Array | None], layout: Segments | None
+) -> Array:
+    kernel, reverse_kernel = kernels
+    if layout is None and strict:
+        run = jnp.zeros((1, values.shape[1]), jnp.int32)
+        return jax.checkpoint(_split)(values, kernel, reverse_kernel, run)
+    if layout is None:
+        return _whole(values, kernel, reverse_kernel)
+    rows = compact(layout)
+    values = rows.pack(jnp.where(layout.valid[..., None], values, 0))
+    run = rows.segments.run
+    # Either branch is bilinear; made again in the backward pass, it leaves nothing to be stored.
+    split = jax.checkpoint(_split)
+    whole = jax.checkpoint(lambda u, kernel, reverse, run: _whole(u, kernel, reverse))
+    operands = values, kernel, reverse_kernel, run
+    y = split(*operands) if strict else jax.lax.cond(jnp.any(run > 0), split, whole, *operands)
+    return rows.unpack(y)
+
+
+def _whole(u: Array, kernel: Array, reverse: Array | None) -> Array:
+    """Both directions in one circular kernel, its reversed part wrapped around."""
+    length = u.shape[1]
+    behind = 0 if reverse is None else reverse.shape[0]
+    size = good_size(max(length + kernel.shape[0] - 1, length + behind))
+    ring = jnp.pad(kernel, ((0, size - kernel.shape[0] - behind), (0, 0)))
+    if behind:
+        ring = jnp.concatenate([ring, reverse[::-1]])
+    return _circular(u, ring, size)[:, :length]
+
+
+def _circular(u: Float[Array, "*B L D"], kernel: Float[Array, "size D"], size: int) -> Array:
+    """Circular convolution of period `size` along the last axis but one."""
+    transformed = jnp.fft.rfft(u, size, axis=-2) * jnp.fft.rfft(kernel, size, axis=-2)
+    return jnp.fft.irfft(transformed, size, axis=-2)
+
+
+def _split(u: Array, kernel: Array, reverse: Array | None, run: Int[Array, "B L"]) -> Array:
+    """Both directions within runs, which are contiguous; the second on the reversed row."""
+    y = _split_causal(u, kernel, run)
+    if reverse is None or not reverse.shape[0]:
+        return y
+    ahead = jnp.pad(reverse, ((1, 0), (0, 0)))
+    return y + _split_causal(u[:, ::-1], ahead, run[:, ::-1])[:, ::-1]
+
+
+def _split_causal(u: Array, kernel: Array, run: Int[Array, "B L"]) -> Array:
+    length = u.shape[1]
+    total = DIRECT
+    while total < length:
+        total *= 2
+    u = jnp.pad(u, ((0, 0), (0, total - length), (0, 0)))
+    run = jnp.pad(run, ((0, 0), (0, total - length)), mode="edge")
+    kernel = jnp.pad(kernel, ((0, total - kernel.shape[0]), (0, 0)))
+    y = _direct(*(_blocks(x, DIRECT) for x in (u, run)), kernel).reshape(u.shape)
+    size = 2 * DIRECT
+    while size <= total:
+        y = y + _across(_blocks(u, size), _blocks(run, size), kernel[:size]).reshape(u.shape)
+        size *= 2
+    return y[:, :length]
+
+
+def _blocks(x: Array, size: int) -> Array:
+    return x.reshape(x.shape[0], -1, size, *x.shape[2:])
+
+
+def _direct(u: Float[Array, "B n b D"], run: Int[Array, "B n b"], kernel: Array) -> Array:
+    """Contributions from within blocks, offset by offset."""
+    y = kernel[0] * u
+    for offset in range(1, DIRECT):
+        same = run[..., offset:] == run[..., :-offset]
+        term = jnp.where(same[..., None], kernel[offset] * u[:, :, :-offset], 0)
+        y = y + jnp.pad(term, ((0, 0), (0, 0), (offset, 0), (0, 0)))
+    return y
+
+
+def _across(u: Float[Array, "B n b D"], run: Int[Array, "B n b"], kernel: Array) -> Array:
+    """Contributions of every block's left half to its right half.
+
+    Period b suffices: what wraps around falls on the left half, which is dropped.
+    """
+    half = u.shape[2] // 2
+    through = (run == run[..., half, None])[..., None]  # tokens of the run at the midpoint
+    left = jnp.where(through[:, :, :half], u[:, :, :half], 0)
+    y = _circular(left, kernel, 2 * half)
+    right = jnp.arange(2 * half)[:, None] >= half
+    return jnp.where(through & right, y, 0)
+
+
+def good_size(least: int) -> int:
+    """The smallest even number >= `least` without prime factors above 5, which FFTs like."""
+    powers = [
+        2 * 2**a * 3**b * 5**c
+        for c in range(_digits(least, 5) + 1)
+        for b in range(_digits(least, 3) + 1)
+        for a in range(_digits(least, 2) + 1)
+    ]
+    return min(p for p in powers if p >= least)
+
+
+def _digits(number: int, base: int) -> int:
+    return int(np.ceil(np.log(max(number, 2)) / np.log(base)))
+
+
+def _check(u: Array, kernel: Array, name: str) -> None:
+    if kernel.ndim != 2 or kernel.shape[0] < 1 or kernel.shape[1] != u.shape[2]:
+        raise ValueError(
+            f"fft_conv: {name} must be [length >= 1, D] with D = {u.shape[2]} of u; "
+            f"got {kernel.shape}"
+        )

@@ -1,0 +1,57 @@
+"""The delta rule with a diagonal plus low-rank transition (RWKV-7, Peng et al. 2025).
+
+    S_t = diag(exp(log_decay_t)) S_{t-1} + b_t (a_tᵀ S_{t-1}) + k_t v_tᵀ,  o_t = S_tᵀ q_t
+
+The term of a reads the undecayed state. RWKV-7 (arXiv:2503.14456) has a = -κ and b = κ η with
+|κ| = 1. Without decay it is the identity plus low rank form.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from seqzoo.models.ops.layout.segments import Segments, as_segments
+from seqzoo.models.ops.matrix.chunked_delta import Inputs, check, chunked_delta
+
+
+def dplr_delta_rule(
+    q: Float[Array, "B L H K"],
+    k: Float[Array, "B L H K"],
+    v: Float[Array, "B L H V"],
+    a: Float[Array, "B L H K"],
+    b: Float[Array, "B L H K"],
+    log_decay: Float[Array, "..."] | None,
+    s0: Float[Array, "B H K V"] | None = None,
+    *,
+    scale: float = 1.0,
+    chunk_size: int | None = None,
+    segment_ids: Int[Array, "B L"] | Segments | None = None,
+) -> tuple[Float[Array, "B L H V"], Float[Array, "B H K V"]]:
+    """o_t = scale S_tᵀ q_t with S_t = diag(exp(log_decay_t)) S_{t-1} + b_t a_tᵀ S_{t-1} + k_t v_tᵀ.
+
+    Args:
+        q: queries.
+        k: keys of the values.
+        v: values.
+        a: what the transition reads, from the undecayed state.
+        b: where it writes what it has read.
+        log_decay: at most 0, broadcasts to [B, L, H, K]; a last axis of size 1 is one decay a head
+            (cheaper). None: no decay.
+        s0: state before the first step, zero by default.
+        scale: factor on the outputs.
+        chunk_size: steps per chunk, rounded up to a power of two; results do not depend on it.
+        segment_ids: layout of the rows. Padding leaves the state, a new segment forgets it.
+
+    Returns:
+        o in the common dtype of q, k and v, and the state after the last real token in at least
+        float32, in which everything inside is computed.
+
+    Raises:
+        ValueError: for shapes that do not fit or a chunk size below 1.
+    """
+    check("dplr_delta_rule", q, {"k": k, "a": a, "b": b}, v, log_decay, s0, chunk_size)
+    inputs = Inputs(q, a, b, None, k, v, log_decay)
+    layout = as_segments(segment_ids, q.shape[1])
+    o, s_last = chunked_delta(inputs, s0, layout, chunk_size=chunk_size, before=True)
+    return (scale * o).astype(jnp.result_type(q, k, v)), s_last

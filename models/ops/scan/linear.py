@@ -1,0 +1,231 @@
+"""The diagonal linear recurrence h_t = a_t h_{t-1} + b_t.
+
+Two forms: a loop over time, which reads and writes each array once, and a parallel prefix
+(Martin and Cundy 2018, arXiv:1709.04057) of log2(L) passes; `forms.py` says which runs where.
+The backward pass is again such a recurrence, run against time, and needs only a and h:
+
+    λ_t = g_t + a_{t+1} λ_{t+1},   ∂b_t = λ_t,   ∂a_t = λ_t h_{t-1},   ∂h_0 = a_1 λ_1,
+
+with g the cotangent of h. It is written as a call of the same function, so that derivatives of
+derivatives exist and memory stays linear in L whichever form runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Inexact, Int
+
+from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout.segments import Segments, as_segments
+from seqzoo.models.ops.layout.sequence_parallel import carried_over, cut, parts, repeat
+
+
+def linear_scan(
+    a: Inexact[Array, "..."],
+    b: Inexact[Array, "B L ..."],
+    h0: Inexact[Array, "B ..."] | None = None,
+    *,
+    reverse: bool = False,
+    segment_ids: Int[Array, "B L"] | Segments | None = None,
+) -> Inexact[Array, "B L ..."]:
+    """All states of h_t = a_t h_{t-1} + b_t along axis 1.
+
+    Args:
+        a: decays, real or complex, that broadcast to `b`; size 1 on the L axis (or fewer axes, such
+            as [D]) means constant in time.
+        b: inputs, real or complex.
+        h0: state before the first step (behind the last if `reverse`), broadcast to `b` without
+            axis 1; zero by default.
+        reverse: run from the end of the rows; with segments, each is reversed inside itself.
+        segment_ids: layout of the rows. Padding carries the state; a new segment forgets it.
+
+    Returns:
+        h like `b`, in the common dtype of the arguments but at least float32. h[:, -1] (h[:, 0] if
+        `reverse`) is the final state.
+
+    Raises:
+        ValueError: if `a` does not broadcast to `b`, or `h0` to `b` without axis 1.
+    """
+    return _with(_over_devices, reverse, a, b, h0, segment_ids)
+
+
+def undivided_scan(
+    a: Inexact[Array, "..."], b: Inexact[Array, "B L ..."], h0: Inexact[Array, "B ..."] | None
+) -> Inexact[Array, "B L ..."]:
+    """`linear_scan` of what is no sequence of tokens, or one part of it: never cut."""
+    return _with(_scan, False, a, b, h0, None)
+
+
+def _with(
+    scan: Callable[[bool, Array, Array, Array], Array],
+    reverse: bool,
+    a: Array,
+    b: Array,
+    h0: Array | None,
+    segment_ids: Array | Segments | None,
+) -> Array:
+    _check(a, b, h0)
+    dtype = jnp.result_type(a, b, jnp.float32, *([] if h0 is None else [h0]))
+    a = jnp.asarray(a, dtype).reshape((1,) * (b.ndim - jnp.ndim(a)) + jnp.shape(a))
+    b = b.astype(dtype)
+    state_shape = b.shape[:1] + b.shape[2:]
+    h0 = jnp.zeros(state_shape, dtype) if h0 is None else jnp.broadcast_to(h0, state_shape)
+    layout = as_segments(segment_ids, b.shape[1])
+    if layout.masked:
+        a, b = _mask(a, b, layout, reverse)
+    return scan(reverse, a, b, h0.astype(dtype))
+
+
+def _over_devices(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
+    """The recurrence over rows whose parts may lie on different devices."""
+    count = parts(b.shape[1])
+    if count == 1:
+        return _scan(reverse, a, b, h0)
+    if constant := a.shape[1] == 1:
+        a = a if a.shape[0] == 1 else repeat(a, count)
+    else:
+        a = cut(jnp.broadcast_to(a, (*b.shape[:2], *a.shape[2:])), count)
+    end, length = 0 if reverse else -1, b.shape[1] // count
+
+    def run(inputs: tuple[Array, Array], h0: Array) -> tuple[Array, Array]:
+        h = _scan(reverse, *inputs, h0)
+        return h, h[:, end]
+
+    def summarize(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        a, b = inputs
+        whole = lax.integer_pow(a[:, 0], length) if constant else jnp.prod(a, axis=1)
+        if len(whole) == 1:
+            whole = jnp.broadcast_to(whole, (count, *whole.shape[1:]))
+        return whole, run(inputs, jnp.zeros_like(b[:, 0]))[1]
+
+    def compose(whole: Array, own: Array, before: Array) -> Array:
+        return whole * before + own
+
+    inputs = a, cut(b, count)
+    return carried_over(run, summarize, compose, inputs, h0, count, reverse=reverse)[0]
+
+
+def _check(a: Array, b: Array, h0: Array | None) -> None:
+    if b.ndim < 2:
+        raise ValueError(f"linear_scan: b must be [B, L, ...]; got the shape {b.shape}")
+    _check_broadcast("a", jnp.shape(a), b.shape, "b's shape")
+    if h0 is not None:
+        _check_broadcast("h0", jnp.shape(h0), b.shape[:1] + b.shape[2:], "b's shape without L,")
+
+
+def _check_broadcast(name: str, shape: tuple, target: tuple, what: str) -> None:
+    aligned = target[len(target) - len(shape) :]
+    if len(shape) > len(target) or any(
+        s not in (1, t) for s, t in zip(shape, aligned, strict=True)
+    ):
+        raise ValueError(f"linear_scan: {name} must broadcast to {what} {target}; got {shape}")
+
+
+def _mask(a: Array, b: Array, layout: Segments, reverse: bool) -> tuple[Array, Array]:
+    """Padding: decay 1 and input 0. A new segment: decay 0."""
+    starts = layout.flip().starts[:, ::-1] if reverse else layout.starts
+    axes = (...,) + (None,) * (b.ndim - 2)
+    valid, starts = layout.valid[axes], starts[axes]
+    a = jnp.where(valid, jnp.where(starts, 0, a), 1)
+    return a, jnp.where(valid, b, 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scan(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
+    """The recurrence on arrays of one dtype; a has b's number of axes."""
+    table = {
+        "sequential": functools.partial(_sequential, reverse),
+        "associative": functools.partial(_associative, reverse),
+    }
+    return forms.run("linear_scan", table, a, b, h0)
+
+
+def _scan_forward(reverse: bool, a: Array, b: Array, h0: Array):
+    h = _scan(reverse, a, b, h0)
+    return h, (a, h0, h)
+
+
+def _scan_backward(reverse: bool, kept, g: Array):
+    a, h0, h = kept
+    adjoint = _scan(not reverse, _after(a, reverse), g, jnp.zeros_like(h0))
+    a_grad = adjoint * _before(h, h0, reverse)
+    first = -1 if reverse else 0
+    h0_grad = a[:, first] * adjoint[:, first]
+    return _sum_to(a_grad, a.shape), adjoint, h0_grad
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+def _before(h: Array, h0: Array, reverse: bool) -> Array:
+    """h_{t-1} at every t."""
+    h0 = h0[:, None]
+    return jnp.concatenate([h[:, 1:], h0] if reverse else [h0, h[:, :-1]], axis=1)
+
+
+def _after(a: Array, reverse: bool) -> Array:
+    """a_{t+1} at every t; the last is multiplied by nothing."""
+    if a.shape[1] == 1:
+        return a
+    return jnp.roll(a, 1 if reverse else -1, axis=1)
+
+
+def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """Sums the axes along which an array of `shape` was broadcast."""
+    axes = tuple(i for i, (n, m) in enumerate(zip(x.shape, shape, strict=True)) if n != m)
+    return x.sum(axes, keepdims=True) if axes else x
+
+
+# The forms.
+
+
+def _sequential(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
+    """A loop that replaces the inputs by the states, slice by slice, in place.
+
+    A slice along axis 1 of the arrays as they are costs no transpose, unlike `lax.scan`; unrolling
+    makes XLA compute the early steps of a body again for each later one.
+    """
+    length = b.shape[1]
+
+    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        h, out = carry
+        t = length - 1 - i if reverse else i
+        a_t = a[:, 0] if a.shape[1] == 1 else lax.dynamic_index_in_dim(a, t, 1, keepdims=False)
+        h = a_t * h + lax.dynamic_index_in_dim(out, t, 1, keepdims=False)
+        return h, lax.dynamic_update_index_in_dim(out, h, t, 1)
+
+    return lax.fori_loop(0, length, step, (h0, b))[1]
+
+
+def _associative(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
+    """A parallel prefix over pairs (a, b), complex numbers as pairs of real planes.
+
+    The prefix of complex arrays compiles several times slower than that of planes.
+    """
+    length = b.shape[1]
+    a = jnp.broadcast_to(a, (a.shape[0], length, *a.shape[2:]))
+    first = -1 if reverse else 0
+    b = b.at[:, first].add(a[:, first] * h0)
+    _, h = lax.associative_scan(_compose, (_planes(a), _planes(b)), reverse=reverse, axis=1)
+    return lax.complex(*h) if len(h) == 2 else h[0]
+
+
+def _compose(earlier, later):
+    """The map h -> a h + b of `earlier`, then that of `later`."""
+    (a1, b1), (a2, b2) = earlier, later
+    return _multiply(a2, a1), tuple(x + y for x, y in zip(_multiply(a2, b1), b2, strict=True))
+
+
+def _planes(x: Array) -> tuple[Array, ...]:
+    return (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+
+
+def _multiply(x: tuple[Array, ...], y: tuple[Array, ...]) -> tuple[Array, ...]:
+    if len(x) == 1:
+        return (x[0] * y[0],)
+    return x[0] * y[0] - x[1] * y[1], x[0] * y[1] + x[1] * y[0]

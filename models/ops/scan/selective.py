@@ -1,0 +1,352 @@
+"""The selective scan of Mamba (Gu and Dao 2023, arXiv:2312.00752, algorithm 2), "S6".
+
+    h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t,   y_t = C_t . h_t + D u_t        per channel, h in R^N
+
+(A discretised by zero-order hold, B by Euler's rule, as in the published code.) The rows are worked
+off in chunks and only the states at chunk borders are kept, [L / T, B, N, D] for chunks of T. The
+backward pass goes through the chunks in reverse, computes the states of one again and then runs
+
+    l_t = dy_t C_t + a_{t+1} l_{t+1},       a_t = exp(dt_t A),  w_t = a_t h_{t-1}
+    dC_t = sum_d h_t dy_t,  dB_t = sum_d l_t dt_t u_t,  d(dt_t u_t) = sum_n l_t B_t,
+    d(dt_t A) = l_t w_t
+
+so that no array of B L D N elements exists. Two forms, chosen by `forms.py`: a loop over the steps
+of a chunk, and a parallel prefix inside wider chunks. Channels are kept on the last axis, where
+vector units and reductions over N want them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Inexact, Int
+
+from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout.segments import Segments, as_segments
+from seqzoo.models.ops.layout.sequence_parallel import carried_over, cut, parts
+
+# CPU, one core, float32, B=4, L=2048, D=256, N=16, forward and backward: chunks of 8, 16 and 32
+# take 162, 167 and 203 ms; beyond, a chunk's states leave the cache.
+CHUNK = 16
+WIDE = 8  # chunks that the parallel prefix takes at once: few, long launches
+
+
+class _Inputs(NamedTuple):
+    """What varies in time, each [B, L, ...]."""
+
+    u: Array
+    dt: Array
+    B: Array
+    C: Array
+    forget: Array | None  # [B, L, 1], 1 where a segment starts; None for rows of one segment
+
+
+def selective_scan(
+    u: Float[Array, "B L D"],
+    dt: Float[Array, "B L D"],
+    A: Inexact[Array, "D N"],
+    B: Inexact[Array, "B L N"],
+    C: Inexact[Array, "B L N"],
+    D: Float[Array, "D"] | None = None,
+    h0: Inexact[Array, "B D N"] | None = None,
+    *,
+    segment_ids: Int[Array, "B L"] | Segments | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Float[Array, "B L D"], Inexact[Array, "B D N"]]:
+    """Outputs and the state after the last real token; see the module docstring.
+
+    With a complex A each state stands for itself and its conjugate: y_t = 2 Re(C_t . h_t) + D u_t.
+
+    Args:
+        u: inputs.
+        dt: step sizes, positive already (after softplus).
+        A: continuous-time decays, their real parts negative.
+        B: input weights, shared by the channels.
+        C: output weights, shared by the channels.
+        D: direct weights from u to y; None for none.
+        h0: state before the first token; None for zeros.
+        segment_ids: layout of the rows. Padding carries the state; a new segment forgets it.
+        chunk_size: steps between the states that the backward pass starts from.
+
+    Returns:
+        y of u's dtype, and the state, of at least float32, complex where A is.
+
+    Raises:
+        ValueError: for shapes that do not fit and a chunk size below 1.
+    """
+    _check(u, dt, A, B, C, D, h0, chunk_size)
+    batch, length, width = u.shape
+    wide = jnp.promote_types(jnp.result_type(u, dt, A, B, C), jnp.float32)
+    layout = as_segments(segment_ids, length)
+    forget = None
+    if layout.masked:
+        valid = layout.valid[..., None]
+        u, dt = jnp.where(valid, u, 0), jnp.where(valid, dt, 0)  # decay 1, input 0
+        forget = layout.starts[..., None].astype(wide)
+    state = jnp.zeros((batch, A.shape[1], width), wide)
+    if h0 is not None:
+        state = jnp.swapaxes(h0, 1, 2).astype(wide)
+    count = parts(length)
+    chunk = min(CHUNK if chunk_size is None else chunk_size, length // count)
+    x = _Inputs(u, dt, B, C, forget)
+    if jnp.iscomplexobj(A):
+        x = jax.tree.map(lambda a: a.astype(wide), x)
+    run = _scan if count == 1 else functools.partial(_over_devices, count)
+    y, h = run(chunk, x, A.T.astype(wide), state)
+    if jnp.iscomplexobj(A):
+        y = (2 * y.real).astype(u.dtype)
+    if D is not None:
+        y = y + (D * u).astype(y.dtype)
+    return y, jnp.swapaxes(h, 1, 2)
+
+
+def _check(u, dt, A, B, C, D, h0, chunk_size: int | None) -> None:
+    if u.ndim != 3 or A.ndim != 2:
+        raise ValueError(
+            f"selective_scan: u must be [B, L, D] and A [D, N]; got {u.shape}, {A.shape}"
+        )
+    batch, length, width = u.shape
+    states = A.shape[1]
+    expected = {
+        "dt": (dt, (batch, length, width)),
+        "A": (A, (width, states)),
+        "B": (B, (batch, length, states)),
+        "C": (C, (batch, length, states)),
+        "D": (D, (width,)),
+        "h0": (h0, (batch, width, states)),
+    }
+    for name, (value, shape) in expected.items():
+        if value is not None and value.shape != shape:
+            raise ValueError(f"selective_scan: {name} must have shape {shape}; got {value.shape}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"selective_scan: chunk_size must be at least 1; got {chunk_size}")
+
+
+def _over_devices(count: int, chunk: int, x: _Inputs, A: Array, h0: Array) -> tuple[Array, Array]:
+    """`_scan` of rows whose parts lie on different devices."""
+    x = jax.tree.map(lambda a: cut(jnp.broadcast_to(a, (len(h0), *a.shape[1:])), count), x)
+
+    def run(x: _Inputs, h: Array) -> tuple[Array, Array]:
+        return _scan(chunk, x, A, h)
+
+    def summarize(x: _Inputs) -> tuple[Array, Array]:
+        kept = jnp.exp(x.dt.astype(A.dtype).sum(1)[:, None] * A)
+        if x.forget is not None:
+            kept = kept * (1 - x.forget.max(1)[:, None])
+        return kept, run(x, jnp.zeros((len(x.u), *h0.shape[1:]), h0.dtype))[1]
+
+    def compose(kept: Array, own: Array, before: Array) -> Array:
+        return kept * before + own
+
+    return carried_over(run, summarize, compose, x, h0, count)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scan(chunk: int, x: _Inputs, A: Array, h0: Array) -> tuple[Array, Array]:
+    """y and the last state; A is [N, D], states are [B, N, D]."""
+    return _scan_forward(chunk, x, A, h0)[0]
+
+
+def _scan_forward(chunk: int, x: _Inputs, A: Array, h0: Array):
+    table = {
+        "sequential": functools.partial(_forward, _loop_states, chunk, 1),
+        "associative": functools.partial(_forward, _prefix_states, chunk, WIDE),
+    }
+    y, h, borders = forms.run("selective_scan", table, x, A, h0)
+    return (y, h), (x, A, borders)
+
+
+def _scan_backward(chunk: int, kept, cotangents):
+    table = {
+        "sequential": functools.partial(_backward, _loop_adjoint, chunk, 1),
+        "associative": functools.partial(_backward, _prefix_adjoint, chunk, WIDE),
+    }
+    x, A, borders = kept
+    (du, ddt, dB, dC), dA, dh = forms.run("selective_scan", table, x, A, borders, *cotangents)
+    return _Inputs(du, ddt, dB, dC, None), dA, dh
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+# Both forms go over the chunks alike; `borders` holds the states before every chunk.
+
+
+def _forward(states: Callable, chunk: int, wide: int, x: _Inputs, A: Array, h0: Array):
+    length = x.u.shape[1]
+    count = -(-length // chunk)  # of borders
+    wide = min(wide, count)
+    x, steps = _padded(x, chunk * wide), chunk * wide
+
+    def body(g: Array, carry):
+        h, y, borders = carry
+        part = _cut(x, g, steps, A.dtype)
+        y_part, h, before = states(part, A, h, wide)
+        borders = lax.dynamic_update_slice_in_dim(borders, before, g * wide, 0)
+        return h, _put(y, y_part, g, steps), borders
+
+    groups = x.u.shape[1] // steps
+    empty = jnp.zeros((groups * wide, *h0.shape), A.dtype)
+    h, y, borders = lax.fori_loop(0, groups, body, (h0, jnp.zeros_like(x.u), empty))
+    return y[:, :length], h, borders[:count]
+
+
+def _backward(adjoint: Callable, chunk: int, wide: int, x: _Inputs, A, borders, dy, dh):
+    length = x.u.shape[1]
+    wide = min(wide, len(borders))
+    steps = chunk * wide
+    dtypes = [a.dtype for a in x[:4]]
+    x, dy = _padded((x, dy), steps)
+    groups = x.u.shape[1] // steps
+
+    def body(j: Array, carry):
+        g = groups - 1 - j
+        dh, dA, grads = carry
+        part, dy_part = _cut((x, dy), g, steps, A.dtype)
+        parts, dA_part, dh = adjoint(part, A, borders[g * wide], dy_part, dh)
+        grads = tuple(_put(a, p, g, steps) for a, p in zip(grads, parts, strict=True))
+        return dh, dA + dA_part, grads
+
+    zeros = tuple(jnp.zeros(a.shape, t) for a, t in zip(x[:4], dtypes, strict=True))
+    dh, dA, grads = lax.fori_loop(0, groups, body, (dh, jnp.zeros_like(dh), zeros))
+    return tuple(a[:, :length] for a in grads), dA.sum(0), dh
+
+
+def _padded(tree, multiple: int):
+    """Every [B, L, ...] filled up with steps of dt = 0, which change nothing."""
+
+    def pad(a: Array) -> Array:
+        return jnp.pad(a, ((0, 0), (0, -a.shape[1] % multiple), (0, 0)))
+
+    return jax.tree.map(pad, tree)
+
+
+def _cut(tree, g: Array, steps: int, dtype):
+    """Group g of the steps of every array, in `dtype`."""
+
+    def cut(a: Array) -> Array:
+        return lax.dynamic_slice_in_dim(a, g * steps, steps, 1).astype(dtype)
+
+    return jax.tree.map(cut, tree)
+
+
+def _put(whole: Array, part: Array, g: Array, steps: int) -> Array:
+    return lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), g * steps, 1)
+
+
+def _decays(x: _Inputs, A: Array) -> Array:
+    """a of all steps, [B, T, N, D]."""
+    a = jnp.exp(x.dt[:, :, None] * A)
+    return a if x.forget is None else a * (1 - x.forget[:, :, None])
+
+
+def _gradients(x: _Inputs, h: Array, l: Array, e_A: Array, dy: Array) -> tuple[Array, ...]:
+    """Cotangents of u, dt, B and C from h, l and l w A of every step, [B, T, N, D]."""
+    d_input = jnp.einsum("BTND,BTN->BTD", l, x.B)
+    dB = jnp.einsum("BTND,BTD->BTN", l, x.dt * x.u)
+    dC = jnp.einsum("BTND,BTD->BTN", h, dy)
+    return d_input * x.dt, e_A.sum(2) + d_input * x.u, dB, dC
+
+
+# The loop. Every buffer is either read or written in it, so that XLA updates it in place.
+
+
+def _at(a: Array, i: Array) -> Array:
+    return lax.dynamic_index_in_dim(a, i, 1, keepdims=False)
+
+
+def _set(a: Array, value: Array, i: Array) -> Array:
+    return lax.dynamic_update_index_in_dim(a, value, i, 1)
+
+
+def _outer(states: Array, channels: Array, i: Array) -> Array:
+    """[B, N, D] of step i of [B, T, N] and [B, T, D]."""
+    return _at(states, i)[:, :, None] * _at(channels, i)[:, None]
+
+
+def _loop_states(x: _Inputs, A: Array, h: Array, wide: int) -> tuple[Array, Array, Array]:
+    """y, the state behind the chunk and the one before it."""
+    before = h[None]
+    source = x.dt * x.u
+
+    def step(i: Array, carry):
+        h, y = carry
+        a = jnp.exp(_at(x.dt, i)[:, None] * A)
+        if x.forget is not None:
+            a = a * (1 - _at(x.forget, i)[:, None])
+        h = a * h + _outer(x.B, source, i)
+        return h, _set(y, jnp.einsum("BND,BN->BD", h, _at(x.C, i)), i)
+
+    h, y = lax.fori_loop(0, x.u.shape[1], step, (h, jnp.zeros_like(x.u)))
+    return y, h, before
+
+
+def _loop_adjoint(x: _Inputs, A: Array, h: Array, dy: Array, dh: Array):
+    """Cotangents of u, dt, B, C, of A per row, and of the state before the chunk."""
+    length = x.u.shape[1]
+    a, source = _decays(x, A), x.dt * x.u
+    empty = jnp.zeros_like(a)
+
+    def forward(i: Array, carry):
+        h, all_h, all_w = carry
+        w = _at(a, i) * h
+        h = w + _outer(x.B, source, i)
+        return h, _set(all_h, h, i), _set(all_w, w, i)
+
+    _, all_h, all_w = lax.fori_loop(0, length, forward, (h, empty, empty))
+
+    def backward(j: Array, carry):
+        i = length - 1 - j
+        dh, dA, all_l, all_e = carry
+        l = dh + _outer(x.C, dy, i)
+        e = l * _at(all_w, i)
+        dA = dA + e * _at(x.dt, i)[:, None]
+        return _at(a, i) * l, dA, _set(all_l, l, i), _set(all_e, e * A, i)
+
+    start = (dh, jnp.zeros_like(dh), empty, empty)
+    dh, dA, all_l, all_e = lax.fori_loop(0, length, backward, start)
+    return _gradients(x, all_h, all_l, all_e, dy), dA, dh
+
+
+# The parallel prefix.
+
+
+def _prefix(a: Array, b: Array, reverse: bool = False) -> Array:
+    """h_t = a_t h_{t-1} + b_t over axis 1, from zero."""
+
+    def compose(earlier, later):
+        return later[0] * earlier[0], later[0] * earlier[1] + later[1]
+
+    return lax.associative_scan(compose, (a, b), reverse=reverse, axis=1)[1]
+
+
+def _prefix_all(x: _Inputs, A: Array, h: Array) -> tuple[Array, Array]:
+    """Decays and states of every step."""
+    a = _decays(x, A)
+    b = x.B[..., None] * (x.dt * x.u)[:, :, None]
+    return a, _prefix(a, b.at[:, 0].add(a[:, 0] * h))
+
+
+def _prefix_states(x: _Inputs, A: Array, h: Array, wide: int) -> tuple[Array, Array, Array]:
+    """y, the state behind the chunks and those before each of them."""
+    _, all_h = _prefix_all(x, A, h)
+    chunk = x.u.shape[1] // wide
+    before = jnp.concatenate([h[:, None], all_h[:, chunk - 1 : -1 : chunk]], axis=1)
+    y = jnp.einsum("BTND,BTN->BTD", all_h, x.C)
+    return y, all_h[:, -1], jnp.moveaxis(before, 1, 0)
+
+
+def _prefix_adjoint(x: _Inputs, A: Array, h: Array, dy: Array, dh: Array):
+    """See `_loop_adjoint`."""
+    a, all_h = _prefix_all(x, A, h)
+    w = a * jnp.concatenate([h[:, None], all_h[:, :-1]], axis=1)
+    g = x.C[..., None] * dy[:, :, None]
+    l = _prefix(jnp.roll(a, -1, axis=1), g.at[:, -1].add(dh), reverse=True)
+    e = l * w
+    dA = (e * x.dt[:, :, None]).sum(1)
+    return _gradients(x, all_h, l, e * A, dy), dA, a[:, 0] * l[:, 0]

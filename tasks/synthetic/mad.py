@@ -1,0 +1,374 @@
+"""MAD, mechanistic architecture design (Poli et al. 2024, arXiv 2403.17844): six small tasks.
+
+Each has a baseline setting, the defaults here, and axes along which one option at a time is made
+harder (`settings`). The published score of a task is the mean over its settings of the best test
+accuracy of a sweep (AdamW, learning rate 1e-4, 5e-4 or 1e-3, weight decay 0 or 0.1, cosine to 1e-6,
+batches of 128, 200 epochs). The accuracy is a mean over classes, those of the test labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from seqzoo.models.spec import ModelSpec
+from seqzoo.tasks.data.generated import GeneratedTask, check_true, fill, labelled_at, lm_spec
+from seqzoo.tasks.data.streams import Draws
+from seqzoo.tasks.task import (
+    IGNORED,
+    Example,
+    Metrics,
+    Split,
+    check_count,
+    example_weight,
+    measure_tokens,
+)
+
+CITE = "Poli et al. 2024, arXiv 2403.17844"
+LENGTHS, SIZES = (256, 512, 1024), (6_400, 3_200, 1_600, 800)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MADTask(GeneratedTask):
+    """What the six share; the published sets are a train and a test set, ours add a validation."""
+
+    cite: ClassVar[str] = CITE
+    axes: ClassVar[dict[str, tuple]] = {}  # option -> the harder values
+
+    train_size: int = 12_800
+    validation_size: int = 1_280
+    test_size: int = 1_280
+    vocab_size: int = 16
+    length: int = 128  # tokens
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "vocab_size", least=4)
+        check_count(self, "length", least=4)
+
+    @classmethod
+    def settings(cls) -> tuple[dict[str, Any], ...]:
+        """Options of every published setting: the baseline, then each axis alone."""
+        return ({}, *({name: value} for name, values in cls.axes.items() for value in values))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """A token at every position."""
+        return lm_spec(self.vocab_size, self.vocab_size, self.length)
+
+    def measure(self, outputs: Float[Array, "B L V"], batch: Mapping[str, Array]) -> Metrics:
+        """Cross-entropy; `accuracy` is a mean over classes, `token_accuracy` over tokens."""
+        measured = measure_tokens(outputs, batch)
+        targets = batch["targets"]
+        weight = (targets != IGNORED) * example_weight(batch)[:, None]
+        classes = jnp.arange(self.vocab_size)
+        # One class after another would be slow, and one-hot rows large: segment sums.
+        places = jnp.where(targets != IGNORED, targets, 0).ravel()
+        right = weight * (jnp.argmax(outputs, -1) == targets)
+        total, count = (
+            jnp.zeros(classes.shape, jnp.float32).at[places].add(x.ravel()) for x in (right, weight)
+        )
+        return {**measured, "accuracy": (total, count)}
+
+    def baselines(self, split: Split = "test") -> dict[str, float]:
+        """Any one answer, which is right for one class of those that are asked for."""
+        self.effective_seed(split, 0)
+        return {"chance": 1 / self._answers}
+
+    @property
+    def _answers(self) -> int:
+        """Classes among the test labels."""
+        return self.vocab_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InContextRecall(MADTask):
+    """Pairs of key and value, the value fixed per key within a row; the last pair is a probe.
+
+    Training labels every next token; validation and test label the values of keys seen before.
+    Without `multi_query` a copy token precedes the probe and only its value is tested. A row holds
+    `length` tokens of which the last is only a label.
+    """
+
+    name: ClassVar[str] = "mad_recall"
+    description: ClassVar[str] = "MAD: in-context recall"
+    axes: ClassVar[dict[str, tuple]] = {
+        "vocab_size": (32, 64, 128),
+        "length": LENGTHS,
+        "train_size": SIZES,
+    }
+
+    multi_query: bool = True  # every key seen before is asked, not only the last
+    noise_vocab: int = 0  # tokens of the vocabulary that are noise
+    frac_noise: float = 0.0  # share of pairs that are noise, in [0, 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "noise_vocab", least=0, most=self.vocab_size - 4)
+        check_true(self, self.length % 2 == 0, f"length must be even; got {self.length}")
+        valid = isinstance(self.frac_noise, int | float) and 0 <= self.frac_noise < 1
+        check_true(self, valid, f"frac_noise must be in [0, 1); got {self.frac_noise!r}")
+        check_true(
+            self,
+            self.noise_vocab > 0 or self.frac_noise == 0,
+            "noise_vocab must be positive where frac_noise is",
+        )
+
+    @property
+    def _usable(self) -> int:
+        return self.vocab_size - self.noise_vocab - (not self.multi_query)
+
+    @property
+    def _answers(self) -> int:
+        return self._usable - self._usable // 2
+
+    def _example(self, draws: Draws, split: Split, index: int) -> Example:
+        pairs, half = self.length // 2 - 1, self._usable // 2
+        keys = draws.integers(half, pairs)
+        value_of = half + draws.integers(self._usable - half, half)
+        values = value_of[keys]
+        noise = draws.uniform(pairs) < self.frac_noise
+        noise[draws.below(pairs)] = False  # so that there is a key to ask for
+        shown = np.flatnonzero(np.bincount(keys[~noise]))
+        probe = shown[draws.below(len(shown))]
+        body = np.stack([keys, values], 1)
+        if noise.any():
+            at = np.flatnonzero(noise)
+            drawn = self._usable + draws.integers(self.noise_vocab, 2 * len(at))
+            body[at] = drawn.reshape(-1, 2)
+        asked = np.full((pairs, 2), IGNORED, np.int32)
+        if self.multi_query:
+            again = ~noise & ~_first_of_each(np.where(noise, half, keys))
+            asked[again, 1] = values[again]
+        prefix = [] if self.multi_query else [self.vocab_size - 1]
+        tokens = np.concatenate([body.ravel(), prefix, [probe, value_of[probe]]]).astype(np.int32)
+        tail = [IGNORED] * (len(prefix) + 1)
+        labels = np.concatenate([asked.ravel(), tail, [value_of[probe]]]).astype(np.int32)
+        return _shifted(tokens, labels, split)
+
+
+def _first_of_each(x: np.ndarray) -> np.ndarray:
+    """Whether no earlier one of these small numbers is the same."""
+    places = np.arange(len(x))
+    first = np.empty(x.max() + 1, np.int64)
+    first[x[::-1]] = places[::-1]  # of equal indices the last one written stays
+    return first[x] == places
+
+
+def _shifted(tokens: np.ndarray, labels: np.ndarray, split: Split) -> Example:
+    """Inputs are one token behind; training is plain language modelling."""
+    targets = tokens if split == "train" else labels
+    return {"inputs": tokens[:-1].copy(), "targets": targets[1:].copy()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoisyRecall(InContextRecall):
+    """In-context recall in which a pair is replaced by two noise tokens now and then."""
+
+    name: ClassVar[str] = "mad_noisy_recall"
+    description: ClassVar[str] = "MAD: in-context recall among noise tokens"
+    axes: ClassVar[dict[str, tuple]] = {
+        "vocab_size": (48, 80, 144),
+        "length": LENGTHS,
+        "train_size": SIZES,
+        "frac_noise": (0.4, 0.6, 0.8),
+    }
+
+    vocab_size: int = 32
+    noise_vocab: int = 16
+    frac_noise: float = 0.2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FuzzyRecall(MADTask):
+    """In-context recall with keys and values of one to three tokens, none twice within one.
+
+    Keys have three tokens outside training. Rows are filled on the left with a token of its own,
+    which training labels like any other. Where ours differs: the probe pair is always shown; by the
+    published draw it is missing from about one row in a hundred.
+    """
+
+    name: ClassVar[str] = "mad_fuzzy_recall"
+    description: ClassVar[str] = "MAD: in-context recall with keys and values of several tokens"
+    axes: ClassVar[dict[str, tuple]] = InContextRecall.axes
+
+    key_tokens: int = 3  # at most
+    value_tokens: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        half = (self.vocab_size - 1) // 2
+        check_count(self, "key_tokens", most=half)
+        check_count(self, "value_tokens", most=self.vocab_size - 1 - half)
+        check_count(self, "length", least=3 * (self.key_tokens + self.value_tokens) + 1)
+
+    @property
+    def _answers(self) -> int:
+        return self.vocab_size - 1 - (self.vocab_size - 1) // 2
+
+    def _example(self, draws: Draws, split: Split, index: int) -> Example:
+        half, pad = (self.vocab_size - 1) // 2, self.vocab_size - 1
+        most = self.key_tokens + self.value_tokens
+
+        def motif(size: int, first: int, high: int) -> tuple[int, ...]:
+            drawn: list[int] = []
+            while len(drawn) < size:
+                token = first + draws.below(high - first)
+                if token not in drawn:
+                    drawn.append(token)
+            return tuple(drawn)
+
+        def key() -> tuple[int, ...]:
+            size = 1 + draws.below(self.key_tokens) if split == "train" else self.key_tokens
+            return motif(size, 0, half)
+
+        def value() -> tuple[int, ...]:
+            return motif(1 + draws.below(self.value_tokens), half, pad)
+
+        probe = key()
+        value_of = {probe: value()}
+        size = len(probe) + len(value_of[probe])
+        body = self.length - size - most
+        place, shown = draws.below(body - most + 1), set()
+        tokens: list[int] = []
+        labels: list[int] = []
+        while len(tokens) < body:
+            chosen = probe if len(tokens) >= place and probe not in shown else key()
+            if chosen not in value_of:
+                value_of[chosen] = value()
+            answer = value_of[chosen]
+            tokens += chosen + answer
+            labels += [IGNORED] * len(chosen)
+            labels += answer if chosen in shown else [IGNORED] * len(answer)
+            shown.add(chosen)
+        tokens += probe + value_of[probe]
+        labels += [IGNORED] * len(probe) + list(value_of[probe])
+        missing = self.length + 1 - len(tokens)
+        return _shifted(
+            np.array([pad] * missing + tokens, np.int32),
+            np.array([IGNORED] * missing + labels, np.int32),
+            split,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MADSelectiveCopying(MADTask):
+    """Data tokens among blanks, to be repeated after a copy token.
+
+    Blanks stand before data tokens, so the last data token is always next to the copy token, as
+    published.
+    """
+
+    name: ClassVar[str] = "mad_selective_copying"
+    description: ClassVar[str] = "MAD: copy the tokens, skip the blanks"
+    axes: ClassVar[dict[str, tuple]] = {
+        "vocab_size": (32, 64, 128),
+        "length": (512, 1024),
+        "train_size": SIZES,
+        "num_tokens": (32, 64, 96),
+    }
+
+    length: int = 256
+    num_tokens: int = 16  # to copy
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "num_tokens", most=(self.length - 2) // 2)
+
+    @property
+    def _answers(self) -> int:
+        return self.vocab_size - 2
+
+    def _example(self, draws: Draws, split: Split, index: int) -> Example:
+        count, blank = self.num_tokens, self.vocab_size - 2
+        data = draws.integers(self.vocab_size - 2, count)
+        before = draws.integers(count, self.length - 2 * count - 1)
+        places = np.arange(count) + np.cumsum(np.bincount(before, minlength=count))
+        inputs = np.full(self.length, blank, np.int32)
+        inputs[places] = data
+        inputs[-count - 1] = self.vocab_size - 1
+        return {"inputs": inputs, "targets": labelled_at(slice(-count, None), data, self.length)}
+
+    def _symbol(self, token: int) -> str:
+        return {self.vocab_size - 2: ".", self.vocab_size - 1: "copy"}.get(token, str(token))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compression(MADTask):
+    """A row of random tokens is to be restored from the model's output at its last token.
+
+    The model's head is MAD's decoder: that vector, plus a fixed embedding of each position, through
+    an MLP that all positions share.
+    """
+
+    name: ClassVar[str] = "mad_compression"
+    description: ClassVar[str] = "MAD: restore a row from its last position's vector"
+    axes: ClassVar[dict[str, tuple]] = {
+        "vocab_size": (32, 64, 128),
+        "length": (64, 128, 256),
+        "train_size": SIZES,
+    }
+
+    length: int = 32
+
+    @property
+    def spec(self) -> ModelSpec:
+        """All tokens from the last position's vector."""
+        size = self.vocab_size
+        return ModelSpec(
+            head="autoencode", vocab_size=size, outputs=size, length=self.length, pooling="last"
+        )
+
+    def _example(self, draws: Draws, split: Split, index: int) -> Example:
+        drawn = draws.integers(self.vocab_size - 1, self.length - 1)
+        row = fill(drawn, self.length, self.vocab_size - 1)
+        return {"inputs": row, "targets": row.copy()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memorisation(MADTask):
+    """Values of a dictionary that is never shown and the same in all rows and splits.
+
+    Where ours differs: the dictionary is another one than NumPy's generator makes of seed 12345.
+    """
+
+    name: ClassVar[str] = "mad_memorisation"
+    description: ClassVar[str] = "MAD: learn a fixed dictionary by heart"
+    axes: ClassVar[dict[str, tuple]] = {"vocab_size": (512, 1024, 2048, 4096, 8192)}
+
+    train_size: int = 256
+    vocab_size: int = 256
+    length: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_true(self, self.length % 2 == 0, f"length must be even; got {self.length}")
+
+    @property
+    def _answers(self) -> int:
+        return (self.vocab_size - 1) // 2
+
+    def dictionary(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and their values."""
+        return _dictionary(self.vocab_size)
+
+    def _example(self, draws: Draws, split: Split, index: int) -> Example:
+        keys, values = self.dictionary()
+        at = draws.integers(len(keys), self.length // 2)
+        inputs = np.full(self.length, self.vocab_size - 1, np.int32)
+        inputs[::2] = keys[at]
+        targets = labelled_at(slice(1, None, 2), values[at], self.length)
+        return {"inputs": inputs, "targets": targets}
+
+
+@functools.cache
+def _dictionary(vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    count, half = vocab_size - 1, (vocab_size - 1) // 2
+    draws = Draws("mad_memorisation dictionary", 12345, vocab_size)
+    return draws.permutation(half), half + draws.permutation(count - half)[:half]

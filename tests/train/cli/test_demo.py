@@ -1,0 +1,39 @@
+import pytest
+
+from seqzoo.models.registry import MIXERS
+from seqzoo.train.cli import demo
+from seqzoo.train.cli.main import dispatch
+from seqzoo.train.compare import comparison as compare
+from seqzoo.train.compare.comparison import cost
+from seqzoo.train.compare.results import SeedResult
+from seqzoo.train.compare.seeds import Timing, Trained
+
+
+@pytest.mark.parametrize("name", ["mqar", "listops_short"])
+def test_at_least_five_architectures_of_four_families(name):
+    models = demo.sections()[name].experiments(demo.MODELS)
+    families = {MIXERS[model].module.__module__.split(".")[2] for model in models}
+    assert len(models) >= 5
+    assert len(families) >= 4
+
+
+@pytest.mark.parametrize("name", ["mqar", "listops_short"])
+def test_models_of_a_section_can_be_compared_fairly(name):
+    experiments = demo.sections()[name].experiments(demo.MODELS)
+    compare.check_models(experiments, 3)
+    assert {e.backbone.short_conv for e in experiments.values()} == {4}
+    parameters = [cost(e)["parameters"] for e in experiments.values()]
+    assert max(parameters) < 2.5 * min(parameters)
+
+
+def test_the_command_reports_both_tasks(tmp_path, monkeypatch, capsys):
+    def train(experiment, seeds, data=None, progress=None):
+        done = [SeedResult(seed=s, final={"accuracy": 0.5, "loss": 1.0}) for s in seeds]
+        return Trained(tuple(done), Timing(1.0, 2.0, 3.0), None)
+
+    monkeypatch.setattr(compare, "train_seeds", train)
+    assert dispatch(["demo", "--out", str(tmp_path), "--steps-scale", "0.01"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<section") == 2
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("mqar", "listops_short", *demo.MODELS))

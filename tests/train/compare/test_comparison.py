@@ -1,0 +1,232 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from seqzoo import tasks
+from seqzoo.models.backbone import BackboneConfig
+from seqzoo.train.cli.main import dispatch
+from seqzoo.train.compare import comparison as module
+from seqzoo.train.compare import results
+from seqzoo.train.compare.comparison import digest_of, labelled
+from seqzoo.train.compare.cost import cost, match_parameters
+from seqzoo.train.compare.results import SeedResult
+from seqzoo.train.compare.seeds import Timing, Trained
+from seqzoo.train.config import Experiment
+
+SMALL = [
+    *("--task", "mqar", "--data.length", "16", "--data.num-pairs", "4", "--data.vocab-size", "18"),
+    *("--data.train-size", "64", "--data.validation-size", "9", "--data.test-size", "11"),
+    *("--backbone.d-model", "8", "--backbone.depth", "1", "--batch-size", "8", "--steps", "3"),
+    *("--seeds", "2", "--eval-every", "0", "--threads", "0"),
+]
+
+
+def run(out, models, *more):
+    return dispatch(["compare", *SMALL, "--models", models, "--out", str(out), *more])
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Calls of a `train_seeds` that takes no time: (model, seeds)."""
+    calls = []
+
+    def train(experiment, seeds, data=None, progress=None):
+        calls.append((experiment.model, seeds))
+        value = 0.1 * len(calls)
+        done = [SeedResult(seed=s, final={"accuracy": value, "loss": 1.0}) for s in seeds]
+        return Trained(tuple(done), Timing(1.0, 2.0, 3.0), None)
+
+    monkeypatch.setattr(module, "train_seeds", train)
+    return calls
+
+
+def names(out):
+    return [m.name for m in results.load(out / results.FILE).models]
+
+
+def test_the_command_trains_tabulates_and_reports(tmp_path, capsys):
+    assert run(tmp_path, "lru", "--mixer.lru.d-state", "4") == 0
+    got = results.load(tmp_path / results.FILE)
+    (lru,) = got.models
+    assert [seed.seed for seed in lru.seeds] == [0, 1]
+    assert lru.seeds[0].final != lru.seeds[1].final
+    assert lru.config["mixer"]["d_state"] == 4
+    assert (got.data["train"], got.data["validation"], got.data["test"]) == (64, 9, 11)
+    assert "--mixer.lru.d-state 4" in got.command
+    assert lru.tokens_per_second > 0
+    printed = capsys.readouterr().out
+    assert "lru" in printed
+    assert "report.html" in printed
+    assert "lru" in (tmp_path / "report.html").read_text()
+
+
+def test_a_model_that_is_done_is_not_run_again(tmp_path, trained):
+    assert run(tmp_path, "lru,gru") == 0
+    assert run(tmp_path, "gru,lru,rnn") == 0
+    assert [model for model, _ in trained] == ["lru", "gru", "rnn"]
+    assert names(tmp_path) == ["lru", "gru", "rnn"]
+
+
+def test_ctrl_c_keeps_the_models_that_are_done(tmp_path, trained, monkeypatch, capsys):
+    train = module.train_seeds
+
+    def interrupted(experiment, *rest):
+        if experiment.model == "gru":
+            raise KeyboardInterrupt
+        return train(experiment, *rest)
+
+    monkeypatch.setattr(module, "train_seeds", interrupted)
+    assert run(tmp_path, "lru,gru,rnn") == 130
+    assert names(tmp_path) == ["lru"]
+    assert "continues" in capsys.readouterr().out
+
+
+def test_another_configuration_is_refused_and_nothing_changes(tmp_path, trained, capsys):
+    run(tmp_path, "lru,gru", "--mixer.lru.d-state", "4")
+    before = (tmp_path / results.FILE).read_bytes()
+    more = ["--steps", "5", "--mixer.lru.d-state", "8", "--seeds", "4", "--prefetch", "3"]
+    assert run(tmp_path, "lru,rnn", *more) == 2
+    said = capsys.readouterr().err
+    assert "train.steps: 3 there, 5 here" in said
+    assert "lru: mixer.d_state: 4 there, 8 here" in said
+    assert "seeds: [0, 1] there, [0, 1, 2, 3] here" in said
+    assert "prefetch" not in said, "it changes no result"
+    assert (tmp_path / results.FILE).read_bytes() == before
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize(
+    ("models", "more", "says"),
+    [
+        ("lru,atention", [], "did you mean attention"),
+        ("lru,lru", [], "twice"),
+        ("lru,,gru", [], "is no model"),
+        ("lru", ["--mixer.gru.d-state", "4"], "--mixer.gru.d-state"),
+        ("attention", ["--mixer.attention.num-heads", "3"], "num_heads must divide"),
+        ("lru", ["--seeds", "0"], "seeds must be at least 1"),
+        ("lru", ["--data.num-pairs", "40"], "length"),
+    ],
+)
+def test_a_request_that_cannot_be_writes_nothing(tmp_path, trained, capsys, models, more, says):
+    out = tmp_path / "out"
+    assert run(out, models, *more) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert not out.exists()
+    assert trained == []
+
+
+def test_labels_tell_the_options_of_one_model_apart(tmp_path, trained):
+    more = ["--mixer.one.num-heads", "1", "--mixer.two.num-heads", "2"]
+    more += ["--backbone.depth", "2"]
+    assert run(tmp_path, "one=attention,two=attention,attention+lru", *more) == 0
+    got = results.load(tmp_path / results.FILE)
+    assert [m.config["mixer"].get("num_heads") for m in got.models] == [1, 2, None]
+    assert got.models[2].config["model"] == "attention,lru"
+
+
+def test_labels_and_patterns():
+    assert dict(labelled("lru, a=gru,lru+gru")) == {"lru": "lru", "a": "gru", "lru+gru": "lru,gru"}
+
+
+def test_large_models_train_seed_by_seed(tmp_path, trained):
+    assert run(tmp_path / "a", "lru") == 0
+    assert run(tmp_path / "b", "lru", "--vectorise", "never") == 0
+    assert [seeds for _, seeds in trained] == [(0, 1), (0,), (1,)]
+    assert [s.seed for s in results.load(tmp_path / "b" / results.FILE).models[0].seeds] == [0, 1]
+
+
+def test_a_preset_brings_its_block_options_unless_a_flag_says_otherwise(tmp_path, trained):
+    assert run(tmp_path, "lru,transformer", "--backbone.depth", "2") == 0
+    lru, transformer = results.load(tmp_path / results.FILE).models
+    assert (lru.config["backbone"]["norm"], transformer.config["backbone"]["norm"]) == (
+        "rms",
+        "layer",
+    )
+    assert lru.config["backbone"]["depth"] == transformer.config["backbone"]["depth"] == 2
+
+
+def test_a_growing_state_is_counted_at_the_tasks_length():
+    task = tasks.build("mqar")
+    got = cost(Experiment(task=task, model="attention", mixer={"num_heads": 4}))
+    kept = 2 * task.length * 64 + 1  # keys and values of 64 channels, and a count
+    assert got["state_size"] == 2 * kept  # two layers
+    assert got["state_growth"] == "linear"
+    pattern = Experiment(task=task, model="attention,lru", mixer={"attention": {"num_heads": 4}})
+    assert cost(pattern)["state_size"] < 2 * kept
+
+
+def test_digest_sees_every_value():
+    class Source(list):
+        pass
+
+    a = Source({"inputs": np.arange(4), "targets": np.int32(i)} for i in range(3))
+    b = Source({k: v.copy() for k, v in row.items()} for row in a)
+    assert digest_of(a) == digest_of(b)
+    b[2]["inputs"][3] += 1
+    assert digest_of(a) != digest_of(b)
+    assert digest_of(a, 2) == digest_of(b, 2)
+
+
+def test_results_are_strict_json(tmp_path, trained):
+    run(tmp_path, "lru")
+    text = (tmp_path / results.FILE).read_text()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name))
+
+
+def test_models_are_widened_to_the_parameters_of_the_largest():
+    task = tasks.build("mqar", length=16, num_pairs=4, vocab_size=18)
+    models = {name: Experiment(task=task, model=name) for name in ("lstm", "lru", "attention")}
+    sizes = [cost(e)["parameters"] for e in models.values()]
+    matched = [cost(e)["parameters"] for e in match_parameters(models).values()]
+    assert min(sizes) < 0.9 * max(sizes)
+    np.testing.assert_allclose(matched, max(sizes), rtol=0.03)
+
+
+def test_a_model_without_feedforward_cannot_be_widened():
+    task = tasks.build("mqar", length=16, num_pairs=4, vocab_size=18)
+    bare = BackboneConfig(feedforward="none")
+    models = {n: Experiment(task=task, model=n, backbone=bare) for n in ("lstm", "lru")}
+    with pytest.raises(ValueError, match=r"lru cannot have .* within 3%"):
+        match_parameters(models)
+
+
+@pytest.fixture
+def selecting(monkeypatch, trained):
+    """The task of a protocol that tests each seed at its best validation result."""
+    monkeypatch.setattr(tasks.TASKS["mqar"], "selection", "best")
+    train = module.train_seeds
+
+    def tested(experiment, seeds, *rest):
+        done = train(experiment, seeds, *rest)
+        runs = [dataclasses.replace(run, tested=1 + i) for i, run in enumerate(done.seeds)]
+        return done._replace(seeds=tuple(runs))
+
+    monkeypatch.setattr(module, "train_seeds", tested)
+
+
+def test_the_table_says_which_step_was_tested_also_after_an_interruption(
+    tmp_path, selecting, capsys
+):
+    assert run(tmp_path, "lru", "--eval-every", "2") == 0
+    assert "best validation accuracy" in " ".join(capsys.readouterr().out.split())
+    assert run(tmp_path, "lru,gru", "--eval-every", "2") == 0
+    got = results.load(tmp_path / results.FILE)
+    assert [[seed.tested for seed in m.seeds] for m in got.models] == [[1, 2], [1, 2]]
+    assert got.notes[0].endswith("its step of the best validation accuracy, of 2 evaluations.")
+    page = (tmp_path / "report.html").read_text()
+    assert "at the step of its best validation accuracy" in page
+    assert "tested at 1  2" in page
+    assert "last training step" not in page
+
+
+def test_one_table_never_has_two_selections(tmp_path, trained, monkeypatch, capsys):
+    assert run(tmp_path, "lru") == 0
+    assert "at the last training step" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(tasks.TASKS["mqar"], "selection", "best")
+    assert run(tmp_path, "lru,gru") == 2
+    assert "model selection: 'last' there, 'best' here" in capsys.readouterr().err
+    assert names(tmp_path) == ["lru"]

@@ -1,0 +1,88 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from seqzoo.train.compare.statistics import band, holm, interval, paired_p, pairwise, sign_flip_p
+
+
+def test_interval_has_the_tabulated_width():
+    # t_{2, 0.975} = 4.30265 from any table; s = 1 for 1, 2, 3.
+    got = interval([1.0, 2.0, 3.0])
+    assert got.mean == 2.0
+    assert got.count == 3
+    assert abs(got.half_width - 4.30265 / math.sqrt(3)) < 1e-4
+    assert got.low == got.mean - got.half_width
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(3.0, 2.0, (4000, 3))
+    hits = np.mean([i.low <= 3.0 <= i.high for i in map(interval, rows)])
+    assert abs(hits - 0.95) < 0.015  # 4.4 standard errors of a share of 0.95
+
+
+def test_interval_leaves_out_what_is_not_finite():
+    assert interval([1.0, math.nan, 3.0, math.inf]).count == 2
+    assert math.isnan(interval([1.0]).half_width)
+    assert interval([]).count == 0
+
+
+def test_interval_refuses_a_confidence_in_percent():
+    with pytest.raises(ValueError, match="got 95"):
+        interval([1.0, 2.0], confidence=95)
+
+
+def test_paired_p_equals_scipy():
+    a, b = np.random.default_rng(1).normal(size=(2, 7))
+    assert abs(paired_p(a - b) - stats.ttest_rel(a, b).pvalue) < 1e-12
+
+
+def test_paired_p_without_spread():
+    assert paired_p([0.0, 0.0]) == 1.0
+    assert paired_p([0.5, 0.5]) == 0.0
+    assert math.isnan(paired_p([0.5]))
+
+
+def test_sign_flip_p_equals_scipy():
+    d = np.random.default_rng(2).normal(0.7, 1.0, 8)
+    want = stats.permutation_test(
+        (d,), np.sum, permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    assert abs(sign_flip_p(d) - want) < 1e-12
+    assert sign_flip_p([1.0, 1.0, 1.0]) == 0.25
+
+
+def test_sign_flip_p_refuses_too_many():
+    with pytest.raises(ValueError, match="n = 17"):
+        sign_flip_p([1.0] * 17)
+
+
+def test_holm_worked_example():
+    # 0.01 * 4, 0.015 * 3, then max(0.045, 0.04 * 2), then max(0.08, 0.06 * 1).
+    got = holm([0.06, 0.01, math.nan, 0.04, 0.015])
+    assert np.allclose([got[i] for i in (1, 4, 3, 0)], [0.04, 0.045, 0.08, 0.08])
+    assert math.isnan(got[2])
+
+
+def test_pairwise_pairs_by_seed_and_not_by_order():
+    values = {"a": {0: 1.0, 1: 5.0, 2: 9.0}, "b": {2: 8.0, 0: 0.5, 1: 3.5, 7: 99.0}}
+    (row,) = pairwise(values)
+    assert (row.first, row.second, row.interval.count) == ("a", "b", 3)
+    assert row.interval.mean == 1.0
+    assert abs(row.p - stats.ttest_rel([1.0, 5.0, 9.0], [0.5, 3.5, 8.0]).pvalue) < 1e-12
+
+
+def test_pairwise_drops_a_failed_seed_from_its_pairs_only():
+    values = {"a": {0: 1.0, 1: math.nan}, "b": {0: 2.0, 1: 3.0}, "c": {0: 4.0, 1: 4.0}}
+    counts = [row.interval.count for row in pairwise(values)]
+    assert counts == [1, 1, 2]
+
+
+def test_band_at_the_steps_of_any_curve():
+    got = band([{0: 1.0, 10: 2.0}, {0: 3.0, 10: math.nan, 20: math.nan}])
+    assert got.steps == [0, 10]
+    assert got.mean == [2.0, 2.0]
+    assert abs((got.high[0] - got.low[0]) / 2 - interval([1.0, 3.0]).half_width) < 1e-12
+    assert got.low[1] == got.high[1] == 2.0

@@ -1,0 +1,157 @@
+"""A run whose folder is in a bucket: what the store cannot do is not asked of it."""
+
+import importlib.util
+import io
+import json
+import os
+import time
+
+import fsspec
+import jax
+import numpy as np
+import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from seqzoo.train.cli.main import dispatch
+from seqzoo.train.folder import checkpoint, files
+from seqzoo.train.folder import run_folder as folder
+from seqzoo.train.folder.checkpoint import MANIFEST, Checkpoints
+from seqzoo.train.folder.files import UsageError, run_path
+from seqzoo.train.folder.metrics import read_lines
+from seqzoo.train.folder.run_folder import LOCK, RunFolder, RunFolderError
+from seqzoo.train.loop import runner as loop
+from seqzoo.train.loop.runner import run_program
+from tests.train.loop.test_runner import StopAfter
+
+RUN = "gs://bucket/run"
+
+
+class Bucket(DirFileSystem):
+    """A store on the disk that renames nothing, links nothing and appends nothing."""
+
+    protocol = "gcs"
+
+    def __init__(self, **_):
+        super().__init__(path="/", fs=LocalFileSystem(auto_mkdir=True))
+
+    def _join(self, path):
+        return super()._join(path.removeprefix("gs://") if isinstance(path, str) else path)
+
+    def open(self, path, mode="rb", **options):
+        assert mode in ("r", "rb", "w", "wb"), mode
+        return super().open(path, mode, **options)
+
+    def mv(self, *_, **__):
+        raise NotImplementedError
+
+
+class Writer:
+    """Stands for Orbax, which talks to a store by itself."""
+
+    def save(self, path, state):
+        path.mkdir(parents=True)
+        data = io.BytesIO()
+        np.savez(data, *jax.tree.leaves(state))
+        (path / "arrays").write_bytes(data.getvalue())
+
+    def restore(self, path, like):
+        arrays = np.load(io.BytesIO((path / "arrays").read_bytes()))
+        leaves, tree = jax.tree.flatten(like)
+        made = (jax.device_put(a, x.sharding) for a, x in zip(arrays.values(), leaves, strict=True))
+        return jax.tree.unflatten(tree, made)
+
+    def wait_until_finished(self):
+        pass
+
+    close = wait_until_finished
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    store = fsspec.filesystem("gcs", finalize_on_close=True)  # the one that etils takes
+    monkeypatch.setattr(store, "path", str(tmp_path / "store"))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        files.importlib.util, "find_spec", lambda name: name == "gcsfs" or found(name)
+    )
+    monkeypatch.setattr(checkpoint.ocp, "StandardCheckpointer", Writer)
+    monkeypatch.setattr(folder, "SETTLE", 0.0)
+    return tmp_path / "store" / "bucket" / "run"
+
+
+def test_a_run_stops_and_goes_on_in_a_bucket(program, finished, bucket, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopRequest", lambda *_: StopAfter(17))
+        assert run_program(program, RUN)["step"] == 17
+    assert run_program(program, RUN)["step"] == 40
+    assert read_lines(RUN) == read_lines(finished)
+    names = {p.name for p in bucket.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "result.json", "checkpoints"}
+    states = [Writer().restore(bucket / "checkpoints" / "40" / "state", program.like)]
+    checkpoints = Checkpoints(RUN)
+    assert checkpoints.fault(40) is None
+    states.append(checkpoints.restore(40, program.like))
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_report_of_a_run_in_a_bucket_is_written_there(program, bucket, capsys):
+    run_program(program, RUN)
+    assert dispatch(["report", RUN]) == 0
+    assert capsys.readouterr().out.strip() == f"{RUN}/report.html"
+    assert "tiny" in (bucket / "report.html").read_text()
+
+
+def test_what_has_no_manifest_does_not_count_there(bucket):
+    checkpoints = Checkpoints(RUN)
+    for step in (1, 2):
+        checkpoints.save({"a": np.arange(step)}, {"step": step})
+    checkpoints.wait()
+    (bucket / "checkpoints" / "2" / MANIFEST).unlink()
+    assert checkpoints.steps() == [1]
+    assert checkpoints.newest_whole(print) == 1
+    (bucket / "checkpoints" / "1" / "state" / "arrays").write_bytes(b"short")
+    assert checkpoints.fault(1) == "state/arrays has changed"
+    checkpoints.save({"a": np.arange(3)}, {"step": 2})  # again, over what is left of the first
+    checkpoints.wait()
+    assert checkpoints.newest_whole(print) == 2
+
+
+def test_a_run_that_is_alive_elsewhere_is_refused(bucket):
+    with RunFolder(RUN).owned():
+        lock = json.loads((bucket / LOCK).read_text())
+        assert lock["pid"] == os.getpid()
+        other = {**lock, "host": "elsewhere"}
+        (bucket / LOCK).write_text(json.dumps(other))
+        with pytest.raises(RunFolderError, match="in use by process"), RunFolder(RUN).owned():
+            pass
+    assert json.loads((bucket / LOCK).read_text()) == other  # of another, so it stays
+    old = time.time() - 2 * folder.ABANDONED
+    (bucket / LOCK).write_text(json.dumps({**other, "alive": old}))
+    with RunFolder(RUN).owned():
+        RunFolder(RUN).sign_of_life()
+        assert json.loads((bucket / LOCK).read_text())["alive"] > old
+    assert not (bucket / LOCK).exists()
+
+
+def test_two_that_start_at_once_do_not_both_own_it(bucket, monkeypatch):
+    def other_writes(seconds):
+        lock = json.loads((bucket / LOCK).read_text())
+        (bucket / LOCK).write_text(json.dumps({**lock, "host": "elsewhere"}))
+
+    monkeypatch.setattr(folder.time, "sleep", other_writes)
+    with pytest.raises(RunFolderError, match="others start"), RunFolder(RUN).owned():
+        pass
+
+
+def test_addresses_are_refused_before_anything_is_written(capsys):
+    argv = ["train", "--task", "mqar", "--model", "attention", "--out", "gs://bucket/run"]
+    if importlib.util.find_spec("gcsfs") is None:
+        assert dispatch(argv) == 2
+        said = capsys.readouterr().err
+        assert "pip install 'seqzoo[gcs]'" in said
+        assert "gcsfuse" in said
+    with pytest.raises(UsageError, match="gs://BUCKET/RUN"):
+        run_path("s3://bucket/run")

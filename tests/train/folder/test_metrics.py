@@ -1,0 +1,58 @@
+"""The metrics file has each step once, whatever happened to it."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqzoo.train.folder.metrics import Late, MetricsLog, NonFiniteError, read_lines
+
+
+def write(folder, steps, done=0):
+    log = MetricsLog(folder, done)
+    for step in steps:
+        log.write(step, {"loss": np.float32(0.1 * step)})
+    log.close()
+
+
+def test_a_restart_removes_what_came_after_its_checkpoint(tmp_path):
+    write(tmp_path, range(1, 8))
+    write(tmp_path, range(6, 9), done=5)
+    assert [line.step for line in read_lines(tmp_path)] == list(range(1, 9))
+
+
+def test_a_torn_last_line_is_tolerated(tmp_path):
+    write(tmp_path, range(1, 4))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "los')
+    assert [line.step for line in read_lines(tmp_path)] == [1, 2, 3]
+    write(tmp_path, [4], done=3)
+    assert [line.step for line in read_lines(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_float32_survives_and_json_stays_strict(tmp_path):
+    value = float(np.float32(1 / 3))
+    log = MetricsLog(tmp_path, 0)
+    log.write(1, {"loss": value, "accuracy": float("nan")})
+    log.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    line = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    assert np.float32(line["loss"]) == np.float32(value)
+    assert line["accuracy"] is None
+
+
+def test_metrics_are_read_late_and_in_order():
+    late = Late()
+    for step in range(1, 7):
+        late.add(step, {"loss": jnp.float32(step)})
+    assert [step for step, _ in late.read(lag=4)] == [1, 2]
+    assert [step for step, _ in late.read(lag=0)] == [3, 4, 5, 6]
+
+
+def test_a_step_that_was_not_finite_is_named():
+    late = Late()
+    late.add(3, {"loss": jnp.float32(1), "nonfinite/dynamics": True, "nonfinite/default": False})
+    with pytest.raises(NonFiniteError, match=r"step 3 .* loss 1.0, .*dynamics") as error:
+        list(late.read(lag=0))
+    assert error.value.groups == ("dynamics",)

@@ -1,0 +1,135 @@
+"""Pretraining, then fine-tuning: what is taken, what is new, what is refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from seqzoo.models.backbone import BackboneConfig
+from seqzoo.tasks import build
+from seqzoo.train.compare.seeds import make_programs
+from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.folder.checkpoint import Checkpoints
+from seqzoo.train.loop.program import make_program
+from seqzoo.train.loop.runner import run, run_program
+from seqzoo.train.loop.state import seed_keys
+from seqzoo.train.loop.warm_start import warm_start
+
+BACKBONE = BackboneConfig(d_model=8, depth=1, feedforward="none", scan=False)
+TRAIN = TrainConfig(steps=1, batch_size=8)
+
+
+def experiment(task, **train):
+    return Experiment(
+        task=task,
+        model="indrnn",
+        backbone=BACKBONE,
+        train=dataclasses.replace(TRAIN, **train),
+    )
+
+
+def recall():
+    return build("mqar", train_size=16, validation_size=4, test_size=4, length=32, num_pairs=2)
+
+
+def wrapped(objective, **options):
+    return build(f"{objective}:mqar", of=recall(), **options)
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory):
+    """A run of one step of masked pretraining."""
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    run(experiment(wrapped("masked")), folder, devices=jax.devices()[:1])
+    return folder
+
+
+def learned(folder, program):
+    checkpoints = Checkpoints(folder)
+    state = checkpoints.restore(1, program.like)
+    checkpoints.close()
+    return state.params
+
+
+def test_the_encoder_is_taken_and_the_head_is_new(before):
+    program = make_program(experiment(recall()))
+    state = program.init(seed_keys(3)[0])
+    started, report = warm_start(program, state, before)
+    masked = make_program(experiment(wrapped("masked")), devices=jax.devices()[:1])
+    old = learned(before, masked)
+    for path, value in started.params.items():
+        if path.startswith("encoder/"):
+            np.testing.assert_array_equal(value, np.asarray(old[path])[: len(value)])
+            assert value.sharding == state.params[path].sharding
+        else:
+            np.testing.assert_array_equal(value, state.params[path])
+    assert old["encoder/embed/embedding"].shape[0] == 81
+    assert report.new == ("out_proj/bias", "out_proj/kernel")
+    assert "encoder/embed/embedding" in report.taken
+    assert "new: out_proj/bias, out_proj/kernel" in str(report)
+
+
+def test_a_run_starts_from_another_and_resumes_as_itself(before, tmp_path, capsys):
+    config = experiment(recall(), init_from=str(before), steps=2)
+    program = make_program(config, devices=jax.devices()[:1])
+    run_program(program, tmp_path / "run")
+    assert "variables taken; new: out_proj/bias" in capsys.readouterr().err
+    scratch = program._replace(experiment=experiment(recall(), steps=2))
+    run_program(scratch, tmp_path / "scratch")
+    path = "encoder/embed/embedding"
+    checkpoints = [Checkpoints(tmp_path / name) for name in ("run", "scratch")]
+    a, b = (c.restore(2, program.like).params[path] for c in checkpoints)
+    assert not np.allclose(a, b)
+    assert run_program(program, tmp_path / "run")["step"] == 2  # complete; nothing is read again
+
+
+def test_a_head_of_the_same_kind_is_taken_too(before):
+    program = make_program(experiment(wrapped("masked", rate=0.5)))
+    _, report = warm_start(program, program.init(seed_keys(3)[0]), before)
+    assert report.new == ()
+    assert "out_proj/kernel" in report.taken
+
+
+def test_another_encoder_is_refused_with_its_names(before):
+    wide = dataclasses.replace(
+        experiment(recall()), backbone=dataclasses.replace(BACKBONE, d_model=16)
+    )
+    deep = dataclasses.replace(experiment(recall()), model="min_gru")
+    for other, words in (
+        (wide, r"encoder/embed/embedding is \(81, 8\) there and \(80, 16\) here"),
+        (deep, "mixer/decay is only there"),
+    ):
+        program = make_program(other)
+        with pytest.raises(ValueError, match=words):
+            warm_start(program, program.init(seed_keys(0)[0]), before)
+
+
+def test_where_there_is_no_run_it_is_said(tmp_path):
+    config = experiment(recall(), init_from=str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="is no run"):
+        run(config, tmp_path / "run", devices=jax.devices()[:1])
+
+
+def test_a_comparison_does_not_start_from_a_run():
+    with pytest.raises(ValueError, match="trains every model from scratch"):
+        make_programs(experiment(recall(), init_from="runs/x"), (0,))
+
+
+@pytest.mark.parametrize("objective", ["cpc", pytest.param("next_token", marks=pytest.mark.slow)])
+def test_every_objective_trains_and_hands_on_its_encoder(objective, tmp_path):
+    options = {"patch": 4, "steps": 2} if objective == "cpc" else {}
+    result = run(
+        experiment(wrapped(objective, **options)), tmp_path / "run", devices=jax.devices()[:1]
+    )
+    assert np.isfinite(result["train"]["loss"])
+    program = make_program(experiment(recall()), devices=jax.devices()[:1])
+    _, report = warm_start(program, program.init(seed_keys(0)[0]), tmp_path / "run")
+    assert len(report.taken) >= 5
+
+
+def test_a_model_that_sees_its_targets_is_refused():
+    both_ways = dataclasses.replace(BACKBONE, causal=False)
+    config = dataclasses.replace(experiment(wrapped("next_token")), backbone=both_ways)
+    with pytest.raises(ValueError, match="sees what it should predict"):
+        make_program(config)

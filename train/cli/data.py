@@ -1,0 +1,142 @@
+"""`seqzoo data`: what there is, getting it ready, checking it, looking at it.
+
+seqzoo data list
+seqzoo data prepare --task pathfinder_generated --workers 8
+seqzoo data verify --task image --data.data ~/cifar
+seqzoo data show --task listops --split test --count 2
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from seqzoo import tasks
+from seqzoo.tasks.data import cache
+from seqzoo.tasks.describe import Description, check_example, described
+from seqzoo.tasks.task import SPLITS, Source, Task
+from seqzoo.train.cli.errors import UsageError, take, unknown
+from seqzoo.train.cli.flags import check_task, parse
+
+USAGE = "usage: seqzoo data list | prepare | verify | show [--task TASK] [options]"
+MANY = 2000  # examples from which a bar is shown
+
+
+def main(argv: Sequence[str]) -> int:
+    """`seqzoo data ACTION --task TASK`."""
+    actions: dict[str, Callable[[Sequence[str]], None]] = {
+        "list": _list,
+        "prepare": _prepare,
+        "verify": _verify,
+        "show": _show,
+    }
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    if argv[0] not in actions:
+        raise unknown("action of seqzoo data", argv[0], actions)
+    actions[argv[0]](argv[1:])
+    return 0
+
+
+def _list(argv: Sequence[str]) -> None:
+    """Every task: where its examples come from, and the sets of it in the cache."""
+    parse(dataclasses.make_dataclass("List", []), argv, "seqzoo data list")
+    width = max(map(len, tasks.names())) + 2
+    for name, kind in tasks.TASKS.items():
+        print(f"{name:{width}}{_origin(kind)}: {kind.description}")
+    folder = cache.folder()
+    kept = sorted(path for path in folder.glob("*-*") if path.is_dir()) if folder.is_dir() else []
+    print(f"\nkept in {folder}" + ("" if kept else ": nothing"))
+    for path in kept:
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        print(f"  {path.name}  {size / 1e6:.1f} MB")
+
+
+def _origin(kind: type[Task]) -> str:
+    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    if getattr(kind, "stored", False):
+        return fields["data"] or "files"
+    return "files" if fields.get("data") == "" else "made"
+
+
+def _prepare(argv: Sequence[str]) -> None:
+    """Makes or reads every split once; what was interrupted continues."""
+    task, parsed = _parsed(argv, "prepare", [("seed", int, 0), ("workers", int, 0)])
+    for split in SPLITS:
+        source = task.prepare(split, parsed.seed, workers=parsed.workers or None)
+        print(f"{task.name} {split}: {len(source):,} examples")
+    print(f"kept in {cache.folder()}")
+
+
+def _verify(argv: Sequence[str]) -> None:
+    """Reads every example; files that are not as published are named."""
+    task, _ = _parsed(argv, "verify", [])
+    for split in SPLITS:
+        print(f"{task.name} {split}: {_words(checked(task, split))}")
+    print("baselines of the test split: " + _baselines(task))
+
+
+def _show(argv: Sequence[str]) -> None:
+    """A few examples for human eyes."""
+    task, parsed = _parsed(
+        argv, "show", [("split", str, "train"), ("count", int, 3), ("seed", int, 0)]
+    )
+    if parsed.split not in SPLITS:
+        raise unknown("value of --split", parsed.split, SPLITS)
+    if parsed.count < 1:
+        raise UsageError(f"--count must be at least 1; got {parsed.count}")
+    source = task.source(parsed.split, parsed.seed)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for i in range(min(parsed.count, len(source))):
+        console.print(f"-- {task.name} {parsed.split} {i}")
+        console.print(task.decode(source[i]))
+
+
+def checked(task: Task, split: str) -> Description:
+    """Statistics of a split, every example of it read and checked.
+
+    Raises ValueError naming the example that no model of the task could be given.
+    """
+    source = task.source(split)
+    return described(task, len(source), _checked(task, source, split))
+
+
+def _checked(task: Task, source: Source, split: str):
+    title = f"reading {task.name} {split}"
+    for i in track(range(len(source)), title, disable=len(source) < MANY):
+        example = source[i]
+        try:
+            check_example(task, example)
+        except ValueError as error:
+            raise ValueError(f"task {task.name}, {split} example {i}: {error}") from error
+        yield example
+
+
+def _words(found: Description) -> str:
+    return f"{found.size:,} examples; length {found.length}; {found.balance}"
+
+
+def _baselines(task: Task) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in task.baselines("test").items())
+
+
+def _parsed(argv: Sequence[str], action: str, fields: list[tuple]) -> tuple[Task, Any]:
+    """The task of the flags, and the other flags."""
+    asks = bool({"-h", "--help"} & set(argv))
+    name = take(argv, "--task") or ("listops" if asks else None)
+    if name is None:
+        raise UsageError("--task is needed; `seqzoo data list` shows what there is")
+    check_task(name)
+    made = [
+        ("task", str, dataclasses.field(default=name)),
+        *((field, kind, dataclasses.field(default=value)) for field, kind, value in fields),
+        ("data", tasks.kind(name), dataclasses.field(default=tasks.kind(name)())),
+    ]
+    kind = dataclasses.make_dataclass(action.capitalize(), made, kw_only=True)
+    parsed = parse(kind, argv, f"seqzoo data {action}")
+    return parsed.data, parsed

@@ -1,0 +1,297 @@
+"""The tables of a comparison, for the terminal and for the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from html import escape
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table
+
+from seqzoo.train.compare.results import Comparison, ModelResult
+from seqzoo.train.compare.statistics import Interval, interval, pairwise
+
+
+class Cell(NamedTuple):
+    """A cell as shown and as sorted; `key` None sorts last."""
+
+    text: str
+    key: float | str | None = None
+    small: str = ""  # a second line, where there is room
+    brief: str = ""  # shown instead where there is little
+
+
+class Column(NamedTuple):
+    """A heading with its unit."""
+
+    title: str
+    unit: str = ""
+
+
+def show(value: float | None, metric: str) -> str:
+    """A value of `metric`: an accuracy in percent, the rest to four digits."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{100 * value:.1f}%" if metric == "accuracy" else f"{value:.4g}"
+
+
+def show_interval(spread: Interval, metric: str) -> str:
+    """Mean ± half width; the mean alone where one seed gives no width."""
+    if not spread.count:
+        return "–"
+    if math.isnan(spread.half_width):
+        return show(spread.mean, metric)
+    if metric == "accuracy":
+        return f"{100 * spread.mean:.1f} ± {100 * spread.half_width:.1f}%"
+    return f"{spread.mean:.4g} ± {spread.half_width:.2g}"
+
+
+def show_count(value: float | None) -> str:
+    """An integer with thousands separated."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def show_compact(value: float | None) -> str:
+    """A count to three digits with a unit prefix, as in 17.2k."""
+    if value is None:
+        return "–"
+    for least, size, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= least:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:,.0f}"
+
+
+def show_seconds(value: float | None) -> str:
+    """Seconds below two minutes, else minutes."""
+    if value is None:
+        return "–"
+    return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
+
+
+def final_values(model: ModelResult, metric: str) -> dict[int, float]:
+    """seed -> final value, of the seeds that did not fail."""
+    finals = {r.seed: r.final.get(metric) for r in model.seeds if r.failure is None}
+    return {seed: v for seed, v in finals.items() if v is not None}
+
+
+def learned(model: ModelResult, comparison: Comparison) -> tuple[int, int] | None:
+    """Seeds past half way from the best trivial baseline to a perfect accuracy, and all seeds.
+
+    A task that is solved or not has two kinds of seeds; a mean hides that. None where the metric
+    is not an accuracy.
+    """
+    if comparison.main_metric != "accuracy":
+        return None
+    bar = (1 + max(comparison.baselines.values(), default=0.0)) / 2
+    values = final_values(model, comparison.main_metric).values()
+    return sum(v >= bar for v in values), len(model.seeds)
+
+
+def failures(comparison: Comparison) -> list[str]:
+    """One line a failed run."""
+    lines = []
+    for model in comparison.models:
+        for run in model.seeds:
+            if run.failure is not None:
+                groups = ", ".join(run.failure.get("groups", ())) or "the loss"
+                step = run.failure.get("step")
+                lines.append(f"{model.name}, seed {run.seed}: not finite at step {step} ({groups})")
+    return lines
+
+
+def caption(comparison: Comparison) -> str:
+    """What the columns mean."""
+    text = (
+        "Mean ± half width of the 95% interval (Student's t over seeds), "
+        f"{selected(comparison)} and over the whole {comparison.final_split} split. "
+        "State: elements carried from token to token, per sequence. "
+        "Tokens per second: median over training steps, all seeds together."
+    )
+    if comparison.main_metric == "accuracy":
+        text += (
+            " Learned: seeds past half way from the best trivial baseline to a perfect accuracy."
+        )
+    return text
+
+
+def selected(comparison: Comparison) -> str:
+    """At which step each seed was tested."""
+    if comparison.selection == "last":
+        return "at the last training step"
+    return f"each seed at the step of its best validation {comparison.main_metric}"
+
+
+def rows(comparison: Comparison) -> tuple[list[Column], list[list[Cell]]]:
+    """The results table, best model first, then the trivial baselines."""
+    metric = comparison.main_metric
+    columns = [
+        Column("model"),
+        Column(metric, "mean ± 95%"),
+        Column("learned", "of seeds"),
+        Column("params"),
+        Column("state", "elements"),
+        Column("tokens/s", "median"),
+        Column("steps"),
+        Column("time", "training"),
+    ]
+    table = [_model_row(m, comparison) for m in ranked(comparison)]
+    for name, value in comparison.baselines.items():
+        blank = [Cell("–")] * (len(columns) - 2)
+        table.append([Cell(name, name), Cell(show(value, metric), value), *blank])
+    if metric != "accuracy":
+        columns.pop(2)
+        table = [row[:2] + row[3:] for row in table]
+    return columns, table
+
+
+def ranked(comparison: Comparison) -> list[ModelResult]:
+    """Best mean first; a model without a finished seed last."""
+
+    def key(model: ModelResult) -> tuple[bool, float]:
+        spread = interval(list(final_values(model, comparison.main_metric).values()))
+        sign = -1 if comparison.higher_is_better else 1
+        return spread.count == 0, 0.0 if spread.count == 0 else sign * spread.mean
+
+    return sorted(comparison.models, key=key)
+
+
+def _count(value: float | None, small: str = "") -> Cell:
+    return Cell(show_count(value), value, small, show_compact(value))
+
+
+def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
+    metric = comparison.main_metric
+    finals = final_values(model, metric)
+    spread = interval(list(finals.values()))
+    good = learned(model, comparison)
+    grows = "" if model.state_growth == "constant" else "grows with length"
+    return [
+        Cell(model.name, model.name),
+        Cell(
+            show_interval(spread, metric),
+            spread.mean if spread.count else None,
+            "  ".join(show(v, metric).rstrip("%") for v in finals.values()),
+        ),
+        Cell("–") if good is None else Cell(f"{good[0]}/{good[1]}", good[0] / max(1, good[1])),
+        _count(model.parameters),
+        _count(model.state_size, grows),
+        _count(model.tokens_per_second),
+        _count(model.steps, _tested(model)),
+        Cell(show_seconds(model.train_seconds), model.train_seconds),
+    ]
+
+
+def _tested(model: ModelResult) -> str:
+    steps = [str(run.tested) for run in model.seeds if run.tested is not None]
+    return f"tested at {'  '.join(steps)}" if steps else ""
+
+
+def results_table(comparison: Comparison) -> Table:
+    """The results for the terminal, narrow enough for 80 columns."""
+    columns, table = rows(comparison)
+    kept = [i for i, column in enumerate(columns) if column.title != "steps"]
+    out = Table(title=_title(comparison), title_justify="left", **_LOOK)
+    for i in kept:
+        unit = f"\n[dim]{columns[i].unit}[/dim]" if columns[i].unit else ""
+        layout = {"justify": "right", "no_wrap": True} if i else {"min_width": 16}
+        out.add_column(columns[i].title + unit, overflow="fold", **layout)
+    models = len(comparison.models)
+    for number, row in enumerate(table):
+        cells = [escape_markup(row[i].brief or row[i].text) for i in kept]
+        out.add_row(*cells, style="dim italic" if number >= models else None)
+        if number == models - 1:
+            out.add_section()
+    return out
+
+
+_LOOK = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+
+
+def _title(comparison: Comparison) -> str:
+    steps = {m.steps for m in comparison.models}
+    text = f"{comparison.title}, {'/'.join(map(str, sorted(steps)))} steps, {selected(comparison)}"
+    return escape_markup(text)
+
+
+def escape_markup(text: str) -> str:
+    """`text` with no meaning to rich, so that a name in brackets is printed as it is."""
+    return text.replace("\\", "\\\\").replace("[", "\\[")
+
+
+def results_html(comparison: Comparison) -> str:
+    """The results as a table that the report's script can sort."""
+    columns, table = rows(comparison)
+    index = {m.name: i for i, m in enumerate(comparison.models)}
+    head = "".join(_heading(c, "text" if i == 0 else "number") for i, c in enumerate(columns))
+    body = []
+    for i, row in enumerate(table):
+        name = escape(row[0].text)
+        if i < len(comparison.models):
+            opening = f'<tr data-row="{name}">'
+            first = f'<span data-swatch="{index[row[0].text]}"></span>{name}'
+        else:
+            opening, first = '<tr class="baseline">', name
+        cells = "".join(_cell(cell) for cell in row[1:])
+        body.append(f'{opening}<th scope="row" data-value="{name}">{first}</th>{cells}</tr>')
+    return (
+        f'<table class="sortable results"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def _heading(column: Column, kind: str) -> str:
+    unit = f"<small>{escape(column.unit)}</small>" if column.unit else ""
+    title = f"<span>{escape(column.title)}</span>{unit}"
+    return f'<th scope="col" data-kind="{kind}"><button type="button">{title}</button></th>'
+
+
+def _cell(cell: Cell) -> str:
+    key = "" if cell.key is None else repr(cell.key) if isinstance(cell.key, float) else cell.key
+    small = f'<br><span class="seeds">{escape(cell.small)}</span>' if cell.small else ""
+    return f'<td data-value="{escape(str(key))}">{escape(cell.text)}{small}</td>'
+
+
+def differences(comparison: Comparison) -> Mapping[str, list[Cell]]:
+    """Pairwise differences: "first − second" -> its cells, the better model first."""
+    metric = comparison.main_metric
+    values = {m.name: final_values(m, metric) for m in ranked(comparison)}
+    table = {}
+    for d in pairwise(values):
+        if d.interval.count < 2:
+            continue
+        unit = 100 if metric == "accuracy" else 1
+        text = f"{unit * d.interval.mean:+.3g} ± {unit * d.interval.half_width:.2g}"
+        clear = d.interval.low > 0 or d.interval.high < 0
+        verdict = "interval excludes 0" if clear else "not told apart"
+        table[f"{d.first} − {d.second}"] = [
+            Cell(text + (" points" if metric == "accuracy" else ""), d.interval.mean),
+            Cell(str(d.interval.count), d.interval.count),
+            Cell(f"{d.p:.2g}", d.p),
+            Cell(f"{d.p_adjusted:.2g}", d.p_adjusted, ""),
+            Cell(verdict, float(clear)),
+        ]
+    return table
+
+
+def differences_html(comparison: Comparison) -> str:
+    """The pairwise differences as a sortable table; empty where no pair has two seeds."""
+    table = differences(comparison)
+    if not table:
+        return ""
+    titles = (
+        Column("pair"),
+        Column("difference", "± 95%"),
+        Column("seeds"),
+        Column("p", "paired t"),
+        Column("p", "Holm"),
+        Column("reading"),
+    )
+    head = "".join(_heading(c, "text" if i == 0 else "number") for i, c in enumerate(titles))
+    body = "".join(
+        f'<tr><th scope="row" data-value="{escape(name)}">{escape(name)}</th>'
+        f"{''.join(_cell(c) for c in cells)}</tr>"
+        for name, cells in table.items()
+    )
+    return f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

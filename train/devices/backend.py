@@ -1,0 +1,50 @@
+"""What is settled before JAX looks for devices, and the cache of compiled programs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+import jax
+
+from seqzoo.tasks.data import cache
+
+# Kernels are chosen by timing otherwise, and may differ from one start to the next.
+DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+
+
+# glibc's mallopt, <malloc.h>: parameters, and the largest value that an int holds.
+TRIM_THRESHOLD, MMAP_THRESHOLD, LARGEST = -1, -3, 2**31 - 1
+
+
+def reuse_memory() -> None:
+    """Lets XLA's CPU backend compute in memory that it had before; to be called before it starts.
+
+    It asks for the temporary memory of a program in one piece at every call. glibc gives pieces of
+    that size back to the system, so every page is made anew at each step: a quarter of the
+    processor time of some mixers. Pieces up to 2 GiB are now kept. glibc can do so only for the
+    first thread, so that one runs the programs. What the user told glibc stays.
+    """
+    told = "GLIBC_TUNABLES" in os.environ or any(k.startswith("MALLOC_") for k in os.environ)
+    if sys.platform != "linux" or told or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    for parameter in (TRIM_THRESHOLD, MMAP_THRESHOLD):
+        libc.mallopt(parameter, LARGEST)
+
+
+def prepare(deterministic: bool) -> None:
+    """Sets XLA's flags for bitwise repeatable steps on a GPU, if asked."""
+    if deterministic:
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        os.environ["XLA_FLAGS"] = " ".join([*flags, *(f for f in DETERMINISTIC if f not in flags)])
+
+
+def keep_compiled() -> None:
+    """Keeps compiled programs on disk, unless JAX was told where; the next start is faster.
+
+    Not on CPU, where a compiled program may need instructions that another host lacks.
+    """
+    if jax.config.jax_compilation_cache_dir is None and jax.default_backend() != "cpu":
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))

@@ -1,0 +1,189 @@
+"""The mesh and what lies where on it.
+
+One table maps parameter paths to mesh axes; it speaks of trailing dimensions, so that stacked
+layers need no entry of their own. What no rule names is divided by shape (its largest dimension
+that `fsdp` divides) and reported. The optimiser's moments carry their parameters' paths and follow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
+
+from seqzoo.models.ops.layout.sharding import BATCH_AXES, SEQUENCE_AXIS, axis_size
+from seqzoo.train.config import MeshConfig
+
+AXES = tuple(field.name for field in dataclasses.fields(MeshConfig))
+SMALL = 2**12  # elements; below, dividing by shape costs more in messages than it saves
+
+# Pattern of the path's end -> axes of the trailing dimensions; the first that matches counts.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(position_)?embed(ding)?(/embedding)?", ("tensor", "fsdp")),
+    (r"experts/up_proj/kernel", ("expert", "fsdp", "tensor")),
+    (r"experts/down_proj/kernel", ("expert", "tensor", "fsdp")),
+    (r"(out|down)_proj/kernel", ("tensor", "fsdp")),
+    (r"(\w+_proj|head\w*)/kernel", ("fsdp", "tensor")),
+    (r"hidden_kernel", ("fsdp", "tensor")),
+    (r"(out|down)_proj/bias", (None,)),
+    (r"(\w+_proj|head\w*)/bias", ("tensor",)),
+    (r"(scale|bias|hidden_bias|hidden_scale|key_scale|distance_scale|dt_bias|initial)", (None,)),
+    (r"conv(/kernel)?", (None, None)),
+    (r"projection|calls|code_\w+", ()),  # random directions and their count; codebooks
+    (r"B_\w+", ("tensor", "fsdp")),  # LRU's dense maps into and out of the state
+    (r"C_\w+", ("fsdp", "tensor")),
+    (r"(log_\w+|\w+_log|decay(_\w+)?|bonus|mix|A_\w+|B_\w+|C_\w+|P_\w+|D)", ()),
+)
+_COMPILED = tuple((re.compile(rf"(?:.*/)?{pattern}"), axes) for pattern, axes in RULES)
+
+
+class Placement(NamedTuple):
+    """Shardings of a tree, and the paths that no rule named."""
+
+    shardings: PyTree
+    by_shape: tuple[str, ...]
+
+
+def make_mesh(
+    config: MeshConfig | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The mesh over all devices, or over the given ones.
+
+    Raises ValueError where the sizes do not multiply to the number of devices.
+    """
+    config = config or MeshConfig()
+    devices = jax.devices() if devices is None else devices
+    sizes = list(dataclasses.astuple(config))
+    fixed = math.prod(n for n in sizes if n != -1)
+    if -1 in sizes and len(devices) % fixed == 0:
+        sizes[sizes.index(-1)] = len(devices) // fixed
+    if math.prod(sizes) != len(devices):
+        raise ValueError(
+            f"mesh sizes must multiply to the number of devices, {len(devices)}; got {config}"
+        )
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices > 1:
+        within, between = hybrid(sizes, slices)
+        grid = mesh_utils.create_hybrid_device_mesh(within, between, devices=devices)
+        return Mesh(grid, AXES, axis_types=types)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+
+
+def hybrid(sizes: Sequence[int], slices: int) -> tuple[list[int], list[int]]:
+    """Mesh sizes within and between slices: one batch axis runs over the slow network.
+
+    It is the first of replica, data and fsdp that the slices divide. Raises ValueError for none.
+    """
+    axis = next((i for i in range(len(BATCH_AXES)) if sizes[i] % slices == 0), None)
+    if axis is None:
+        raise ValueError(
+            f"one of the axes {', '.join(BATCH_AXES)} must be a multiple of the {slices} slices; "
+            f"got {dict(zip(AXES, sizes, strict=True))}"
+        )
+    between = [slices if i == axis else 1 for i in range(len(sizes))]
+    return [n // m for n, m in zip(sizes, between, strict=True)], between
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over all data axes, whole on all devices of the axis `seq`; `along_sequence` cuts them.
+
+    So every process reads whole rows, wherever its devices stand on that axis.
+    """
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+    """Raises ValueError where a (micro)batch cannot be divided over the data axes."""
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if (batch_size // accumulate) % shards:
+        raise ValueError(
+            f"batch_size / accumulate must be a multiple of the {shards} devices on the axes "
+            f"{', '.join(BATCH_AXES)}; got {batch_size=}, {accumulate=}"
+        )
+
+
+def check_length(mesh: Mesh, length: int) -> None:
+    """Raises ValueError where the axis `seq` cannot divide rows of `length` tokens."""
+    shards = mesh.shape[SEQUENCE_AXIS]
+    if length % shards:
+        fits = max(n for n in range(1, shards + 1) if length % n == 0)
+        raise ValueError(
+            f"the length of the rows must be a multiple of the mesh's axis seq, {shards}; "
+            f"got length={length}; {length + -length % shards} would do, or --mesh.seq {fits}"
+        )
+
+
+def along_sequence(batch: Mapping[str, Array], axis: int = 1) -> dict[str, Array]:
+    """Inside a program over a mesh: what has the length of the inputs, divided by `seq` along it.
+
+    `axis` is that of the length, 2 for the two rows of a two-tower task.
+    """
+    length, shards = batch["inputs"].shape[axis], axis_size(SEQUENCE_AXIS)
+    if shards == 1 or length % shards:
+        return dict(batch)
+    free = (PartitionSpec.UNCONSTRAINED,)
+
+    def divide(x: Array) -> Array:
+        if x.ndim <= axis or x.shape[axis] != length:
+            return x
+        spec = PartitionSpec(*free * axis, SEQUENCE_AXIS, *free * (x.ndim - axis - 1))
+        return jax.lax.with_sharding_constraint(x, spec)
+
+    return {name: divide(x) for name, x in batch.items()}
+
+
+def place(tree: PyTree, mesh: Mesh) -> Placement:
+    """Where every leaf (array or shape) of a train state lies; its last key is its path."""
+    by_shape = []
+
+    def sharding_of(keys: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        path = next((str(k.key) for k in reversed(keys) if hasattr(k, "key")), "")
+        spec, named = partition(path, leaf.shape, mesh)
+        if not named and leaf.ndim:
+            by_shape.append(path)
+        return NamedSharding(mesh, spec)
+
+    shardings = jax.tree_util.tree_map_with_path(sharding_of, tree)
+    return Placement(shardings, tuple(dict.fromkeys(by_shape)))
+
+
+def place_state(state: PyTree, mesh: Mesh, rows: NamedSharding) -> Placement:
+    """Where the leaves of a `TrainState` lie; its carry is laid out as `rows`."""
+    placed = place(state._replace(carry=()), mesh)
+    carry = jax.tree.map(lambda _: rows, state.carry)
+    return placed._replace(shardings=placed.shardings._replace(carry=carry))
+
+
+def partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[PartitionSpec, bool]:
+    """The axes of a variable, and whether a rule named it."""
+    for pattern, axes in _COMPILED:
+        if pattern.fullmatch(path) and len(axes) <= len(shape):
+            lead = len(shape) - len(axes)
+            # An axis that does not divide its dimension is left out rather than padded.
+            fits = [
+                axis if axis and n % mesh.shape[axis] == 0 else None
+                for axis, n in zip(axes, shape[lead:], strict=True)
+            ]
+            return PartitionSpec(*(None,) * lead, *fits), True
+    return _by_shape(shape, mesh.shape["fsdp"]), False
+
+
+def _by_shape(shape: tuple[int, ...], size: int) -> PartitionSpec:
+    divisible = [(n, i) for i, n in enumerate(shape) if n % size == 0]
+    if size == 1 or not divisible or math.prod(shape) < SMALL:
+        return PartitionSpec()
+    _, best = max(divisible)
+    return PartitionSpec(*("fsdp" if i == best else None for i in range(len(shape))))

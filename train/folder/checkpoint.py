@@ -1,0 +1,217 @@
+"""Checkpoints that are whole or absent.
+
+    RUN/checkpoints/<step>/state/...        the train state, written by Orbax in the background
+    RUN/checkpoints/<step>/meta.json        step, data position, seed, key, best validation result
+    RUN/checkpoints/<step>/manifest.json    size and sha256 of every other file
+
+A checkpoint is written as `<step>.partial` and renamed when its manifest is there, so a folder with
+a plain number was once whole; the manifest tells whether it still is. In a bucket nothing can be
+renamed: there a folder counts from its manifest on, which comes last and goes first, and lists
+sizes alone, as the store itself guards what objects contain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from seqzoo.train.devices.processes import barrier, from_first, is_first
+from seqzoo.train.folder.files import (
+    files_under,
+    in_bucket,
+    remove_tree,
+    run_path,
+    write_atomically,
+)
+from seqzoo.train.loop.state import TrainState
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+META = "meta.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or none of those there can be read."""
+
+
+class Checkpoints:
+    """The checkpoints of one run; used by one thread.
+
+    Args:
+        run: the run's folder.
+        keep: newest checkpoints that `save` leaves.
+    """
+
+    def __init__(self, run: Path, *, keep: int = 2):
+        path = run_path(run)
+        self.folder = (path if in_bucket(path) else path.resolve()) / FOLDER
+        self._keep = keep
+        self._orbax = ocp.StandardCheckpointer()
+        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._last: tuple[int, Future] | None = None
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a checkpoint, whole or not; oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [path for path in self.folder.iterdir() if path.name.isdecimal()]
+        if in_bucket(self.folder):
+            found = [path for path in found if (path / MANIFEST).exists()]
+        return sorted(int(path.name) for path in found)
+
+    def newest_whole(self, say: Callable[[str], None], at_most: int | None = None) -> int | None:
+        """The newest whole checkpoint, None where a run has none yet.
+
+        `say` hears of those that are passed over. Raises CheckpointError if all are damaged.
+        """
+        steps = [step for step in self.steps() if at_most is None or step <= at_most]
+        for step in reversed(steps):
+            fault = self.fault(step)
+            if fault is None:
+                return step
+            say(f"checkpoint {step} is damaged ({fault}); falling back to an older one")
+        if steps:
+            raise CheckpointError(
+                f"no whole checkpoint is left in {self.folder}: {', '.join(map(str, steps))} are "
+                "damaged; restore one from a backup, or remove the folder to start again"
+            )
+        return None
+
+    def fault(self, step: int) -> str | None:
+        """What is wrong with a checkpoint, None if it is whole."""
+        folder = self.folder / str(step)
+        try:
+            listed = json.loads((folder / MANIFEST).read_text())["files"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"{MANIFEST} cannot be read: {type(error).__name__}"
+        there = {path for path in files_under(folder) if path != MANIFEST}
+        for path in sorted(there ^ listed.keys()):
+            return f"{path} is {'missing' if path in listed else 'not in the manifest'}"
+        for path, entry in sorted(listed.items()):
+            own = _entry(folder / path, digest="sha256" in entry)
+            if own != entry:
+                return f"{path} has changed"
+        return None
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """What was saved beside the state."""
+        return json.loads((self.folder / str(step) / META).read_text())
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state at `step`; `like` holds shapes, dtypes and shardings.
+
+        Raises CheckpointError where the checkpoint is of another model or optimiser.
+        """
+        try:
+            return self._orbax.restore(self.folder / str(step) / "state", like)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} is whole but does not fit this model: {error}"
+            ) from error
+
+    def save(
+        self, state: TrainState, meta: Mapping[str, Any], keep_also: int | None = None
+    ) -> None:
+        """Saves the state of `meta["step"]`; returns when its arrays have been copied.
+
+        `keep_also` is a step that is not deleted. Raises CheckpointError if this save, or the one
+        before it, fails.
+        """
+        self.wait()
+        step = int(meta["step"])
+        try:
+            if not from_first(f"whether to save {step}", lambda: self._prepare(step)):
+                return
+            self._orbax.save(self._unfinished(step) / "state", state)
+        except Exception as error:  # storage back ends raise types of their own
+            raise self._failed(step, error) from error
+        self._last = step, self._background.submit(self._finish, step, dict(meta), keep_also)
+
+    def check(self) -> None:
+        """Raises CheckpointError if a save in the background has failed; never waits."""
+        if self._last and self._last[1].done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written. Raises CheckpointError if it failed."""
+        if self._last is None:
+            return
+        (step, future), self._last = self._last, None
+        try:
+            future.result()
+        except Exception as error:
+            raise self._failed(step, error) from error
+
+    def close(self) -> None:
+        """Ends the threads; what is being written is finished first."""
+        self._background.shutdown(wait=True)
+        self._orbax.close()
+
+    def _prepare(self, step: int) -> bool:
+        """Makes room for a checkpoint; False if there is a whole one."""
+        if step in self.steps() and self.fault(step) is None:
+            return False
+        partial = self._unfinished(step)
+        self._remove(partial)
+        partial.mkdir(parents=True)
+        return True
+
+    def _unfinished(self, step: int) -> Path:
+        """Where a checkpoint is written before it counts."""
+        return self.folder / (str(step) if in_bucket(self.folder) else f"{step}.partial")
+
+    def _remove(self, folder: Path) -> None:
+        """Removes a checkpoint, which does not count from the first moment on."""
+        if in_bucket(folder):
+            (folder / MANIFEST).unlink(missing_ok=True)
+        remove_tree(folder)
+
+    def _finish(self, step: int, meta: dict[str, Any], keep_also: int | None) -> None:
+        """Runs in the background: waits for Orbax, adds the manifest, renames, prunes."""
+        self._orbax.wait_until_finished()
+        barrier(f"checkpoint {step}")
+        partial, final = self._unfinished(step), self.folder / str(step)
+        if not is_first():
+            return
+        write_atomically(partial / META, json.dumps(meta))
+        digest, paths = not in_bucket(partial), sorted(files_under(partial))
+        files = {path: _entry(partial / path, digest) for path in paths}
+        write_atomically(partial / MANIFEST, json.dumps({"version": 1, "files": files}))
+        if partial != final:
+            if final.exists():  # damaged, or it would not have been saved again
+                self._remove(final)
+            partial.rename(final)
+        for old in self.steps()[: -self._keep]:
+            if old not in (keep_also, step):
+                self._remove(self.folder / str(old))
+
+    def _failed(self, step: int, error: Exception) -> CheckpointError:
+        if is_first():
+            self._remove(self._unfinished(step))
+        whole = [s for s in self.steps() if self.fault(s) is None]
+        left = (
+            f"whole ones remain at steps {', '.join(map(str, whole))}" if whole else "none is left"
+        )
+        return CheckpointError(
+            f"the checkpoint of step {step} could not be written to {self.folder} "
+            f"({_one_line(error)}); {left}. Make room and run the same command again"
+        )
+
+
+def _entry(path: Path, digest: bool = True) -> dict[str, Any]:
+    if not digest:
+        size = path.stat()
+        return {"size": size.length if in_bucket(path) else size.st_size}
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": found}
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -1,0 +1,88 @@
+"""Files that are whole or absent, on disks and in buckets.
+
+A path in a bucket (gs://BUCKET/...) is one of etils.epath, as Orbax has it, with the methods of
+pathlib's. An object there is seen whole or not at all; there is no renaming, appending or linking.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from seqzoo.train.cli.errors import UsageError
+
+BUCKET = "gs://"
+
+
+def run_path(path: Path | str) -> Path:
+    """The folder of a run: a path on a file system, or in a bucket.
+
+    Raises UsageError for another kind of address, or where nothing is installed to read buckets.
+    """
+    address = re.match(r"(\w\w+):/+(.*)", str(path))
+    if address is None:
+        return Path(path)
+    if address[1] != "gs":
+        raise UsageError(
+            f"{path}: a run's folder is on a file system or in a bucket (gs://BUCKET/RUN); mount "
+            "other storage and give its path"
+        )
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UsageError(
+            f"{path}: buckets need gcsfs, which `pip install 'seqzoo[gcs]'` installs; or mount the "
+            "bucket (gcsfuse) and give its path"
+        )
+    from etils import epath
+
+    return epath.Path(BUCKET + address[2])  # pathlib makes one slash of two
+
+
+def in_bucket(path: Path) -> bool:
+    """Whether a path from `run_path` is in a bucket."""
+    return str(path).startswith(BUCKET)
+
+
+def files_under(folder: Path) -> set[str]:
+    """Paths of all files, relative to the folder."""
+    found, folders = set(), [folder]
+    while folders:  # paths of etils have no rglob
+        for path in folders.pop().iterdir():
+            if path.is_dir():
+                folders.append(path)
+            else:
+                found.add(path.relative_to(folder).as_posix())
+    return found
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder and all in it, if it is there."""
+    if not in_bucket(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists():
+        folder.rmtree()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is seen whole or not at all, also after a kill or a power failure."""
+    if in_bucket(path):
+        path.write_text(text)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes the file private; the umask decides for a result like for any other file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,40 @@
+"""How much of a run's time is spent waiting for data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from seqzoo.train.loop.data import HostBatch
+
+
+class Waiting:
+    """Hands on batches and takes the time that each one makes the caller wait.
+
+    The first batch does not count: opening files and compiling the step come with it.
+    """
+
+    def __init__(
+        self, batches: Iterator[HostBatch], clock: Callable[[], float] = time.perf_counter
+    ):
+        self._batches, self._clock = batches, clock
+        self._waited, self._since, self._until = 0.0, None, None
+
+    def __iter__(self) -> Iterator[HostBatch]:
+        return self
+
+    def __next__(self) -> HostBatch:
+        asked = self._clock()
+        batch = next(self._batches)
+        if self._until is not None:  # not the first
+            self._since = asked if self._since is None else self._since
+            self._waited += self._clock() - asked
+        self._until = self._clock()
+        return batch
+
+    @property
+    def share(self) -> float | None:
+        """Waiting over all time from the second batch on, until now; None before that."""
+        if self._since is None:
+            return None
+        return self._waited / max(self._clock() - self._since, 1e-9)
