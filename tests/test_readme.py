@@ -38,7 +38,7 @@ def test_the_examples_run(code):
 
 
 def test_the_commands_of_the_readme_parse():
-    from seqzoo.train.cli.main import dispatch
+    from seqzoo.train.cli.command import dispatch
 
     verbs = set(re.findall(r"^    seqzoo (\S+)", README, re.MULTILINE))
     assert verbs >= {"list", "train", "show", "evaluate", "compare", "report"}
@@ -56,9 +56,9 @@ class Parsed(Exception):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("report")])
 def test_every_command_shown_is_understood(command, monkeypatch, tmp_path):
+    from seqzoo.train.cli import command as cli
     from seqzoo.train.cli import data as datasets
     from seqzoo.train.cli import flags
-    from seqzoo.train.cli import main as cli
     from seqzoo.train.compare import comparison as compare
     from seqzoo.train.plan import plan
     from seqzoo.train.plan import table as plan_table

@@ -5,8 +5,9 @@
 
 with wkv the average of the values by e^{k}, decaying with distance, of
 `ops/scan/wkv_recurrence.py`; log decays are -e^λ. Where ours differs: μ is how much of the token
-before, as in RWKV-6: 1 - μ of the code of 4. Channel mixing belongs to the block (`feedforward="rwkv"`). Cost of L tokens: O(L D H) and a scan.
-State: 3 H + D elements per sequence, H = d_hidden: two sums, their exponent, and the last token.
+before, as in RWKV-6: 1 - μ of the code of 4. Channel mixing belongs to the block
+(`feedforward="rwkv"`). Cost of L tokens: O(L D H) and a scan. State: 3 H + D elements per sequence,
+H = d_hidden: two sums, their exponent, and the last token.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import sys
 
 import jax
 
-from seqzoo.train.cli.main import _exit_code
+from seqzoo.train.cli.command import _exit_code
 from seqzoo.train.devices.processes import Processes, is_first, joined
 from seqzoo.train.loop.runner import run
 from tests.train.tiny_run import Slow, SlowRows, experiment, make_model

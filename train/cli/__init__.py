@@ -1,5 +1,5 @@
 """The command line: one file a verb."""
 
-from seqzoo.train.cli.main import main
+from seqzoo.train.cli.command import main
 
 __all__ = ["main"]

@@ -48,8 +48,8 @@ class Doctor:
 
 def main(argv: Sequence[str]) -> int:
     """Prints what it finds; 1 where something is wrong."""
+    from seqzoo.train.cli.command import _exit_code
     from seqzoo.train.cli.flags import bare_field, parse
-    from seqzoo.train.cli.main import _exit_code
 
     fields = [bare_field("doctor", Doctor()), bare_field("processes", Processes())]
     parsed = parse(dataclasses.make_dataclass("Doctor", fields), argv, "seqzoo doctor")

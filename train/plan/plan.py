@@ -71,8 +71,8 @@ def main(argv: Sequence[str]) -> int:
         from seqzoo.train.plan.forms import main as forms
 
         return forms(argv)
+    from seqzoo.train.cli.command import _chosen
     from seqzoo.train.cli.flags import bare_field, experiment_fields, experiment_of, parse
-    from seqzoo.train.cli.main import _chosen
 
     task, model = _chosen(argv)
     fields = [

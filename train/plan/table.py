@@ -77,7 +77,7 @@ def make_row(model: str, flags: dict[str, str], limit: float) -> Row:
 
 def planned_apart(argv: Sequence[str], limit: float) -> Row:
     """The last line of `seqzoo plan` in a process of its own, its `seconds`, or its `error`."""
-    command = [sys.executable, "-m", "seqzoo.train.cli.main", "plan", *argv]
+    command = [sys.executable, "-m", "seqzoo.train.cli", "plan", *argv]
     started = time.perf_counter()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit)

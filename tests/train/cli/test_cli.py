@@ -9,7 +9,7 @@ import pytest
 
 from seqzoo.models.registry import MIXERS, PRESETS
 from seqzoo.tasks import TASKS
-from seqzoo.train.cli import main as cli
+from seqzoo.train.cli import command as cli
 from seqzoo.train.cli.flags import experiment_fields, experiment_of, flags_of
 from seqzoo.train.config import Experiment
 from seqzoo.train.folder.metrics import NonFiniteError, read_lines
@@ -85,7 +85,7 @@ def test_a_reader_that_is_gone_is_no_fault():
     """As with `seqzoo list | head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "seqzoo.train.cli.main", "list"]
+    command = [sys.executable, "-m", "seqzoo.train.cli", "list"]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")

@@ -2,7 +2,7 @@ import pytest
 
 from seqzoo.models.registry import MIXERS
 from seqzoo.train.cli import demo
-from seqzoo.train.cli.main import dispatch
+from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare import comparison as compare
 from seqzoo.train.compare.comparison import cost
 from seqzoo.train.compare.results import SeedResult

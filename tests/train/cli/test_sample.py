@@ -3,7 +3,7 @@ import pytest
 
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.tasks import build
-from seqzoo.train.cli.main import dispatch
+from seqzoo.train.cli.command import dispatch
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 from seqzoo.train.loop.runner import run
 

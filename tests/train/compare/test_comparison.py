@@ -6,7 +6,7 @@ import pytest
 
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
-from seqzoo.train.cli.main import dispatch
+from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare import comparison as module
 from seqzoo.train.compare import results
 from seqzoo.train.compare.comparison import digest_of, labelled

@@ -13,7 +13,7 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from seqzoo.train.cli.main import dispatch
+from seqzoo.train.cli.command import dispatch
 from seqzoo.train.folder import checkpoint, files
 from seqzoo.train.folder import run_folder as folder
 from seqzoo.train.folder.checkpoint import MANIFEST, Checkpoints

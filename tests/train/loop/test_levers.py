@@ -8,7 +8,7 @@ import threading
 import jax
 import pytest
 
-from seqzoo.train.cli.main import COMPUTING, dispatch, main
+from seqzoo.train.cli.command import COMPUTING, dispatch, main
 from seqzoo.train.devices import backend
 from seqzoo.train.devices.chips import TPUS
 from seqzoo.train.loop import signals, speed

@@ -11,7 +11,7 @@ import pytest
 
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
-from seqzoo.train.cli.main import dispatch
+from seqzoo.train.cli.command import dispatch
 from seqzoo.train.config import Experiment, MeshConfig, TrainConfig
 from seqzoo.train.devices.chips import TPUS, chip_of
 from seqzoo.train.devices.flops import operations

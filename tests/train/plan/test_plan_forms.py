@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from seqzoo.models.ops.layout import backends as forms
-from seqzoo.train.cli.main import dispatch
+from seqzoo.train.cli.command import dispatch
 from seqzoo.train.plan import forms as module
 from seqzoo.train.plan.forms import FORMS, measure
 

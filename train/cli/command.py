@@ -330,7 +330,3 @@ def _words(values: dict[str, Any]) -> str:
         return f"{value:.6g}" if isinstance(value, float) else str(value)
 
     return ", ".join(f"{name} {word(value)}" for name, value in values.items())
-
-
-if __name__ == "__main__":
-    main()
