@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.task import Example, Source, Task
 
 
@@ -47,20 +46,12 @@ def described(task: Task, size: int, examples: Iterable[Example]) -> Description
     one_class = task.spec.head in ("classify", "two_tower")
     counts = np.zeros(task.spec.outputs, np.int64)
     for example in examples:
-        lengths.append(length_of(example, task.spec))
+        lengths.append(task.real_tokens(example))
         if one_class:
             counts[int(example["targets"])] += 1
     found = np.array(lengths or [0])
     span = int(found.min()), float(found.mean()), int(found.max())
     return Description(size, len(lengths), span, tuple(counts.tolist()) if one_class else None)
-
-
-def length_of(example: Example, spec: ModelSpec) -> int:
-    """Tokens of an example without its padding; of a pair, of both together."""
-    if "segment_ids" in example:
-        return int((example["segment_ids"] > 0).sum())
-    axes = example["inputs"].ndim - (spec.features is not None)
-    return int(np.prod(example["inputs"].shape[:axes]))
 
 
 def check_example(task: Task, example: Example) -> None:

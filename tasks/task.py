@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
@@ -118,6 +119,25 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def _source(self, split: Split, seed: int) -> Source:
         """`source` for a split that exists; `seed` is 0 outside the train split."""
+
+    def positions(self, batch: Mapping[str, Any]) -> int:
+        """Positions of an example or of a batch with any axes in front, arrays or their shapes.
+
+        Padding is included; of a pair of rows both count.
+        """
+        return math.prod(self._axes(batch))
+
+    def real_tokens(self, batch: Mapping[str, Any]) -> int:
+        """`positions` without padding, and without the rows whose weight is 0."""
+        axes = self._axes(batch)
+        ids, weight = batch.get("segment_ids"), np.asarray(batch.get("weight", 1))
+        real = np.broadcast_to(True, axes) if ids is None else np.asarray(ids) > 0
+        counted = (weight > 0).reshape(weight.shape + (1,) * (len(axes) - weight.ndim))
+        return int((real & counted).sum())
+
+    def _axes(self, batch: Mapping[str, Any]) -> tuple[int, ...]:
+        shape = batch["inputs"].shape
+        return shape if self.spec.features is None else shape[:-1]
 
     @abc.abstractmethod
     def measure(self, outputs: Array, batch: Mapping[str, Array]) -> Metrics:

@@ -79,3 +79,30 @@ def test_bfloat16_logits_are_measured_in_float32():
 def test_unknown_split_is_named():
     with pytest.raises(ValueError, match=r"'valid' of task mqar.*'validation'"):
         build("mqar").source("valid")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "positions"),
+    [
+        ("listops_short", {"train_size": 3}, 100),  # padded
+        ("adding", {"length": 50}, 50),  # two numbers a position
+        ("retrieval", {}, 2 * 4000),  # both rows of a pair
+    ],
+)
+def test_tokens_are_counted_alike_for_any_axes_in_front(name, options, positions):
+    asked = build(name, **options)
+    if name == "retrieval":  # its files are not here
+        ids = np.zeros((2, 4000), np.int32)
+        ids[0, :7] = ids[1, :5] = 1
+        example, real = {"inputs": ids, "segment_ids": ids}, 12
+    else:
+        example = asked.source("train")[0]
+        real = int(example["segment_ids"].sum()) if "segment_ids" in example else positions
+    batch = {key: np.stack([value] * 3) for key, value in example.items()}
+    seeds = {key: np.stack([value] * 2) for key, value in batch.items()}
+    for counted, rows in ((example, 1), (batch, 3), (seeds, 6)):
+        assert asked.positions(counted) == rows * positions
+        assert asked.real_tokens(counted) == rows * real
+    assert asked.positions(jax.eval_shape(lambda: batch)) == 3 * positions
+    filled = {**seeds, "weight": np.array([[1.0, 1.0, 0.0]] * 2, np.float32)}
+    assert asked.real_tokens(filled) == 4 * real

@@ -248,7 +248,7 @@ class _Run:
         for done, batch in enumerate(itertools.islice(self.data.train, steps), start=1):
             state, metrics = step(state, to_devices(batch, self.programs.batch), self.programs.keys)
             pending.append(metrics)
-            tokens += _tokens(batch, self.experiment.task.spec.features)
+            tokens += self.experiment.task.positions(batch)
             if not self._window_ends(done):
                 continue
             pending = jax.device_get(pending)
@@ -353,9 +353,3 @@ class _Run:
         rates = [tokens / seconds for seconds, tokens in self.windows]
         total = sum(seconds for seconds, _ in self.windows)
         return Timing(compile_seconds, total, float(np.median(rates)))
-
-
-def _tokens(batch: HostBatch, features: int | None) -> int:
-    """Positions of a stacked batch, padding included."""
-    shape = batch["inputs"].shape
-    return math.prod(shape if features is None else shape[:-1])

@@ -186,7 +186,8 @@ class _Run:
         self, step: int, state: TrainState, batch: HostBatch, validation: Source
     ) -> tuple[TrainState, bool]:
         """The state after a step and what follows it, and whether that was the last one."""
-        tokens = self.config.batch_size * _positions(batch, self.task.spec.features)
+        # A process has its part of the batch.
+        tokens = self.task.positions(batch) * self.config.batch_size // len(batch["inputs"])
         placed = to_devices(batch, self.program.rows)
         state, metrics = self.program.step(state, placed, self.key)
         self.late.add(step, metrics)
@@ -328,12 +329,6 @@ class _Run:
         if complete and is_first():
             self.folder.finish(result)
         return result
-
-
-def _positions(batch: dict[str, np.ndarray], features: int | None) -> int:
-    """Positions of an example of a batch, padding included."""
-    shape = batch["inputs"].shape[1:]
-    return math.prod(shape if features is None else shape[:-1])
 
 
 def _describe(metrics: dict[str, float]) -> str:

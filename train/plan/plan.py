@@ -134,7 +134,7 @@ def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -
     chip = chip_of(devices[0])
     program = _program(experiment, plan, devices)
     batch = batch_shapes(experiment.task, experiment.train.batch_size, program.rows, plan.length)
-    tokens = math.prod(batch["inputs"].shape[:2])
+    tokens = experiment.task.positions(batch)
     row: Row = {
         "task": experiment.task.name,
         "model": experiment.model,
