@@ -40,6 +40,17 @@ class Segments(NamedTuple):
         before = jnp.pad(self.run[:, :-1], ((0, 0), (1, 0)))
         return self.run != before
 
+    def in_parts(self, batch: int, count: int) -> Segments:
+        """The layout of the parts of B rows; run 0 is again the one of a carried state."""
+        each = (jnp.broadcast_to(x, (batch, x.shape[1])) for x in self if x is not None)
+        position, *masks = (cut(x, count) for x in each)
+        if not self.masked:
+            return Segments(position)
+        valid, run = masks
+        ends = run[:, -1].reshape(count, batch)
+        before = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]]).reshape(-1, 1)
+        return Segments(position, valid, run - before)
+
     def flip(self) -> Segments:
         """The layout of the reversed rows, for a fresh state."""
         if not self.masked:
@@ -123,20 +134,9 @@ def as_segments(segment_ids: Int[Array, "B L"] | Segments | None, length: int) -
     return segment_ids if isinstance(segment_ids, Segments) else segments(segment_ids)
 
 
-def cut_runs(run: Int[Array, "B L"], count: int) -> Int[Array, "nB L/n"]:
-    """Numbers of segments, 0 in each part for the one that the part before it ends in."""
-    batch, length = run.shape
-    ends = run.reshape(batch, count, length // count)[:, :-1, -1]
-    before = jnp.concatenate([jnp.zeros_like(run[:, :1]), ends], axis=1)
-    return cut(run, count) - cut(before, count)
-
-
 def cut_layout(layout: Segments, batch: int, count: int) -> Segments:
     """The layout of the parts; run 0 is again the one that a carried state belongs to."""
-    position = jnp.broadcast_to(layout.position, (batch, layout.position.shape[1]))
-    if not layout.masked:
-        return Segments(cut(position, count))
-    return Segments(cut(position, count), cut(layout.valid, count), cut_runs(layout.run, count))
+    return layout.in_parts(batch, count)
 
 
 class Compaction(NamedTuple):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,73 @@ def parts(length: int) -> int:
     """Into how many parts rows of `length` are cut; 1 without a mesh that asks for more."""
     count = axis_size(SEQUENCE_AXIS)
     return count if length % count == 0 else 1
+
+
+class Recurrence(NamedTuple):
+    """What an op does with rows of tokens, declared once and called on one device or on many.
+
+    Each function takes first what is the same for all rows: options, tables, parameters, as one
+    tuple. None of them needs to know of devices.
+
+    Attributes:
+        run: (shared, inputs, state) -> (outputs [B, L, ...], state after them), any number of rows.
+        summarize: (shared, inputs, nothing) -> (what becomes of the state before the inputs, the
+            state that they make of none), with rows first and no axis L in every leaf; `nothing`
+            is a state of zeros for as many rows.
+        compose: (shared, those two, state before) -> state after, for one part.
+    """
+
+    run: Callable[[tuple, PyTree, State], tuple[PyTree, State]]
+    summarize: Callable[[tuple, PyTree, State], tuple[PyTree, State]]
+    compose: Callable[[tuple, PyTree, State, State], State]
+
+    def __call__(
+        self, shared: tuple, inputs: PyTree, state: State, *, reverse: bool = False
+    ) -> tuple[PyTree, State]:
+        """`run`, in parts where the mesh divides L, each from the state that the one before leaves.
+
+        Args:
+            shared: what all rows have in common.
+            inputs: leaves [B, L, ...], and `Segments`. A size of 1 in place of L is an input that
+                is constant in time, one of B an input that rows share.
+            state: before the first part, leaves [B, ...].
+            reverse: `run` goes from the end of the rows, so the last part comes first.
+
+        Returns:
+            Outputs [B, L, ...] and the state behind the last part.
+        """
+        batch, leaves = len(jax.tree.leaves(state)[0]), jax.tree.leaves(inputs)
+        length = max(x.shape[1] for x in leaves)
+        count = parts(length)
+        if count == 1:
+            return self.run(shared, inputs, state)
+
+        def apart(x: Array) -> Array:
+            if x.shape[:2] == (1, 1):
+                return x
+            x = jnp.broadcast_to(x, (batch, *x.shape[1:]))
+            return cut(x, count) if x.shape[1] == length else repeat(x, count)
+
+        divided = jax.tree.map(
+            lambda x: x.in_parts(batch, count) if hasattr(x, "in_parts") else apart(x),
+            inputs,
+            is_leaf=lambda x: hasattr(x, "in_parts"),
+        )
+        nothing = jax.tree.map(lambda s: jnp.zeros((count * batch, *s.shape[1:]), s.dtype), state)
+        return carried_over(
+            lambda inputs, state: self.run(shared, inputs, state),
+            lambda inputs: self.summarize(shared, inputs, nothing),
+            lambda passed, own, before: self.compose(shared, passed, own, before),
+            divided,
+            state,
+            count,
+            reverse=reverse,
+        )
+
+
+def decayed(_: tuple, kept: Array, own: Array, before: Array) -> Array:
+    """The `compose` of a linear recurrence whose state is multiplied by `kept`."""
+    return kept * before + own
 
 
 def carried_over(

@@ -11,7 +11,6 @@ chunks a state is handed on. The delta rules of this folder are choices of a, b,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,8 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from seqzoo.models.ops.layout.segments import Segments, cut_runs
-from seqzoo.models.ops.layout.sequence_parallel import carried_over, cut, parts
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.sequence_parallel import Recurrence
 from seqzoo.models.ops.matrix.chunks import check_decays, decays, to_chunks, to_rows
 from seqzoo.models.ops.matrix.decayed_pairs import Pairs, Reader, decayed_pairs
 from seqzoo.models.ops.matrix.triangular import unit_inverse
@@ -78,53 +77,46 @@ def chunked_delta(
         s0 = jnp.zeros((batch, heads, keys, values.shape[-1]), dtype)
     size = chunk_size or min(max(power_of_two(keys), SMALLEST), LARGEST)
     s0 = s0.astype(jnp.promote_types(s0.dtype, dtype))
-    rows = functools.partial(_rows, size, before)
-    run = layout.run if layout.masked else None
-    count = parts(length)
-    return rows((inputs, run), s0) if count == 1 else _over_devices(rows, inputs, run, s0, count)
+    return _ROWS((size, before), (inputs, layout), s0)
 
 
 def _rows(
-    most: int, before: bool, inputs: tuple[Inputs, Array | None], s0: Array
+    shared: tuple[int, bool], inputs: tuple[Inputs, Segments], s0: Array
 ) -> tuple[Array, Array]:
-    """All chunks of rows and their runs."""
-    terms, run = inputs
+    """All chunks of rows."""
+    (most, before), (terms, layout) = shared, inputs
     length = terms.q.shape[1]
     size = power_of_two(min(most, length))
     chunks = jax.tree.map(lambda x: to_chunks(x, size), terms)
-    masks = None if run is None else _masks(run, size)
+    masks = _masks(layout.run, size) if layout.masked else None
     # Inside a scan no barrier is needed to keep the recomputation.
     step = jax.checkpoint(functools.partial(_step, before=before), prevent_cse=False)
     s, o = lax.scan(step, s0, (chunks, masks))
     return to_rows(o, length), s
 
 
-def _over_devices(
-    rows: Callable, inputs: Inputs, run: Array | None, s0: Array, count: int
+def _summarize(
+    shared: tuple[int, bool], inputs: tuple[Inputs, Segments], nothing: Array
 ) -> tuple[Array, Array]:
-    """`rows` where the parts of the rows lie on different devices.
+    """The map from a first to a last state, a matrix [K, K] for each head.
 
-    The map from a part's first to its last state is a matrix [K, K] for each head: what becomes of
-    the identity where nothing is written, kept beside the state as K more columns of values.
+    It is what becomes of the identity where nothing is written, kept beside the state as K more
+    columns of values.
     """
-    shape, keys = inputs.q.shape[:3], inputs.q.shape[3]
-    inputs = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, x.shape[-1])), inputs)
-    inputs = jax.tree.map(lambda x: cut(x, count), inputs)
-    run = None if run is None else cut_runs(jnp.broadcast_to(run, shape[:2]), count)
+    terms, layout = inputs
+    keys = nothing.shape[2]
+    u, v = (None if x is None else _wider(x, keys) for x in (terms.u, terms.v))
+    one = jnp.broadcast_to(jnp.eye(keys, dtype=nothing.dtype), (*nothing.shape[:2], keys, keys))
+    first = jnp.concatenate([one, nothing], axis=-1)
+    last = _rows(shared, (terms._replace(u=u, v=v), layout), first)[1]
+    return last[..., :keys], last[..., keys:]
 
-    def summarize(inputs: tuple[Inputs, Array | None]) -> tuple[Array, Array]:
-        terms, run = inputs
-        u, v = (None if x is None else _wider(x, keys) for x in (terms.u, terms.v))
-        nothing = jnp.zeros((len(terms.q), *s0.shape[1:]), s0.dtype)
-        one = jnp.broadcast_to(jnp.eye(keys, dtype=s0.dtype), (*nothing.shape[:2], keys, keys))
-        first = jnp.concatenate([one, nothing], axis=-1)
-        last = rows((terms._replace(u=u, v=v), run), first)[1]
-        return last[..., :keys], last[..., keys:]
 
-    def compose(transition: Array, own: Array, before: Array) -> Array:
-        return transition @ before + own
+def _compose(_: tuple, transition: Array, own: Array, before: Array) -> Array:
+    return transition @ before + own
 
-    return carried_over(rows, summarize, compose, (inputs, run), s0, count)
+
+_ROWS = Recurrence(_rows, _summarize, _compose)
 
 
 def _wider(values: Array, more: int) -> Array:

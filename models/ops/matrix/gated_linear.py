@@ -26,8 +26,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.ops.layout import backends as forms
-from seqzoo.models.ops.layout.segments import Segments, as_segments, cut_runs
-from seqzoo.models.ops.layout.sequence_parallel import carried_over, cut, parts
+from seqzoo.models.ops.layout.segments import Segments, as_segments
+from seqzoo.models.ops.layout.sequence_parallel import Recurrence, decayed
 from seqzoo.models.ops.matrix.chunks import check_decays, decays, to_chunks, to_rows
 
 FeatureMap = Callable[[Array, Array], tuple[Array, Array]]
@@ -102,16 +102,10 @@ def gated_linear_attention(
         valid = layout.valid[:, :, None, None]
         k, v = (k, jnp.where(valid, v, 0)) if feature_map else (jnp.where(valid, k, 0), v)
         g = None if g is None else jnp.where(valid, g, 0)
-    run = layout.run if layout.masked else None
-
     shape = (batch, heads, keys, v.shape[-1])
     s0 = jnp.zeros(shape, dtype) if s0 is None else s0.astype(jnp.promote_types(s0.dtype, dtype))
-    rows = functools.partial(
-        _rows, chunk_size or default_chunk(keys, v.shape[-1]), read_before, feature_map
-    )
-    count = parts(length)
-    inputs = (q, k, v, g, run)
-    o, s_last = rows(inputs, s0) if count == 1 else _over_devices(rows, inputs, s0, count)
+    size = chunk_size or default_chunk(keys, v.shape[-1])
+    o, s_last = _ROWS((size, read_before, feature_map), (q, k, v, g, layout), s0)
     if bonus is not None:
         q, k = (jnp.repeat(x, heads // groups, axis=2) for x in (q, k))
         o = o + jnp.sum(q.astype(dtype) * bonus * k, axis=-1, keepdims=True) * v
@@ -163,17 +157,28 @@ def _feature_width(q: Array, k: Array, feature_map: FeatureMap | None) -> int:
     return widths.pop()
 
 
-def _rows(
-    most: int, read_before: bool, feature_map: FeatureMap | None, inputs: tuple, s0: Array
-) -> tuple[Array, Array]:
-    """All chunks of rows of q, k, v, g and run; the last two may be None."""
+def _rows(shared: tuple, inputs: tuple, s0: Array) -> tuple[Array, Array]:
+    """All chunks of rows of q, k, v, g, which may be None, and their layout."""
     values, g = inputs[2].shape[-1], inputs[3]
-    options = most, read_before, feature_map
-    together = functools.partial(_in_columns, *options, (values,))
+    together = functools.partial(_in_columns, *shared, (values,))
     if values < VECTOR or values % VECTOR != 1 or (g is not None and g.shape[-1] > 1):
         return together(inputs, s0)
-    apart = functools.partial(_in_columns, *options, (values - 1, 1))
+    apart = functools.partial(_in_columns, *shared, (values - 1, 1))
     return forms.run("normaliser", {"together": together, "apart": apart}, inputs, s0)
+
+
+def _summarize(shared: tuple, inputs: tuple, nothing: Array) -> tuple[Array, Array]:
+    *_, g, layout = inputs
+    own = _rows(shared, inputs, nothing)[1]
+    kept = jnp.ones((len(nothing), 1, 1, 1), own.dtype)
+    if g is not None:
+        kept = jnp.exp(g.sum(1))[..., None].astype(own.dtype)
+    if not layout.masked:
+        return jnp.broadcast_to(kept, (len(nothing), *kept.shape[1:])), own
+    return jnp.where((layout.run[:, -1] == 0)[:, None, None, None], kept, 0), own
+
+
+_ROWS = Recurrence(_rows, _summarize, decayed)
 
 
 def _in_columns(
@@ -187,8 +192,8 @@ def _in_columns(
     """`_rows`, with products apart for so many columns of v each."""
     length = inputs[0].shape[1]
     size = min(most, length)
-    *inputs, run = inputs
-    run = None if run is None else run[:, :, None, None]
+    *inputs, layout = inputs
+    run = layout.run[:, :, None, None] if layout.masked else None
     q, k, v, g, run = (None if x is None else to_chunks(x, size) for x in (*inputs, run))
     G_row = None
     if g is not None and g.shape[-1] == 1:
@@ -212,28 +217,6 @@ def _columns(x: Array, widths: tuple[int, ...]) -> tuple[Array, ...]:
 def _for_heads(x: Float[Array, "B G C D"], heads: int) -> Float[Array, "B H C D"]:
     """What the heads of a group share, for each of them."""
     return x if x.shape[1] == heads else jnp.repeat(x, heads // x.shape[1], axis=1)
-
-
-def _over_devices(rows: Callable, inputs: tuple, s0: Array, count: int) -> tuple[Array, Array]:
-    """`rows` where the parts of the rows lie on different devices."""
-    q, k, v, g, run = inputs
-    g = None if g is None else jnp.broadcast_to(g, (*v.shape[:3], g.shape[3]))
-    q, k, v, g = (None if x is None else cut(x, count) for x in (q, k, v, g))
-    run = None if run is None else cut_runs(jnp.broadcast_to(run, inputs[0].shape[:2]), count)
-
-    def summarize(inputs: tuple) -> tuple[Array, Array]:
-        own = rows(inputs, jnp.zeros((len(q), *s0.shape[1:]), s0.dtype))[1]
-        kept = jnp.ones((len(q), 1, 1, 1), own.dtype)
-        if g is not None:
-            kept = jnp.exp(g.sum(1))[..., None].astype(own.dtype)
-        return kept if run is None else jnp.where(
-            (run[:, -1] == 0)[:, None, None, None], kept, 0
-        ), own
-
-    def compose(kept: Array, own: Array, before: Array) -> Array:
-        return kept * before + own
-
-    return carried_over(rows, summarize, compose, (q, k, v, g, run), s0, count)
 
 
 def _step(read_before: bool, feature_map: FeatureMap | None, carry, inputs):
