@@ -7,6 +7,7 @@ be read, 5 another process of the run is gone. Set SEQZOO_DEBUG=1 to see where a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import importlib
@@ -172,11 +173,14 @@ def evaluate_main(argv: Sequence[str]) -> int:
 
 
 def _train(experiment: Any, out: Path, change_steps: bool) -> int:
+    from seqzoo.train.cli.console import ProgressBars
     from seqzoo.train.devices.processes import is_first
     from seqzoo.train.loop.runner import finished, run
 
     before = finished(experiment, out, change_steps=change_steps)
-    result = before or run(experiment, out, change_steps=change_steps)
+    if not before:
+        with contextlib.closing(ProgressBars()) as bars:
+            result = run(experiment, out, change_steps=change_steps, progress=bars)
     if not is_first():
         return 0
     if before:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from typing import Any
+from collections.abc import Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,88 +16,75 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from seqzoo.train.loop.progress import ComparisonProgress
+
 REFRESH = 0.2  # seconds between changes of the text
-SILENT = Console(quiet=True, force_terminal=False)
 
 
-class ProgressBar:
-    """The bar of one run: loss, tokens per second and time left; a context manager."""
+class ProgressBars(ComparisonProgress):
+    """A bar for the run at hand: loss, tokens per second, time left; above it one for models."""
 
-    def __init__(self, title: str, steps: int, done: int = 0, console: Console | None = None):
+    def __init__(self, console: Console | None = None):
         self._console = console or Console(stderr=True)
-        columns = (
+        self._columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
         )
-        on = self._console.is_terminal
-        self._bar = Progress(*columns, console=self._console, disable=not on)
-        self._task = self._bar.add_task(title, total=steps, completed=done, note="")
+        self._bars: Progress | None = None
+        self._models = self._run = None
+
+    def models(self, total: int, done: int) -> None:
+        """Shows how many models are trained, until all are."""
+        if self._models is None:
+            self._start(TimeElapsedColumn())
+            self._models = self._bars.add_task("models", total=total, note="")
+        self._bars.update(self._models, completed=done)
+        if done == total:
+            self.close()
+
+    def begin(self, title: str, steps: int, done: int = 0) -> None:
+        """Shows the bar of a run."""
+        if self._bars is None:
+            self._start(TimeRemainingColumn())
+        self._run = self._bars.add_task(escape(title), total=steps, completed=done, note="")
         self._tokens, self._since, self._shown = 0, time.monotonic(), 0.0
 
-    def __enter__(self) -> ProgressBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def update(self, step: int, loss: float, tokens: int) -> None:
+    def step(self, step: int, loss: float, tokens: int) -> None:
         """Shows a step's loss, and the rate of tokens since the start."""
         now = time.monotonic()
         self._tokens += tokens
-        if self._bar.disable or now - self._shown < REFRESH:
+        if self._bars.disable or now - self._shown < REFRESH:
             return
         self._shown = now
         rate = self._tokens / max(now - self._since, 1e-9)
         note = f"loss {loss:.4f}  {rate:,.0f} tokens/s"
-        self._bar.update(self._task, completed=step, note=note)
+        self._bars.update(self._run, completed=step, note=note)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A line with the metrics; of a comparison's runs there would be too many."""
+        if self._models is None:
+            found = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            self.say(f"step {step}: {found}")
 
     def say(self, text: str) -> None:
-        """A line for the user, above the bar."""
+        """A line for the user, above the bars."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def end(self) -> None:
+        """Removes the bar of a run; without models, all of it."""
+        self._bars.remove_task(self._run)
+        if self._models is None:
+            self.close()
 
-class ComparisonBars(contextlib.AbstractContextManager):
-    """Progress over models and over the steps of one; a context manager."""
+    def close(self) -> None:
+        """Ends the bars, also after an error."""
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = self._models = None
 
-    def __init__(self, console: Console, models: int, done: int):
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._models = self._bars.add_task("models", total=models, completed=done, note="")
-        self._steps = None
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def __enter__(self) -> ComparisonBars:
+    def _start(self, time_column: TimeElapsedColumn | TimeRemainingColumn) -> None:
+        on = self._console.is_terminal
+        self._bars = Progress(*self._columns, time_column, console=self._console, disable=not on)
         self._bars.start()
-        return self
-
-    def start(self, label: str, steps: int) -> None:
-        self._total = steps
-        self._steps = self._bars.add_task(label.replace("[", "\\["), total=steps, note="starting")
-
-    def step(self, done: int, loss: float) -> None:
-        self._bars.update(self._steps, completed=done, note=f"loss {loss:.3f}")
-
-    def part(self, index: int, count: int) -> Any:
-        """`step` of one seed of several in turn."""
-
-        def step(done: int, loss: float) -> None:
-            self.step((index * self._total + done) // count, loss)
-
-        return step
-
-    def finish(self, models: int = 1) -> None:
-        self._bars.remove_task(self._steps)
-        self._bars.advance(self._models, models)

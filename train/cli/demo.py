@@ -9,6 +9,7 @@ ranking on recall inverts, as attention then needs far longer.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import time
@@ -21,7 +22,8 @@ from rich.console import Console
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.tasks.task import Task
-from seqzoo.train.compare.comparison import INTERRUPTED, compare
+from seqzoo.train.cli.console import ProgressBars
+from seqzoo.train.compare.comparison import INTERRUPTED, compare, show
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 
@@ -119,7 +121,11 @@ def main(argv: Sequence[str]) -> int:
             experiments = section.experiments(MODELS)
             console.print(f"\n{name}: {section.task.description}", markup=False, highlight=False)
             out = demo.out / name
-            compare(experiments, out, seeds=demo.seeds, command=command, console=console)
+            with contextlib.closing(ProgressBars(console)) as bars:
+                compared = compare(
+                    experiments, out, seeds=demo.seeds, command=command, progress=bars
+                )
+            show(compared, console)
     except KeyboardInterrupt:
         console.print("stopped; the same command continues", markup=False)
         return INTERRUPTED

@@ -22,7 +22,6 @@ from rich.console import Console
 
 from seqzoo.tasks.describe import describe
 from seqzoo.tasks.task import Source
-from seqzoo.train.cli.console import ComparisonBars
 from seqzoo.train.cli.errors import UsageError, take
 from seqzoo.train.compare import results
 from seqzoo.train.compare.cost import cost, match_parameters
@@ -32,6 +31,7 @@ from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.seeds import SeedData, Trained, seed_data, train_seeds
 from seqzoo.train.compare.tables import failures, results_table
 from seqzoo.train.config import Experiment, comparable, differences
+from seqzoo.train.loop.progress import SILENT, ComparisonProgress
 
 Vectorise = Literal["auto", "always", "never"]
 Match = Literal["none", "parameters"]
@@ -54,7 +54,7 @@ def compare(
     seeds: int = 3,
     vectorise: Vectorise = "auto",
     command: str = "",
-    console: Console | None = None,
+    progress: ComparisonProgress = SILENT,
 ) -> Comparison:
     """Trains every model that `out` does not hold yet; writes results.json and report.html there.
 
@@ -64,13 +64,13 @@ def compare(
         seeds: runs of each model.
         vectorise: whether the seeds of a model share one compiled program.
         command: how to make these results again, for the report.
-        console: for progress and the table.
+        progress: hears of the models.
 
     Raises:
         ValueError: for models that do not share task and training, and where `out` holds results
             of another configuration; nothing is then written.
     """
-    out, console = Path(out), console or Console()
+    out = Path(out)
     check_models(models, seeds)
     first = next(iter(models.values()))
     places = tuple(range(first.train.seed, first.train.seed + seeds))
@@ -80,23 +80,19 @@ def compare(
     data = seed_data(first, places)
     comparison = _started(found, first, places, data, command)
     missing = {k: v for k, v in models.items() if comparison.model(k) is None}
-    with ComparisonBars(console, len(models), len(models) - len(missing)) as bars:
-        if missing:
-            # The first model would otherwise be timed with the making of everybody's data.
-            bars.start("data", first.train.steps)
-            data.train.fill(first.train.steps)
-            bars.finish(0)
-        for label, experiment in missing.items():
-            bars.start(label, experiment.train.steps)
-            together = _together(vectorise, seeds * costs[label]["parameters"])
-            trained = _train(experiment, places, data, together, bars)
-            done = _model_result(label, experiment, trained, costs[label])
-            comparison = dataclasses.replace(comparison, models=(*comparison.models, done))
-            results.save(comparison, out)
-            bars.finish()
+    progress.models(len(models), len(models) - len(missing))
+    if missing:
+        # The first model would otherwise be timed with the making of everybody's data.
+        data.train.fill(first.train.steps)
+    for label, experiment in missing.items():
+        together = _together(vectorise, seeds * costs[label]["parameters"])
+        trained = _train(label, experiment, places, data, together, progress)
+        done = _model_result(label, experiment, trained, costs[label])
+        comparison = dataclasses.replace(comparison, models=(*comparison.models, done))
+        results.save(comparison, out)
+        progress.models(len(models), sum(comparison.model(k) is not None for k in models))
     results.save(comparison, out)
     write_report(out)
-    show(comparison, console)
     return comparison
 
 
@@ -239,18 +235,19 @@ def _together(vectorise: Vectorise, parameters: int) -> bool:
 
 
 def _train(
+    label: str,
     experiment: Experiment,
     seeds: tuple[int, ...],
     data: SeedData,
     together: bool,
-    bars: ComparisonBars,
+    progress: ComparisonProgress,
 ) -> list[Trained]:
     """All seeds in one program, or one after another."""
     if together:
-        return [train_seeds(experiment, seeds, data, bars.step)]
+        return [train_seeds(experiment, seeds, data, progress, title=label)]
     return [
-        train_seeds(experiment, (seed,), None, bars.part(i, len(seeds)))
-        for i, seed in enumerate(seeds)
+        train_seeds(experiment, (seed,), None, progress, title=f"{label} seed {seed}")
+        for seed in seeds
     ]
 
 
@@ -289,16 +286,21 @@ def main(argv: Sequence[str]) -> int:
     if first.match == "parameters":
         experiments = match_parameters(experiments)
     command = shlex.join(["seqzoo", "compare", *argv])
+    import contextlib
+
+    from seqzoo.train.cli.console import ProgressBars
+
     console = Console()
     try:
-        compare(
-            experiments,
-            first.out,
-            seeds=first.seeds,
-            vectorise=first.vectorise,
-            command=command,
-            console=console,
-        )
+        with contextlib.closing(ProgressBars(console)) as bars:
+            comparison = compare(
+                experiments,
+                first.out,
+                seeds=first.seeds,
+                vectorise=first.vectorise,
+                command=command,
+                progress=bars,
+            )
     except KeyboardInterrupt:
         console.print(
             f"stopped; {first.out} keeps the models that are done, and the same command continues",
@@ -306,6 +308,7 @@ def main(argv: Sequence[str]) -> int:
             highlight=False,
         )
         return INTERRUPTED
+    show(comparison, console)
     console.print(f"report: {first.out / REPORT}", markup=False, highlight=False, soft_wrap=True)
     return 0
 

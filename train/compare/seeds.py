@@ -33,6 +33,7 @@ from seqzoo.train.devices.sharding import (
 from seqzoo.train.loop.data import HostBatch, eval_batches, to_devices, train_batches
 from seqzoo.train.loop.optimizer import make_optimizer, make_schedule
 from seqzoo.train.loop.program import model_factory
+from seqzoo.train.loop.progress import SILENT, Progress
 from seqzoo.train.loop.selection import Best
 from seqzoo.train.loop.state import (
     Arrays,
@@ -49,8 +50,6 @@ from seqzoo.train.loop.step import make_eval_step, make_train_step
 KEPT_BYTES = 2**28  # of host batches kept for the next model of a comparison
 CURVE_POINTS = 40  # training metrics are means over a fortieth of the run
 NOT_CURVES = ("lr", "weight", "grad_norm")
-
-Progress = Callable[[int, float], None]  # steps done, mean loss of the seeds that go on
 
 
 class Kept:
@@ -198,8 +197,9 @@ def train_seeds(
     experiment: Experiment,
     seeds: tuple[int, ...],
     data: SeedData | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     *,
+    title: str = "",
     make_model: ModelFactory | None = None,
 ) -> Trained:
     """Trains `seeds` of an experiment together; final metrics are those of the test split.
@@ -211,14 +211,19 @@ def train_seeds(
         experiment: its own `train.seed` does not count; checkpoints are not written.
         seeds: one run each.
         data: `seed_data(experiment, seeds)`, if it is there already.
-        progress: called now and then.
+        progress: hears of the run, by windows of steps.
+        title: of the run, for `progress`.
         make_model: builds the model from random streams, instead of the configuration's.
     """
     data = seed_data(experiment, seeds) if data is None else data
     with jax.set_mesh(make_mesh(experiment.mesh)):
         programs = make_programs(experiment, seeds, make_model)
         run = _Run(experiment, seeds, data, programs)
-        return run.train(progress or (lambda step, loss: None))
+        progress.begin(title, experiment.train.steps)
+        try:
+            return run.train(progress)
+        finally:
+            progress.end()
 
 
 class _Run:
@@ -256,7 +261,7 @@ class _Run:
             loss = self._record(done, pending)
             if self._evaluates(done):
                 self._validate(done, (state.params, state.rest))
-            progress(done, loss)
+            progress.step(done, loss, tokens)
             if len(self.failures) == len(self.seeds):
                 break
             pending, tokens, started = [], 0, time.perf_counter()

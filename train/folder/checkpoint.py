@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
+from jaxtyping import Array, PyTree
 
 from seqzoo.train.devices.processes import barrier, from_first, is_first
 from seqzoo.train.folder.files import (
@@ -29,7 +30,6 @@ from seqzoo.train.folder.files import (
     run_path,
     write_atomically,
 )
-from seqzoo.train.loop.state import TrainState
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
@@ -103,7 +103,7 @@ class Checkpoints:
         """What was saved beside the state."""
         return json.loads((self.folder / str(step) / META).read_text())
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
+    def restore(self, step: int, like: PyTree) -> PyTree[Array]:
         """The state at `step`; `like` holds shapes, dtypes and shardings.
 
         Raises CheckpointError where the checkpoint is of another model or optimiser.
@@ -116,7 +116,7 @@ class Checkpoints:
             ) from error
 
     def save(
-        self, state: TrainState, meta: Mapping[str, Any], keep_also: int | None = None
+        self, state: PyTree[Array], meta: Mapping[str, Any], keep_also: int | None = None
     ) -> None:
         """Saves the state of `meta["step"]`; returns when its arrays have been copied.
 

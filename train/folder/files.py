@@ -13,26 +13,24 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from seqzoo.train.cli.errors import UsageError
-
 BUCKET = "gs://"
 
 
 def run_path(path: Path | str) -> Path:
     """The folder of a run: a path on a file system, or in a bucket.
 
-    Raises UsageError for another kind of address, or where nothing is installed to read buckets.
+    Raises ValueError for another kind of address, or where nothing is installed to read buckets.
     """
     address = re.match(r"(\w\w+):/+(.*)", str(path))
     if address is None:
         return Path(path)
     if address[1] != "gs":
-        raise UsageError(
+        raise ValueError(
             f"{path}: a run's folder is on a file system or in a bucket (gs://BUCKET/RUN); mount "
             "other storage and give its path"
         )
     if importlib.util.find_spec("gcsfs") is None:
-        raise UsageError(
+        raise ValueError(
             f"{path}: buckets need gcsfs, which `pip install 'seqzoo[gcs]'` installs; or mount the "
             "bucket (gcsfuse) and give its path"
         )

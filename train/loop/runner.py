@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Array
 
 from seqzoo.tasks.task import Source
-from seqzoo.train.cli.console import SILENT, ProgressBar
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.backend import keep_compiled
 from seqzoo.train.devices.processes import (
@@ -37,6 +36,7 @@ from seqzoo.train.folder.run_folder import RunFolder, RunFolderError, say_on_std
 from seqzoo.train.loop.data import HostBatch, rows_of_process, to_devices, train_batches
 from seqzoo.train.loop.evaluate import evaluate
 from seqzoo.train.loop.program import Program, count_parameters, make_program
+from seqzoo.train.loop.progress import SILENT, Progress
 from seqzoo.train.loop.signals import StopRequest
 from seqzoo.train.loop.speed import Speed
 from seqzoo.train.loop.state import ModelFactory, TrainState, seed_keys
@@ -54,6 +54,7 @@ def run(
     make_model: ModelFactory | None = None,
     devices: Sequence[jax.Device] | None = None,
     change_steps: bool = False,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Trains in the folder `out`, or continues what is there, and returns the result.
 
@@ -66,6 +67,7 @@ def run(
         make_model: builds the model from random streams, instead of the configuration's.
         devices: those of the mesh; all by default.
         change_steps: continue under another number of steps.
+        progress: hears of the run in the process that owns the folder.
 
     Raises ValueError (RunFolderError for the folder) for what cannot be, NonFiniteError for a step
     that is not finite, and CheckpointError if a checkpoint cannot be written or none read.
@@ -75,10 +77,16 @@ def run(
         return before
     keep_compiled()
     program = make_program(experiment, make_model=make_model, devices=devices)
-    return run_program(program, out, change_steps=change_steps)
+    return run_program(program, out, change_steps=change_steps, progress=progress)
 
 
-def run_program(program: Program, out: Path | str, *, change_steps: bool = False) -> dict[str, Any]:
+def run_program(
+    program: Program,
+    out: Path | str,
+    *,
+    change_steps: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
     """`run` for a program that exists."""
     experiment, folder = program.experiment, RunFolder(out)
     before = finished(experiment, out, change_steps=change_steps)
@@ -89,7 +97,9 @@ def run_program(program: Program, out: Path | str, *, change_steps: bool = False
         if is_first():
             stack.enter_context(failing_together(folder.release))
         stack.enter_context(_owned(folder, experiment))
-        training = stack.enter_context(contextlib.closing(_Run(program, folder, stop)))
+        training = stack.enter_context(
+            contextlib.closing(_Run(program, folder, stop, progress if is_first() else SILENT))
+        )
         with failing_together(training.log.flush):
             return training.train()
 
@@ -145,8 +155,8 @@ def _owned(folder: RunFolder, experiment: Experiment) -> Iterator[None]:
 class _Run:
     """One process's work on one run."""
 
-    def __init__(self, program: Program, folder: RunFolder, stop: StopRequest):
-        self.program, self.folder, self.stop = program, folder, stop
+    def __init__(self, program: Program, folder: RunFolder, stop: StopRequest, progress: Progress):
+        self.program, self.folder, self.stop, self.progress = program, folder, stop, progress
         self.config = program.experiment.train
         self.task = program.experiment.task
         self.checkpoints = Checkpoints(folder.path, keep=self.config.keep)
@@ -159,12 +169,8 @@ class _Run:
         self.state, self.done = self._start(initial)
         self.ballot = Ballot(program.mesh)
         self.log = MetricsLog(folder.path, self.done) if is_first() else NoLog()
-        self.bar = ProgressBar(
-            f"{self.task.name} {program.experiment.model}",
-            self.config.steps,
-            self.done,
-            None if is_first() else SILENT,
-        )
+        title = f"{self.task.name} {program.experiment.model}"
+        progress.begin(title, self.config.steps, self.done)
 
     def train(self) -> dict[str, Any]:
         """All steps that are left, or those until a stop is requested."""
@@ -173,7 +179,7 @@ class _Run:
         validation, batches = self._source("validation"), Waiting(self._batches())
         traced = self.config.profile_steps if self.config.profile else 0
         tracer = Tracer(self.folder.path / "profile", self.done + 1, traced)
-        with self.bar, tracer:
+        with tracer:
             for step in range(self.done + 1, steps + 1):
                 with tracer.step(step):
                     batch = next(batches)
@@ -205,6 +211,7 @@ class _Run:
 
     def close(self) -> None:
         """Ends files and threads; safe after an error."""
+        self.progress.end()
         self.log.close()
         self.checkpoints.close()
 
@@ -266,7 +273,7 @@ class _Run:
         for step, values in self.late.read(**options):
             self.latest = values
             self.log.write(step, {**values, **self.speed.of_step()})
-            self.bar.update(step, values["loss"], tokens)
+            self.progress.step(step, values["loss"], tokens)
 
     def _evaluate(self, step: int, state: TrainState, source: Source, tokens: int) -> bool:
         """Adds validation metrics to the step's line; whether they are the best so far."""
@@ -283,7 +290,7 @@ class _Run:
         )
         if better:
             self.best = {"step": step, "metric": self.task.main_metric, "value": value}
-        self.bar.say(f"step {step}: {_describe(metrics)}")
+        self.progress.evaluated(step, metrics)
         self.speed.pause()
         return better and self.config.keep_best
 
@@ -329,7 +336,3 @@ class _Run:
         if complete and is_first():
             self.folder.finish(result)
         return result
-
-
-def _describe(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -27,7 +27,7 @@ def test_models_of_a_section_can_be_compared_fairly(name):
 
 
 def test_the_command_reports_both_tasks(tmp_path, monkeypatch, capsys):
-    def train(experiment, seeds, data=None, progress=None):
+    def train(experiment, seeds, data=None, progress=None, title=""):
         done = [SeedResult(seed=s, final={"accuracy": 0.5, "loss": 1.0}) for s in seeds]
         return Trained(tuple(done), Timing(1.0, 2.0, 3.0), None)
 

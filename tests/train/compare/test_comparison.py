@@ -32,7 +32,7 @@ def trained(monkeypatch):
     """Calls of a `train_seeds` that takes no time: (model, seeds)."""
     calls = []
 
-    def train(experiment, seeds, data=None, progress=None):
+    def train(experiment, seeds, data=None, progress=None, title=""):
         calls.append((experiment.model, seeds))
         value = 0.1 * len(calls)
         done = [SeedResult(seed=s, final={"accuracy": value, "loss": 1.0}) for s in seeds]
@@ -72,10 +72,10 @@ def test_a_model_that_is_done_is_not_run_again(tmp_path, trained):
 def test_ctrl_c_keeps_the_models_that_are_done(tmp_path, trained, monkeypatch, capsys):
     train = module.train_seeds
 
-    def interrupted(experiment, *rest):
+    def interrupted(experiment, *rest, **more):
         if experiment.model == "gru":
             raise KeyboardInterrupt
-        return train(experiment, *rest)
+        return train(experiment, *rest, **more)
 
     monkeypatch.setattr(module, "train_seeds", interrupted)
     assert run(tmp_path, "lru,gru,rnn") == 130
@@ -200,8 +200,8 @@ def selecting(monkeypatch, trained):
     monkeypatch.setattr(tasks.TASKS["mqar"], "selection", "best")
     train = module.train_seeds
 
-    def tested(experiment, seeds, *rest):
-        done = train(experiment, seeds, *rest)
+    def tested(experiment, seeds, *rest, **more):
+        done = train(experiment, seeds, *rest, **more)
         runs = [dataclasses.replace(run, tested=1 + i) for i, run in enumerate(done.seeds)]
         return done._replace(seeds=tuple(runs))
 

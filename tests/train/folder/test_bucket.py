@@ -17,7 +17,7 @@ from seqzoo.train.cli.command import dispatch
 from seqzoo.train.folder import checkpoint, files
 from seqzoo.train.folder import run_folder as folder
 from seqzoo.train.folder.checkpoint import MANIFEST, Checkpoints
-from seqzoo.train.folder.files import UsageError, run_path
+from seqzoo.train.folder.files import run_path
 from seqzoo.train.folder.metrics import read_lines
 from seqzoo.train.folder.run_folder import LOCK, RunFolder, RunFolderError
 from seqzoo.train.loop import runner as loop
@@ -153,5 +153,5 @@ def test_addresses_are_refused_before_anything_is_written(capsys):
         said = capsys.readouterr().err
         assert "pip install 'seqzoo[gcs]'" in said
         assert "gcsfuse" in said
-    with pytest.raises(UsageError, match="gs://BUCKET/RUN"):
+    with pytest.raises(ValueError, match="gs://BUCKET/RUN"):
         run_path("s3://bucket/run")
