@@ -7,17 +7,22 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from seqzoo.tasks.language.corpora import PG19, Bytes, Enwik8, PythonSource, Text8, WikiText103
-from seqzoo.tasks.lra.documents import Retrieval, Text
+from seqzoo.tasks.language.bytes import Bytes
+from seqzoo.tasks.language.enwik8 import Enwik8, Text8
+from seqzoo.tasks.language.pg19 import PG19
+from seqzoo.tasks.language.python_source import PythonSource
+from seqzoo.tasks.language.wikitext103 import WikiText103
 from seqzoo.tasks.lra.listops import ListOps, ListOpsShort
 from seqzoo.tasks.lra.pathfinder import Pathfinder, PathfinderGenerated, PathX, PathXGenerated
+from seqzoo.tasks.lra.retrieval import Retrieval
+from seqzoo.tasks.lra.text import Text
 from seqzoo.tasks.pixels.digits import PermutedDigits, SequentialDigits
 from seqzoo.tasks.pixels.images import Image, PermutedMnist, SequentialCifar, SequentialMnist
 from seqzoo.tasks.pretraining import OBJECTIVES, wrap
 from seqzoo.tasks.speech import SpeechCommands
 from seqzoo.tasks.synthetic import formal
 from seqzoo.tasks.synthetic.continuous import Adding, Capacity, Delay, Reconstruction
-from seqzoo.tasks.synthetic.copying import Copying, CopyMemory, InductionHeads, SelectiveCopying
+from seqzoo.tasks.synthetic.copying import Copying, CopyMemory, SelectiveCopying
 from seqzoo.tasks.synthetic.dyck import Dyck
 from seqzoo.tasks.synthetic.groups import GroupWords, Parity
 from seqzoo.tasks.synthetic.mad import (
@@ -28,9 +33,9 @@ from seqzoo.tasks.synthetic.mad import (
     Memorisation,
     NoisyRecall,
 )
-from seqzoo.tasks.synthetic.mqar import MQAR
+from seqzoo.tasks.synthetic.mqar import MQAR, MQARBased, MQARZoology
 from seqzoo.tasks.synthetic.needle import Needle, Passkey
-from seqzoo.tasks.synthetic.recall import MQARBased, MQARZoology
+from seqzoo.tasks.synthetic.recall import InductionHeads
 from seqzoo.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {

@@ -16,11 +16,8 @@ import hashlib
 import json
 import multiprocessing
 import os
-import secrets
 import shutil
-import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -30,6 +27,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from rich.progress import track
 
+from seqzoo.tasks.data.atomic import new_folder, write_file
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -38,7 +37,6 @@ Key = Mapping[str, str | int | float | bool | None]
 
 CHUNK = 512  # rows made at a time
 LARGE = 20_000  # rows from which more than one process is worth its start
-STALE = 3600.0  # seconds after which what a killed process left is swept away
 
 
 class Rows(Protocol):
@@ -81,22 +79,16 @@ def write(key: Key, rows: Rows, *, workers: int | None = None, progress: bool = 
     Raises OSError if the cache folder cannot be written.
     """
     final = place(key)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(final)
     parts = final.with_name(f".{final.name}.parts")
-    partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
     try:
-        chunks = _chunks(rows, parts, workers, progress, f"{key['task']} {key['split']}")
-        _save(chunks, partial, final.name)
-        (partial / "key.json").write_text(json.dumps(dict(key), indent=1, sort_keys=True))
-        with contextlib.suppress(FileExistsError):
-            _rename(partial, final)
+        with new_folder(final) as partial:
+            chunks = _chunks(rows, parts, workers, progress, f"{key['task']} {key['split']}")
+            _save(chunks, partial, final.name)
+            (partial / "key.json").write_text(json.dumps(dict(key), indent=1, sort_keys=True))
         shutil.rmtree(parts, ignore_errors=True)
     except FileNotFoundError:
         if not final.is_dir():  # else a faster process has finished and taken the parts away
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return CachedRows(final)
 
 
@@ -114,25 +106,6 @@ def keep(key: Key, rows: Rows) -> Rows:
             stacklevel=2,
         )
         return rows
-
-
-def _rename(partial: Path, final: Path) -> None:
-    """Raises FileExistsError if another process was faster."""
-    try:
-        os.replace(partial, final)
-    except OSError as error:
-        if final.is_dir():  # reported as ENOTEMPTY, EEXIST or EACCES, by platform
-            raise FileExistsError(final) from error
-        raise
-
-
-def _sweep(final: Path) -> None:
-    for left in final.parent.glob(f".{final.name}.*"):
-        if left.suffix == ".parts":
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > STALE:
-                shutil.rmtree(left, ignore_errors=True)
 
 
 # Making rows.
@@ -198,15 +171,10 @@ def _make_part(rows: Rows, parts: Path, begin: int) -> None:
     import pyarrow as pa
 
     table = _table(rows, begin, getattr(rows, "chunk", CHUNK))
-    parts.mkdir(exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=parts)
-    try:
-        with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-        os.replace(name, _name(parts, begin))
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    made = pa.BufferOutputStream()
+    with pa.ipc.new_file(made, table.schema) as writer:
+        writer.write_table(table)
+    write_file(_name(parts, begin), made.getvalue())
 
 
 def _name(parts: Path, begin: int) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import secrets
 import shutil
 import tarfile
 import zlib
@@ -19,6 +18,7 @@ from typing import Any
 
 from rich.progress import track
 
+from seqzoo.tasks.data.atomic import new_folder
 from seqzoo.tasks.data.cache import Key
 
 HUGGING_FACE = "huggingface"
@@ -110,15 +110,9 @@ def unpack(path: Path, into: Path) -> Path:
     """
     if into.is_dir():
         return into
-    partial = into.with_name(f".{into.name}.{secrets.token_hex(4)}")
-    try:
-        with _opened(path) as archive:
-            partial.mkdir(parents=True)
-            for member in track(archive, f"unpacking {path.name}", total=None):
-                _extract(archive, member, partial, path)
-        partial.rename(into)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _opened(path) as archive, new_folder(into) as partial:
+        for member in track(archive, f"unpacking {path.name}", total=None):
+            _extract(archive, member, partial, path)
     return into
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.language.corpus_files import write_whole
+from seqzoo.tasks.data.atomic import write_file
 
 MOST = 10_000_000  # bytes that are compressed; of longer texts the first ones
 PRIMED = 32_000_000  # bytes of a train split up to which xz reads it first
@@ -49,7 +49,7 @@ def bits_per_byte(
     digest.update(b"" if train is None else train.tobytes())
     path = cache.folder() / f"compressed-{digest.hexdigest()}.json"
     if not path.is_file():
-        write_whole(path, json.dumps(_measured(short, train)).encode())
+        write_file(path, json.dumps(_measured(short, train)))
     note = f" (first {MOST // 10**6} MB)" if len(data) > MOST else ""
     return {name + note: value for name, value in json.loads(path.read_text()).items()}
 

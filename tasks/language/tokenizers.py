@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.language.corpus_files import Text, write_whole
+from seqzoo.tasks.data.atomic import write_file
+from seqzoo.tasks.language.corpus import Corpus
 
 if TYPE_CHECKING:
     import tokenizers
@@ -121,7 +122,7 @@ class BPE:
         return self._library.decode(np.asarray(ids).tolist(), skip_special_tokens=False).encode()
 
 
-def bpe(text: Text, size: int, key: str) -> BPE:
+def bpe(text: Corpus, size: int, key: str) -> BPE:
     """The tokenizer of `size` tokens learned from a text, or the one in the cache under `key`.
 
     Raises ImportError without the library, ValueError where the text has fewer tokens than that.
@@ -136,7 +137,7 @@ def bpe(text: Text, size: int, key: str) -> BPE:
             raise ValueError(
                 f"the text gives a tokenizer of {found} tokens, not {size}; ask for at most {found}"
             )
-        write_whole(path, library.to_str().encode())
+        write_file(path, library.to_str())
     return BPE(tokenizers.Tokenizer.from_str(path.read_text()))
 
 
@@ -144,7 +145,7 @@ def _place(key: str, size: int) -> Path:
     return cache.folder() / f"bpe-{size}-{key}-v{VERSION}.json"
 
 
-def _learn(text: Text, size: int) -> tokenizers.Tokenizer:
+def _learn(text: Corpus, size: int) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     library = Tokenizer(models.BPE())
@@ -159,7 +160,7 @@ def _learn(text: Text, size: int) -> tokenizers.Tokenizer:
     return library
 
 
-def _decoded(text: Text) -> Iterator[str]:
+def _decoded(text: Corpus) -> Iterator[str]:
     for document in text.documents():
         yield from _pieces(document.decode(errors="replace"))
 

@@ -1,201 +1,66 @@
-"""MQAR as published: Zoology's grid and the mixture of "Based".
-
-`mqar` leaves every option open; here the published points are fixed, so that tables do not mix.
-"""
+"""Induction heads: recall of what followed a trigger."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from seqzoo.models.spec import ModelSpec
-from seqzoo.tasks.data.generated import (
-    GeneratedSource,
-    GeneratedTask,
-    by_slice,
-    lm_spec,
-    padded,
-    real,
-)
+from seqzoo.tasks.data.generated import ExtrapolationTask, check_true, labelled_at, lm_spec
 from seqzoo.tasks.data.streams import Draws
-from seqzoo.tasks.synthetic.mqar import MQAR
-from seqzoo.tasks.task import (
-    IGNORED,
-    Example,
-    Metrics,
-    Source,
-    Split,
-    check_count,
-    example_weight,
-    measure_tokens,
-)
-
-ZOOLOGY = {64: 4, 128: 8, 256: 16, 512: 64}  # length -> pairs, figure 2 of the paper
+from seqzoo.tasks.task import Example, Split, check_count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MQARZoology(MQAR):
-    """One column of Zoology's figure 2: (length, pairs) of the published four, zeros as fillers.
+class InductionHeads(ExtrapolationTask):
+    """What followed the trigger the first time? It is the row's last token again.
 
-    Published with it: depth 2, d_model 64, 128, 256 or 512, no feed-forward, learning rate the best
-    of logspace(-4, -2, 4), 64 epochs, batches of 512, 512, 256, 128 rows.
+    Ordinary tokens are uniform on 0 to V - 3; V - 2 does nothing and is never drawn, V - 1 is the
+    trigger. A row is `length` tokens, one of the first replaced by the trigger, then the trigger.
+
+    Published with it (Mamba): depth 2, width 64, batches of 8, 8192 steps an epoch, Adam without
+    decay at 2e-4 or 1e-3; tested at lengths 2**6 to 2**20.
     """
 
-    name: ClassVar[str] = "mqar_zoology"
-    description: ClassVar[str] = "MQAR at the four published lengths (Zoology, figure 2)"
-    cite: ClassVar[str] = "Arora et al. 2023, arXiv 2312.04927, figure 2"
+    name: ClassVar[str] = "induction_heads"
+    description: ClassVar[str] = "the token that followed the trigger, any test length (Mamba)"
+    cite: ClassVar[str] = "Gu & Dao 2023, arXiv 2312.00752, 4.1.2; Fu et al. 2023, arXiv 2212.14052"
 
-    vocab_size: int = 8_192
-    length: int = 64  # tokens: 64, 128, 256 or 512
-    num_pairs: int = 4  # with them: 4, 8, 16 or 64
-    random_non_queries: bool = False
+    train_size: int = 1_000_000
+    vocab_size: int = 16
+    length: int = 256  # ordinary tokens
+    num_copied: int = 1  # tokens after the trigger to be given back
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if ZOOLOGY.get(self.length) != self.num_pairs:
-            pairs = ", ".join(f"{n} with {d}" for n, d in ZOOLOGY.items())
-            raise ValueError(
-                f"task mqar_zoology: length and num_pairs are published together ({pairs}); got "
-                f"{self.length} with {self.num_pairs} (`mqar` takes any)"
-            )
-
-
-class Segment(NamedTuple):
-    """Rows of one length and number of pairs within a mixture."""
-
-    length: int
-    pairs: int
-    size: int
-
-
-BASED_TRAIN = (
-    *(Segment(64, 4, 100_000), Segment(128, 8, 20_000), Segment(256, 16, 20_000)),
-    *(Segment(256, 32, 20_000), Segment(256, 64, 20_000)),
-)
-BASED_TEST = (
-    *(Segment(64, 4, 1_000), Segment(64, 8, 1_000), Segment(64, 16, 1_000)),
-    *(Segment(128, 32, 1_000), Segment(256, 64, 1_000), Segment(512, 128, 1_000)),
-    Segment(1_024, 256, 1_000),
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MQARBased(GeneratedTask):
-    """Training on a mixture of lengths, testing on longer rows with more pairs ("Based").
-
-    Where ours differs: a batch mixes the parts of the mixture, so rows are padded to 256 tokens in
-    training and 1024 in testing. Sizes below the published ones keep the mixture's shares.
-    """
-
-    name: ClassVar[str] = "mqar_based"
-    description: ClassVar[str] = "MQAR, trained on a mixture up to 256 tokens, tested up to 1024"
-    cite: ClassVar[str] = "Arora et al. 2024, arXiv 2402.18668"
-
-    train_size: int = 180_000
-    validation_size: int = 7_000
-    test_size: int = 7_000
-    vocab_size: int = 8_192  # even and above 1024
-    random_non_queries: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for split, segments in (("train", BASED_TRAIN), ("test", BASED_TEST)):
-            check_count(self, f"{split}_size", most=sum(s.size for s in segments))
-        check_count(self, "validation_size", most=sum(s.size for s in BASED_TEST))
-        check_count(self, "vocab_size", least=1_025)
-        _ = self._parts("test")  # checks the rest
+        check_count(self, "vocab_size", least=4)
+        check_count(self, "num_copied")
+        shortest = min(self.length, self.test_length or self.length)
+        least = self.num_copied + 2
+        check_true(self, shortest >= least, f"lengths must be at least {least}; got {shortest}")
 
     @property
     def spec(self) -> ModelSpec:
-        """A token at every position; only queries are labelled."""
-        return lm_spec(self.vocab_size, self.vocab_size, 1_024)
-
-    def _parts(self, split: Split) -> tuple[GeneratedSource, ...]:
-        segments = BASED_TRAIN if split == "train" else BASED_TEST
-        return tuple(
-            GeneratedSource(
-                MQAR(
-                    vocab_size=self.vocab_size,
-                    length=s.length,
-                    num_pairs=s.pairs,
-                    random_non_queries=self.random_non_queries,
-                    **{f"{split}_size": s.size},
-                ),
-                split,
-                0,
-            )
-            for s in segments
-        )
-
-    def _source(self, split: Split, seed: int) -> Source:
-        parts = [dataclasses.replace(part, seed=seed) for part in self._parts(split)]
-        return MixtureSource(self, tuple(parts), split)
+        """A token at every position; the last ones are labelled."""
+        return lm_spec(self.vocab_size, self.vocab_size, self._longest + self.num_copied)
 
     def _example(self, draws: Draws, split: Split, index: int) -> Example:
-        raise NotImplementedError("the parts of the mixture make the examples")
-
-    def measure(self, outputs: Float[Array, "B L V"], batch: Mapping[str, Array]) -> Metrics:
-        """As for MQAR, and the accuracy of each (length, pairs) of the test set."""
-        targets = batch["targets"]
-        labelled = targets != IGNORED
-        right = (jnp.argmax(outputs, -1) == targets) & labelled
-        rows = right.sum(1) / jnp.maximum(labelled.sum(1), 1)
-        names = [f"{s.length}x{s.pairs}" for s in BASED_TEST]
-        parts = by_slice("accuracy", rows, example_weight(batch), batch["slice"], names)
-        return {**measure_tokens(outputs, batch), **parts}
+        length, count, trigger = self._length(split), self.num_copied, self.vocab_size - 1
+        tokens = np.empty(length + 1 + count, np.int32)
+        tokens[:length] = draws.integers(self.vocab_size - 2, length)
+        place = draws.below(length - 1 - count)
+        tokens[[place, length]] = trigger
+        answer = tokens[place + 1 : place + 1 + count]
+        tokens[length + 1 :] = answer
+        targets = labelled_at(slice(-count, None), answer, length + count)
+        return {"inputs": tokens[:-1].copy(), "targets": targets}
 
     def baselines(self, split: Split = "test") -> dict[str, float]:
-        """Chance among the values shown, averaged over the mixture, and among all values."""
+        """Chance among the ordinary tokens."""
         self.effective_seed(split, 0)
-        segments = BASED_TRAIN if split == "train" else BASED_TEST
-        shares = np.array([s.size for s in segments]) / sum(s.size for s in segments)
-        shown = float(np.sum(shares / [s.pairs for s in segments]))
-        return {"value of the context": shown, "any value": 2 / self.vocab_size}
+        return {"chance": 1 / (self.vocab_size - 2)}
 
-    def decode(self, example: Mapping[str, np.ndarray]) -> str:
-        """The pairs, then what is asked where."""
-        asked = np.asarray(example["targets"]) != IGNORED
-        task = MQAR(
-            num_pairs=int(asked.sum()), length=max(4 * int(asked.sum()), 64), vocab_size=4096
-        )
-        return task.decode({name: real(example, name) for name in ("inputs", "targets")})
-
-
-@dataclasses.dataclass(frozen=True)
-class MixtureSource:
-    """Rows of several MQAR sources, padded to the longest.
-
-    Fewer examples than the parts have are spread evenly over them.
-    """
-
-    task: MQARBased
-    parts: tuple[GeneratedSource, ...]
-    split: Split
-
-    def __len__(self) -> int:
-        return getattr(self.task, f"{self.split}_size")
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
-        ends, length = self._sizes
-        place = int(index) * int(ends[-1]) // len(self)
-        number = int(np.searchsorted(ends, place, side="right"))
-        part = self.parts[number]
-        row = part[place - int(ends[number]) + len(part)]
-        example = padded(row["inputs"], row["targets"], length)
-        kinds = [(s.length, s.pairs) for s in BASED_TEST]
-        kind = (part.task.length, part.task.num_pairs)
-        return {**example, "slice": np.int32(kinds.index(kind) if kind in kinds else -1)}
-
-    @functools.cached_property
-    def _sizes(self) -> tuple[np.ndarray, int]:
-        """Where each part ends, and the longest row."""
-        ends = np.cumsum([len(part) for part in self.parts])
-        return ends, max(part.task.length for part in self.parts)
+    def _symbol(self, token: int) -> str:
+        return "!" if token == self.vocab_size - 1 else str(token)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from seqzoo.models.sampling import sample
-from seqzoo.tasks.language.language import LanguageModelling
+from seqzoo.tasks.language.modelling import LanguageModelling
 from seqzoo.train.cli.errors import UsageError
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import load_run

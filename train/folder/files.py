@@ -7,11 +7,11 @@ pathlib's. An object there is seen whole or not at all; there is no renaming, ap
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
+
+from seqzoo.tasks.data.atomic import write_file
 
 BUCKET = "gs://"
 
@@ -69,18 +69,4 @@ def write_atomically(path: Path, text: str) -> None:
     if in_bucket(path):
         path.write_text(text)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes the file private; the umask decides for a result like for any other file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_file(path, text)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from seqzoo.tasks import build
-from seqzoo.tasks.language import corpora, language
-from seqzoo.tasks.language.corpora import PG19, Enwik8, Text8, WikiText103
+from seqzoo.tasks.language import enwik8, modelling, pg19, python_source, wikitext103
+from seqzoo.tasks.language.enwik8 import Enwik8, Text8
+from seqzoo.tasks.language.pg19 import PG19
+from seqzoo.tasks.language.wikitext103 import WikiText103
 
 WIKI = {  # split -> bytes of wiki.*.tokens: blank lines hold one space, as do line ends
     "train": b" \n = First <unk> = \n \n Some words , all told . \n \n = = Part = = \n \n More . \n"
@@ -39,8 +41,8 @@ def table(path, **columns):
 @pytest.fixture
 def small(monkeypatch):
     """The published sizes, for files of a few bytes."""
-    corpora._whole.cache_clear(), corpora._books.cache_clear()
-    corpora._text_of_wikipedia.cache_clear()
+    enwik8._whole.cache_clear(), pg19._books.cache_clear()
+    wikitext103._text_of_wikipedia.cache_clear()
     data = bytes(range(97, 123)) * 4  # 104 letters, cut to 100
     for kind in (Enwik8, Text8):
         monkeypatch.setattr(kind, "SIZE", 100)
@@ -81,7 +83,7 @@ def test_wrong_sizes_and_sums_are_refused(tmp_path, small):
     (tmp_path / "enwik8").write_bytes(small[:-1])
     with pytest.raises(ValueError, match=r"has 99 bytes; enwik8 has 100"):
         build("enwik8", data=str(tmp_path)).source("train")
-    corpora._whole.cache_clear()
+    enwik8._whole.cache_clear()
     (tmp_path / "enwik8").write_bytes(small[::-1])
     with pytest.raises(ValueError, match="has the MD5 sum"):
         build("enwik8", data=str(tmp_path)).source("train")
@@ -204,8 +206,8 @@ def test_python_source_is_pinned_by_content(tmp_path):
     assert (whole(task, "validation"), whole(task, "test")) == (b"x = 18\n", b"x = 19\n")
     again = build("python_source", **dataclasses.asdict(task))
     assert again == task
-    corpora._source_digest.cache_clear()
-    language._text_of.cache_clear()
+    python_source._source_digest.cache_clear()
+    modelling._text_of.cache_clear()
     (tmp_path / "m03.py").write_text("x = 4\n")
     changed = build("python_source", data=str(tmp_path), length=4)
     assert changed.digest != task.digest

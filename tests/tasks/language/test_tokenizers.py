@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from seqzoo.tasks.language.corpus_files import Text, joined
+from seqzoo.tasks.language.corpus import Corpus, joined
 from seqzoo.tasks.language.tokenizers import BYTES, LETTERS, bpe
 
 TEXT = (
@@ -42,10 +42,10 @@ def test_bpe_is_learned_once_and_the_same_every_time(text, cache_folder, monkeyp
     bpe(text, 280, "key")
     (path,) = cache_folder.glob("bpe-280-key-*.json")
     first = path.read_text()
-    assert bpe(Text.one(np.zeros(0, np.uint8)), 280, "key").size == 280  # from the cache
+    assert bpe(Corpus.one(np.zeros(0, np.uint8)), 280, "key").size == 280  # from the cache
     code = (
         "import sys; from pathlib import Path; "
-        "from seqzoo.tasks.language.corpus_files import joined; "
+        "from seqzoo.tasks.language.corpus import joined; "
         "from seqzoo.tasks.language.tokenizers import bpe; "
         "bpe(joined([Path(p).read_bytes() for p in sys.argv[1:]]), 280, 'other')"
     )

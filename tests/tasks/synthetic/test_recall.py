@@ -5,43 +5,30 @@ from seqzoo.tasks import build
 from tests.tasks.rows import one_hot, stack, value
 
 
-def test_the_published_grid_and_nothing_else():
-    for length, pairs in ((64, 4), (128, 8), (256, 16), (512, 64)):
-        task = build("mqar_zoology", length=length, num_pairs=pairs)
-        batch = stack(task, count=3)
-        assert ((batch["targets"] >= 0).sum(1) == pairs).all()
-        fillers = batch["inputs"][:, 2 * pairs :][batch["targets"][:, 2 * pairs :] < 0]
-        assert (fillers == 0).all()
-    with pytest.raises(ValueError, match="published together"):
-        build("mqar_zoology", length=128)
+@pytest.mark.parametrize("count", [1, 3])
+def test_induction_heads_ask_for_what_followed_the_trigger(count):
+    task = build("induction_heads", length=32, test_length=100, num_copied=count)
+    for split, length in (("train", 32), ("test", 100)):
+        batch = stack(task, split, 300)
+        rows = zip(batch["inputs"].tolist(), batch["targets"].tolist(), strict=True)
+        for row, labels in rows:
+            assert len(row) == length + count
+            first, second = (i for i, t in enumerate(row) if t == 15)
+            assert second == length
+            assert labels[-count:] == row[first + 1 : first + 1 + count]
+            assert row[length + 1 :] == labels[-count:-1]
+            assert 14 not in row
+    assert task.spec.length == 100 + count
 
 
-@pytest.mark.parametrize(("split", "kinds"), [("train", 5), ("test", 7)])
-def test_the_mixture_has_its_shares(split, kinds):
-    task = build("mqar_based", train_size=90, test_size=70)
-    batch = stack(task, split, len(task.source(split)))
-    sizes = zip((batch["segment_ids"] > 0).sum(1), (batch["targets"] >= 0).sum(1), strict=True)
-    found, counts = np.unique([f"{n}x{d}" for n, d in sizes], return_counts=True)
-    assert len(found) == kinds
-    expected = {"64x4": 50, **dict.fromkeys(("128x8", "256x16", "256x32", "256x64"), 10)}
-    assert dict(zip(found, counts, strict=True)) == (
-        expected if split == "train" else dict.fromkeys(found, 10)
-    )
+def test_chance_is_reached_by_one_answer():
+    task = build("induction_heads")
+    batch = stack(task, "test", 1000)
+    logits = one_hot(np.full(batch["targets"].shape, 5), task.spec.outputs)
+    chance = pytest.approx(task.baselines()["chance"], abs=0.025)
+    assert value(task, logits, batch, "accuracy") == chance
 
 
-def test_labels_are_the_values_shown():
-    batch = stack(build("mqar_based", test_size=70), "test", 70)
-    for row, labels in zip(batch["inputs"].tolist(), batch["targets"].tolist(), strict=True):
-        asked = {row[i]: label for i, label in enumerate(labels) if label >= 0}
-        shown = dict(zip(row[: 2 * len(asked) : 2], row[1 : 2 * len(asked) : 2], strict=True))
-        assert asked == shown
-
-
-def test_each_length_and_number_of_pairs_has_its_accuracy():
-    task = build("mqar_based", test_size=7, vocab_size=1026)
-    batch = stack(task, "test", 7)
-    answers = np.where(batch["slice"][:, None] == 1, batch["targets"], -1)
-    logits = one_hot(answers, 1026)
-    assert value(task, logits, batch, "accuracy_64x8") == 1
-    assert value(task, logits, batch, "accuracy_64x4") == 0
-    assert value(task, logits, batch, "accuracy") == pytest.approx((batch["slice"] == 1).mean())
+def test_rows_too_short_for_an_answer_are_refused():
+    with pytest.raises(ValueError, match="at least 3; got 2"):
+        build("induction_heads", length=2)

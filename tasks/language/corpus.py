@@ -1,6 +1,6 @@
 """Text on disk: bytes in documents, read from files, folders, archives and Parquet.
 
-A `Text` is the bytes of one split in order, with the places where its documents begin. Large
+A `Corpus` is the bytes of one split in order, with the places where its documents begin. Large
 collections are written together once, to the cache, and mapped into memory.
 """
 
@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,19 +17,20 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from seqzoo.tasks.data import cache
+from seqzoo.tasks.data.atomic import new_folder
 
 LARGE = 2**28  # bytes from which a collection is kept in the cache rather than in memory
 SPLIT = 20  # of as many files in a row, one is for validation and one for test
 
 
-class Text(NamedTuple):
+class Corpus(NamedTuple):
     """The bytes of a split; document i is `data[starts[i] : starts[i + 1]]`."""
 
     data: UInt8[np.ndarray, "bytes"]
     starts: Int64[np.ndarray, "documents_and_end"]
 
     @classmethod
-    def one(cls, data: UInt8[np.ndarray, "bytes"]) -> Text:
+    def one(cls, data: UInt8[np.ndarray, "bytes"]) -> Corpus:
         """A single document."""
         return cls(data, np.array([0, len(data)]))
 
@@ -41,10 +39,10 @@ class Text(NamedTuple):
         for begin, end in zip(self.starts[:-1], self.starts[1:], strict=True):
             yield self.data[begin:end].tobytes()
 
-    def head(self, size: int) -> Text:
+    def head(self, size: int) -> Corpus:
         """The first `size` bytes."""
         starts = np.append(self.starts[self.starts < size], min(size, len(self.data)))
-        return Text(self.data[:size], starts)
+        return Corpus(self.data[:size], starts)
 
 
 def mapped(path: Path) -> UInt8[np.ndarray, "bytes"]:
@@ -67,24 +65,24 @@ def unzipped(path: Path, member: str) -> bytes:
         return archive.read(found[0])
 
 
-def joined(documents: Iterable[bytes]) -> Text:
+def joined(documents: Iterable[bytes]) -> Corpus:
     """Documents one after another, in memory."""
     kept = [np.frombuffer(document, np.uint8) for document in documents]
     starts = np.cumsum([0, *map(len, kept)], dtype=np.int64)
-    return Text(np.concatenate(kept) if kept else np.zeros(0, np.uint8), starts)
+    return Corpus(np.concatenate(kept) if kept else np.zeros(0, np.uint8), starts)
 
 
-def joined_files(files: Sequence[Path]) -> Text:
+def joined_files(files: Sequence[Path]) -> Corpus:
     """Files one after another, each a document; large collections through the cache."""
     if sum(path.stat().st_size for path in files) < LARGE:
         return joined(path.read_bytes() for path in files)
     return kept(files, "files", (path.read_bytes() for path in files))
 
 
-def kept(files: Sequence[Path], what: str, documents: Iterable[bytes]) -> Text:
+def kept(files: Sequence[Path], what: str, documents: Iterable[bytes]) -> Corpus:
     """`joined`, written once to the cache under a digest of the files' names, sizes and times."""
     data, starts = kept_arrays(f"text-{what}-{fingerprint(files)}", np.uint8, _chunks(documents))
-    return Text(data, starts)
+    return Corpus(data, starts)
 
 
 def kept_arrays(
@@ -96,16 +94,8 @@ def kept_arrays(
     """
     final = cache.folder() / name
     if not final.is_dir():
-        partial = final.with_name(f".{name}.{secrets.token_hex(4)}")
-        partial.mkdir(parents=True)
-        try:
+        with new_folder(final) as partial:
             _write(partial, dtype, chunks)
-            os.replace(partial, final)
-        except OSError:
-            if not final.is_dir():  # else another process was faster
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     starts = np.load(final / "starts.npy", allow_pickle=False)
     raw = mapped(final / "data.bin").view(dtype)
     if len(raw) != starts[-1]:
@@ -120,17 +110,6 @@ def _write(folder: Path, dtype: type, chunks: Iterable[np.ndarray]) -> None:
             file.write(np.ascontiguousarray(chunk, dtype).tobytes())
             lengths.append(len(chunk))
     np.save(folder / "starts.npy", np.cumsum(lengths, dtype=np.int64))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that is seen whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _chunks(documents: Iterable[bytes]) -> Iterator[np.ndarray]:

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from seqzoo.tasks.language.rows import Stream, best_fit, count_windows, pack, packed_row, window
+from seqzoo.tasks.language.packing import best_fit, pack, packed_row
+from seqzoo.tasks.language.windows import Stream, count_windows, window
 
 LENGTHS = [5, 1, 13, 0, 2, 30, 3, 8, 8, 2]  # of documents
 STARTS = np.cumsum([0, *LENGTHS])

@@ -13,7 +13,7 @@ import pytest
 
 from seqzoo.tasks import build
 from seqzoo.tasks.language import compressors
-from seqzoo.tasks.language.corpora import WikiText103
+from seqzoo.tasks.language.wikitext103 import WikiText103
 
 TEXT = b"".join(b"line %d of some text, some words\n" % (i * i % 977) for i in range(900))
 

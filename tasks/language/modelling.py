@@ -1,9 +1,10 @@
 """Language modelling: predict the next token of a text.
 
-A corpus says where the bytes of a split are; this file makes rows of them (see `rows`), measures,
-and knows what compressors reach. Numbers are comparable across tokenizers: bits per byte is all
-nats over all bytes that were predicted, divided by ln 2. How much context a prediction had depends
-on `rows` and `length`, which belong to every number: windows start with none, lanes carry state.
+A corpus says where the bytes of a split are; this file makes rows of them (`windows`,
+`packing`), measures, and knows what compressors reach. Numbers are comparable across tokenizers:
+bits per byte is all nats over all bytes that were predicted, divided by ln 2. How much context a
+prediction had depends on `rows` and `length`, which belong to every number: windows start with
+none, lanes carry state.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.language.compressors import bits_per_byte
-from seqzoo.tasks.language.corpus_files import Text, kept_arrays
-from seqzoo.tasks.language.rows import Packing, Stream, count_windows, pack, packed_row, window
+from seqzoo.tasks.language.corpus import Corpus, kept_arrays
+from seqzoo.tasks.language.packing import Packing, pack, packed_row
 from seqzoo.tasks.language.tokenizers import BYTES, Tokenizer, bpe
+from seqzoo.tasks.language.windows import Stream, count_windows, window
 from seqzoo.tasks.task import (
     IGNORED,
     Example,
@@ -62,16 +64,16 @@ class LanguageModelling(Task):
                 )
 
     @abc.abstractmethod
-    def _text(self, split: Split) -> Text:
+    def _text(self, split: Split) -> Corpus:
         """The bytes of a split. Raises FileNotFoundError, which says what to fetch."""
 
     @abc.abstractmethod
     def corpus_key(self) -> str:
         """A short name of what `_text` reads, for the cache; another content has another name."""
 
-    def text(self, split: Split) -> Text:
+    def text(self, split: Split) -> Corpus:
         """The bytes of a split as they count."""
-        text = _text_of(self._corpus(), split)
+        text = _text_of(self._text_only(), split)
         limited = split == "validation" and self.validation_bytes
         return text.head(self.validation_bytes) if limited else text
 
@@ -101,9 +103,9 @@ class LanguageModelling(Task):
         """The tokenizer; byte-pair encoding is learned from the train split, once."""
         if self.tokenizer == "byte":
             return self._characters
-        return _bpe_of(self._corpus())
+        return _bpe_of(self._text_only())
 
-    def _corpus(self) -> LanguageModelling:
+    def _text_only(self) -> LanguageModelling:
         """This task with nothing set that does not change text or tokenizer."""
         return dataclasses.replace(self, length=1, rows="windows", validation_bytes=0)
 
@@ -122,7 +124,7 @@ class LanguageModelling(Task):
 
     def _as_split(self, split: Split) -> LanguageModelling:
         limit = self.validation_bytes if split == "validation" else 0
-        return dataclasses.replace(self._corpus(), validation_bytes=limit)
+        return dataclasses.replace(self._text_only(), validation_bytes=limit)
 
     def words_per_byte(self, split: Split) -> float | None:
         """Words over bytes of a split, where the corpus counts perplexity a word."""
@@ -168,7 +170,7 @@ class LanguageModelling(Task):
 
 
 @functools.lru_cache(maxsize=8)
-def _text_of(corpus: LanguageModelling, split: Split) -> Text:
+def _text_of(corpus: LanguageModelling, split: Split) -> Corpus:
     return corpus._text(split)
 
 

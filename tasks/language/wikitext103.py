@@ -1,0 +1,96 @@
+"""WikiText-103: Wikipedia's articles, from the original files or the hub's."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from seqzoo.tasks.language import corpus
+from seqzoo.tasks.language.corpus import Corpus
+from seqzoo.tasks.language.modelling import LanguageModelling
+from seqzoo.tasks.task import Split
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WikiText103(LanguageModelling):
+    """Articles of Wikipedia; perplexity a word counts one <eos> a line, by any tokenizer."""
+
+    name: ClassVar[str] = "wikitext103"
+    description: ClassVar[str] = "language modelling on 103 million words of Wikipedia's articles"
+    cite: ClassVar[str] = "Merity et al. 2016, arXiv 1609.07843"
+    main_metric: ClassVar[str] = "word_perplexity"
+
+    variant: Literal["tokens", "raw"] = "tokens"  # tokens: rare words are <unk>; raw: all words
+
+    WORDS: ClassVar[dict[str, int]] = {  # with one <eos> a line
+        "train": 103_227_021,
+        "validation": 217_646,
+        "test": 245_569,
+    }
+    LINES: ClassVar[dict[str, int]] = {"train": 1_801_350, "validation": 3_760, "test": 4_358}
+    COUNTED: ClassVar[int] = 10_000_000  # bytes up to which words are counted on loading
+
+    def corpus_key(self) -> str:
+        """The variant."""
+        return f"{self.name}-{self.variant}"
+
+    def words_per_byte(self, split: Split) -> float:
+        """From the published number of words."""
+        return self.WORDS[split] / len(_text_of_wikipedia(self, split).data)
+
+    def _text(self, split: Split) -> Corpus:
+        return _text_of_wikipedia(self, split)
+
+
+@functools.lru_cache(maxsize=3)
+def _text_of_wikipedia(task: WikiText103, split: Split) -> Corpus:
+    suffix, folder = {
+        "tokens": ("tokens", "wikitext-103"),
+        "raw": ("raw", "wikitext-103-raw"),
+    }[task.variant]
+    root = Path(task.data or folder).expanduser()
+    short = "valid" if split == "validation" else split
+    file = f"wiki.{short}.{suffix}"
+    plain = [root / file, root / folder / file]
+    archives = [root, root / f"{folder}-v1.zip"]
+    tables = corpus.parquet_files(root, (f"{folder}-v1",), split)
+    if path := next((p for p in plain if p.is_file()), None):
+        data = corpus.mapped(path)
+    elif path := next((p for p in archives if p.is_file() and zipfile.is_zipfile(p)), None):
+        data = np.frombuffer(corpus.unzipped(path, file), np.uint8)
+    elif tables:
+        path = tables[0].parent
+        data = corpus.kept(tables, task.corpus_key(), _lines(tables)).data
+    else:
+        raise FileNotFoundError(
+            f"task wikitext103: there is no {file} in {root}. Fetch {folder}-v1 (about 550 MB "
+            "unpacked): its Parquet files from Salesforce/wikitext on the Hugging Face Hub, or the "
+            "zip archive of the original, and give its folder as the option data"
+        )
+    lines = int(np.count_nonzero(data == ord("\n")))
+    if lines != task.LINES[split]:
+        raise ValueError(f"{path}: {split} has {lines:,} lines, not {task.LINES[split]:,}")
+    if task.variant == "tokens" and len(data) <= task.COUNTED:
+        words = lines + len(data.tobytes().decode().split())
+        if words != task.WORDS[split]:
+            raise ValueError(f"{path}: {words:,} words, <eos> included, not {task.WORDS[split]:,}")
+    return Corpus(data, _articles(data))
+
+
+def _lines(files: Sequence[Path]) -> Iterator[bytes]:
+    # Blank lines come as empty rows, others with their line end.
+    return (row.rstrip(b"\n") + b"\n" for row in corpus.parquet_column(files, "text"))
+
+
+def _articles(data: np.ndarray) -> np.ndarray:
+    """Where articles begin: at headings of the first level, ` = Title = ` between blank lines."""
+    heading = re.compile(rb"(?m)^ = [^=\n](?:[^\n]*[^=\n])? = ?\n(?= *\n)")
+    begins = [found.start() for found in heading.finditer(memoryview(np.ascontiguousarray(data)))]
+    return np.unique(np.array([0, *begins, len(data)], np.int64))
