@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import shutil
 import sys
 import zipfile
 
@@ -187,12 +188,57 @@ def test_a_file_is_cut_and_a_folder_is_divided_by_files(tmp_path):
     assert len(parts(task, "train")) == 36
 
 
-def test_a_folder_with_splits_keeps_them(tmp_path):
-    for split in ("train", "validation", "test"):
-        (tmp_path / split).mkdir()
-        (tmp_path / split / "a").write_bytes(split.encode() * 3)
-    task = build("bytes", data=str(tmp_path), length=2)
-    assert whole(task, "validation") == b"validation" * 3
+SPLITS = ("train", "validation", "test")
+OWN = {  # names of a folder's own splits
+    "folders": ("train/{}", "validation/{}", "test/{}"),
+    "valid": ("train/a/{}", "valid/a/{}", "test/a/{}"),
+    "capitals": ("Train/{}", "Val/{}", "TEST/{}"),
+    "deep": ("en/train/{}", "en/dev/{}", "en/test/{}"),
+    "files": ("train-0000{}-of-00009.txt", "valid-0000{}-of-00009.txt", "test_{}.txt"),
+    "wiki": ("wiki{}.train.tokens", "wiki{}.valid.tokens", "wiki{}.test.tokens"),
+}
+
+
+def write_splits(root, names, files):
+    for split, name in zip(SPLITS, names, strict=True):
+        for i in range(files):
+            path = root / name.format(i)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{split} ")
+    (root / "README").write_text("of no split")
+    return build("bytes", data=str(root), length=2)
+
+
+@pytest.mark.parametrize("files", [1, 9], ids=["few", "many"])
+@pytest.mark.parametrize("names", OWN.values(), ids=OWN.keys())
+def test_a_folder_with_splits_keeps_them(tmp_path, names, files):
+    task = write_splits(tmp_path, names, files)
+    for split in SPLITS:
+        assert whole(task, split) == f"{split} ".encode() * files
+
+
+@pytest.mark.parametrize("lacks", [0, 1, 2])
+@pytest.mark.parametrize("names", [OWN["valid"], OWN["wiki"]], ids=["folders", "files"])
+def test_a_folder_with_some_splits_is_refused(tmp_path, names, lacks):
+    task = write_splits(tmp_path, names, 9)
+    for path in tmp_path.glob(names[lacks].split("/")[0].format("*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if names == OWN["wiki"] and lacks == 0:  # files called test among others are no test split
+        assert b"test" in whole(task, "train")
+        return
+    with pytest.raises(ValueError, match=rf"nothing named {SPLITS[lacks]}: .*--data.splits cut"):
+        task.text("train")
+    cut = dataclasses.replace(task, splits="cut")
+    assert sum(len(whole(cut, split)) for split in SPLITS) == sum(
+        path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()
+    )
+
+
+@pytest.mark.parametrize("name", ["train.py", "test.py"])
+def test_one_file_called_like_a_split_is_a_file_like_others(tmp_path, name):
+    for other in (name, "a.py", "b.py"):
+        (tmp_path / other).write_text("x" * 40)
+    assert len(whole(build("bytes", data=str(tmp_path), length=2), "train")) == 108
 
 
 def test_python_source_is_pinned_by_content(tmp_path):
