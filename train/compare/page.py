@@ -133,7 +133,7 @@ def chart_data(comparison: Comparison, section_id: str) -> dict[str, Any]:
 
 
 def _model_data(model: ModelResult, index: int, metric: str) -> dict[str, Any]:
-    final = tables.final_values(model, metric)
+    final = tables.compared(model, metric)
     spread = interval(list(final.values()))
     return {
         "name": model.name,
@@ -261,7 +261,7 @@ def _failures(comparison: Comparison) -> str:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return (
-        '<div class="failed" role="alert"><b>Failed runs</b>, left out of the means:'
+        '<div class="failed" role="alert"><b>Failed runs</b>; their models are not ranked:'
         f"<ul>{items}</ul></div>"
     )
 
@@ -274,7 +274,8 @@ def _differences(comparison: Comparison) -> str:
         "<details><summary>Differences between models</summary>"
         f'<div class="scroll">{table}</div><p class="note">First minus second, paired by seed '
         "(models share the seeds' data order), with the 95% interval of Student's t for that pair "
-        "alone; p of the paired t test, corrected over all pairs by Holm's method.</p></details>"
+        "alone. The reading is that of p of the paired t test corrected over all pairs by Holm's "
+        "method, at 0.05; differences that are the same in every seed have no p.</p></details>"
     )
 
 

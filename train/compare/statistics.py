@@ -2,21 +2,24 @@
 
 A mean over n seeds has the half width t_{n-1} s / sqrt(n) (Student 1908). Seeds of one comparison
 share their data order between models, so differences are paired by seed: exact where pairing helps
-and merely conservative where it does not. Several comparisons are corrected by Holm (1979).
-All of it is plain float64 NumPy on the host.
+and merely conservative where it does not. Several comparisons are corrected by Holm (1979), and
+only what is left of a p value then says that two models differ. Differences that are the same in
+every seed have no spread, hence no p value: a t test of them would say nothing or certainty.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from jaxtyping import Float64
 
 CONFIDENCE = 0.95
+NO_SPREAD = 1e-9  # of the values: what differences vary by when they vary by rounding alone
 
 
 class Interval(NamedTuple):
@@ -43,8 +46,17 @@ class Difference(NamedTuple):
     first: str
     second: str
     interval: Interval
-    p: float  # paired t test; NaN below two common seeds
-    p_adjusted: float  # Holm over all pairs of the comparison
+    p: float  # paired t test; NaN below two common seeds, and without spread
+    p_adjusted: float  # Holm over all pairs of the comparison that have a p
+
+    @property
+    def verdict(self) -> str:
+        """What may be said of the pair beside all others of the comparison."""
+        if self.interval.count < 2:
+            return "one seed"
+        if math.isnan(self.p):
+            return "the same in every seed" if self.interval.mean == 0 else "no spread to test"
+        return "different" if self.p_adjusted < 1 - CONFIDENCE else "not told apart"
 
 
 class Band(NamedTuple):
@@ -70,34 +82,31 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
         return Interval(math.nan, math.nan, 0)
     if x.size == 1:
         return Interval(float(x[0]), math.nan, 1)
-    t = stdtrit(x.size - 1, 0.5 + confidence / 2)
-    return Interval(float(x.mean()), float(t * x.std(ddof=1) / math.sqrt(x.size)), int(x.size))
+    half_width = _quantile(x.size - 1, confidence) * x.std(ddof=1) / math.sqrt(x.size)
+    return Interval(float(x.mean()), float(half_width), int(x.size))
 
 
-def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p of the paired t test; NaN below two differences."""
-    d = np.asarray(differences, np.float64)
-    if d.size < 2:
-        return math.nan
-    spread = d.std(ddof=1) / math.sqrt(d.size)
-    if spread == 0:
-        return 1.0 if d.mean() == 0 else 0.0
-    return float(2 * stdtr(d.size - 1, -abs(d.mean()) / spread))
+@functools.cache
+def _quantile(freedom: int, confidence: float) -> float:
+    from scipy import stats  # late: it takes a second, and most commands need no statistics
+
+    return float(stats.t.ppf(0.5 + confidence / 2, freedom))
 
 
-def sign_flip_p(differences: Sequence[float]) -> float:
-    """Exact two-sided p of the sign-flip permutation test; at best 2^(1-n), so use six or more.
+def paired_p(
+    first: Float64[np.ndarray, "*pairs seeds"], second: Float64[np.ndarray, "*pairs seeds"]
+) -> Float64[np.ndarray, "*pairs"]:
+    """Two-sided p of the paired t test; NaN below two seeds and for differences without spread."""
+    from scipy import stats
 
-    Raises:
-        ValueError: for more than 16 differences, whose 2^n flips are too many to list.
-    """
-    d = np.asarray(differences, np.float64)
-    if d.size > 16:
-        raise ValueError(f"sign_flip_p lists 2^n sign flips and takes n <= 16; got n = {d.size}")
-    signs = np.array(list(itertools.product((1.0, -1.0), repeat=d.size)))
-    sums = np.abs(signs @ d)
-    # The slack keeps ties, which rounding would split, on the side of the null.
-    return float(np.mean(sums >= abs(d.sum()) * (1 - 1e-12)))
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if first.shape[-1] < 2:
+        return np.full(first.shape[:-1], np.nan)
+    size = np.maximum(np.abs(first), np.abs(second)).max(-1)
+    varies = (first - second).std(-1) > NO_SPREAD * size
+    p = np.full(varies.shape, np.nan)
+    p[varies] = stats.ttest_rel(first[varies], second[varies], axis=-1).pvalue
+    return p
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -124,8 +133,9 @@ def pairwise(
     rows = []
     for first, second in pairs:
         a, b = values[first], values[second]
-        d = [a[s] - b[s] for s in a if s in b and math.isfinite(a[s]) and math.isfinite(b[s])]
-        rows.append((interval(d, confidence), paired_p(d)))
+        both = [s for s in a if s in b and math.isfinite(a[s]) and math.isfinite(b[s])]
+        x, y = (np.array([model[s] for s in both]) for model in (a, b))
+        rows.append((interval(x - y, confidence), float(paired_p(x, y))))
     adjusted = holm([p for _, p in rows])
     return [
         Difference(first, second, spread, p, q)

@@ -76,6 +76,20 @@ def final_values(model: ModelResult, metric: str) -> dict[int, float]:
     return {seed: v for seed, v in finals.items() if v is not None}
 
 
+def compared(model: ModelResult, metric: str) -> dict[int, float]:
+    """`final_values` of a model all of whose seeds finished, else none.
+
+    The seeds that survive are no sample of what the model does: they neither rank it nor enter a
+    difference.
+    """
+    return {} if failed(model) else final_values(model, metric)
+
+
+def failed(model: ModelResult) -> int:
+    """How many seeds failed."""
+    return sum(run.failure is not None for run in model.seeds)
+
+
 def learned(model: ModelResult, comparison: Comparison) -> tuple[int, int] | None:
     """Seeds past half way from the best trivial baseline to a perfect accuracy, and all seeds.
 
@@ -109,6 +123,11 @@ def caption(comparison: Comparison) -> str:
         "State: elements carried from token to token, per sequence. "
         "Tokens per second: median over training steps, all seeds together."
     )
+    if any(map(failed, comparison.models)):
+        text += (
+            " A model with a failed seed is ranked by none of its values; those of the seeds that "
+            "finished stand below."
+        )
     if comparison.main_metric == "accuracy":
         text += (
             " Learned: seeds past half way from the best trivial baseline to a perfect accuracy."
@@ -124,7 +143,7 @@ def selected(comparison: Comparison) -> str:
 
 
 def rows(comparison: Comparison) -> tuple[list[Column], list[list[Cell]]]:
-    """The results table, best model first, then the trivial baselines."""
+    """The results table: best model first, those with failed seeds, the trivial baselines."""
     metric = comparison.main_metric
     columns = [
         Column("model"),
@@ -147,12 +166,12 @@ def rows(comparison: Comparison) -> tuple[list[Column], list[list[Cell]]]:
 
 
 def ranked(comparison: Comparison) -> list[ModelResult]:
-    """Best mean first; a model without a finished seed last."""
+    """Best mean first, then by their names the models with a failed seed or without a value."""
 
-    def key(model: ModelResult) -> tuple[bool, float]:
-        spread = interval(list(final_values(model, comparison.main_metric).values()))
+    def key(model: ModelResult) -> tuple[bool, float, str]:
+        spread = interval(list(compared(model, comparison.main_metric).values()))
         sign = -1 if comparison.higher_is_better else 1
-        return spread.count == 0, 0.0 if spread.count == 0 else sign * spread.mean
+        return spread.count == 0, 0.0 if spread.count == 0 else sign * spread.mean, model.name
 
     return sorted(comparison.models, key=key)
 
@@ -164,13 +183,13 @@ def _count(value: float | None, small: str = "") -> Cell:
 def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
     metric = comparison.main_metric
     finals = final_values(model, metric)
-    spread = interval(list(finals.values()))
+    spread, lost = interval(list(compared(model, metric).values())), failed(model)
     good = learned(model, comparison)
     grows = "" if model.state_growth == "constant" else "grows with length"
     return [
         Cell(model.name, model.name),
         Cell(
-            show_interval(spread, metric),
+            f"{lost} of {len(model.seeds)} failed" if lost else show_interval(spread, metric),
             spread.mean if spread.count else None,
             "  ".join(show(v, metric).rstrip("%") for v in finals.values()),
         ),
@@ -256,23 +275,25 @@ def _cell(cell: Cell) -> str:
 def differences(comparison: Comparison) -> Mapping[str, list[Cell]]:
     """Pairwise differences: "first − second" -> its cells, the better model first."""
     metric = comparison.main_metric
-    values = {m.name: final_values(m, metric) for m in ranked(comparison)}
+    values = {m.name: compared(m, metric) for m in ranked(comparison)}
     table = {}
     for d in pairwise(values):
         if d.interval.count < 2:
             continue
         unit = 100 if metric == "accuracy" else 1
         text = f"{unit * d.interval.mean:+.3g} ± {unit * d.interval.half_width:.2g}"
-        clear = d.interval.low > 0 or d.interval.high < 0
-        verdict = "interval excludes 0" if clear else "not told apart"
         table[f"{d.first} − {d.second}"] = [
             Cell(text + (" points" if metric == "accuracy" else ""), d.interval.mean),
             Cell(str(d.interval.count), d.interval.count),
-            Cell(f"{d.p:.2g}", d.p),
-            Cell(f"{d.p_adjusted:.2g}", d.p_adjusted, ""),
-            Cell(verdict, float(clear)),
+            _p_cell(d.p),
+            _p_cell(d.p_adjusted),
+            Cell(d.verdict, d.verdict),
         ]
     return table
+
+
+def _p_cell(p: float) -> Cell:
+    return Cell("–") if math.isnan(p) else Cell(f"{p:.2g}", p)
 
 
 def differences_html(comparison: Comparison) -> str:
@@ -288,7 +309,8 @@ def differences_html(comparison: Comparison) -> str:
         Column("p", "Holm"),
         Column("reading"),
     )
-    head = "".join(_heading(c, "text" if i == 0 else "number") for i, c in enumerate(titles))
+    words = (titles[0], titles[-1])
+    head = "".join(_heading(c, "text" if c in words else "number") for c in titles)
     body = "".join(
         f'<tr><th scope="row" data-value="{escape(name)}">{escape(name)}</th>'
         f"{''.join(_cell(c) for c in cells)}</tr>"

@@ -8,6 +8,7 @@ from seqzoo import tasks
 from seqzoo.train.compare import results, tables
 from seqzoo.train.compare.page import DARK, LIGHT, comparisons_in, render, write_report
 from seqzoo.train.compare.results import Comparison, ModelResult, SeedResult
+from seqzoo.train.compare.statistics import Difference, Interval
 from tests.train.compare import browser
 
 SCRIPT_NAME = '<script>document.title="owned"</script>'
@@ -139,9 +140,24 @@ def test_a_name_that_looks_like_a_placeholder_stays():
 def test_the_best_model_comes_first_and_baselines_last():
     _, table = tables.rows(comparison())
     names = [row[0].text for row in table]
-    assert names == ["attention", SCRIPT_NAME, "lru", "chance", "most frequent"]
+    assert names == ["attention", "lru", SCRIPT_NAME, "chance", "most frequent"]
     assert table[0][1].text == "98.0 ± 2.5%"  # 0.97, 0.98, 0.99: t = 4.303, s = 0.01
     assert [row[2].text for row in table[:3]] == ["3/3", "0/3", "0/3"]
+
+
+def test_a_model_with_a_failed_seed_is_a_row_of_its_own_kind():
+    # Its survivors would be the best of all.
+    c = comparison(
+        models=(model("lru", 0.2), model("b", 0.99, failed=0), model("a", 0.9, failed=2))
+    )
+    _, table = tables.rows(c)
+    assert [row[0].text for row in table[:3]] == ["lru", "a", "b"]
+    assert [row[1].text for row in table[1:3]] == ["1 of 3 failed"] * 2
+    assert [row[1].key for row in table[1:3]] == [None, None]
+    assert table[2][1].small == "100.0  101.0"
+    assert tables.differences(c) == {}
+    assert "is ranked by none of its values" in tables.caption(c)
+    assert "is ranked by none" not in tables.caption(comparison(models=(model("lru", 0.2),)))
 
 
 def test_a_failed_seed_is_shown_and_not_averaged():
@@ -152,11 +168,21 @@ def test_a_failed_seed_is_shown_and_not_averaged():
 
 
 def test_differences_put_the_better_model_first():
-    table = tables.differences(comparison())
-    assert list(table)[:2] == [f"attention − {SCRIPT_NAME}", "attention − lru"]
+    c = comparison(models=(model("lru", 0.2), model("gru", 0.3), model("attention", 0.97)))
+    table = tables.differences(c)
+    assert list(table)[:2] == ["attention − gru", "attention − lru"]
     cells = table["attention − lru"]
     assert cells[0].text.startswith("+77 ± ")
-    assert cells[1].text == "3"
+    # Every seed adds 0.01 to every model.
+    assert [cell.text for cell in cells[1:]] == ["3", "–", "–", "no spread to test"]
+
+
+def test_the_reading_of_a_difference_is_that_of_all_pairs(monkeypatch):
+    found = [Difference("a", "b", Interval(0.1, 0.05, 3), 0.01, q) for q in (0.04, 0.06)]
+    for difference, verdict in zip(found, ("different", "not told apart"), strict=True):
+        monkeypatch.setattr(tables, "pairwise", lambda _, d=difference: [d])
+        (cells,) = tables.differences(comparison()).values()
+        assert cells[-1].text == verdict
 
 
 def test_the_terminal_table_fits_eighty_columns_and_prints_brackets():
@@ -254,9 +280,9 @@ def test_browser_sorts_numbers_as_numbers(page):
     page.click("#s0 .results thead button", 4)  # state: 2048 after 64, though "2" < "6"
     assert order(page)[0] == "attention"
     page.click("#s0 .results thead button", 1)
-    assert order(page) == ["attention", SCRIPT_NAME, "lru", "most frequent", "chance"]
+    assert order(page) == ["attention", "lru", "most frequent", "chance", SCRIPT_NAME]
     page.click("#s0 .results thead button", 1)
-    assert order(page) == ["chance", "most frequent", "lru", SCRIPT_NAME, "attention"]
+    assert order(page) == ["chance", "most frequent", "lru", "attention", SCRIPT_NAME]
     page.click("#s0 .results thead button", 4)
     page.click("#s0 .results thead button", 4)
     assert order(page)[-2:] == ["chance", "most frequent"], "missing values come last"

@@ -1,10 +1,19 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from seqzoo.train.compare.statistics import band, holm, interval, paired_p, pairwise, sign_flip_p
+from seqzoo.train.compare.statistics import (
+    Difference,
+    Interval,
+    band,
+    holm,
+    interval,
+    paired_p,
+    pairwise,
+)
 
 
 def test_interval_has_the_tabulated_width():
@@ -34,29 +43,56 @@ def test_interval_refuses_a_confidence_in_percent():
         interval([1.0, 2.0], confidence=95)
 
 
-def test_paired_p_equals_scipy():
-    a, b = np.random.default_rng(1).normal(size=(2, 7))
-    assert abs(paired_p(a - b) - stats.ttest_rel(a, b).pvalue) < 1e-12
+def test_paired_p_is_that_of_the_differences_in_each_pair():
+    a, b = np.random.default_rng(1).normal(size=(2, 4, 7))
+    for row, p in enumerate(paired_p(a, b)):
+        d = a[row] - b[row]
+        t = d.mean() / (d.std(ddof=1) / math.sqrt(7))
+        assert abs(p - 2 * stats.t.sf(abs(t), 6)) < 1e-12
 
 
-def test_paired_p_without_spread():
-    assert paired_p([0.0, 0.0]) == 1.0
-    assert paired_p([0.5, 0.5]) == 0.0
-    assert math.isnan(paired_p([0.5]))
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        ([1.0, 1.0, 1.0], [0.5, 0.5, 0.5], "no spread to test"),
+        ([0.1 + 0.2, 0.5, 0.7], [0.3 - 0.2, 0.3, 0.5], "no spread to test"),  # but for rounding
+        ([0.5, 0.7, 0.9], [0.5, 0.7, 0.9], "the same in every seed"),
+        ([1e9, 1e9 + 1e-6], [1.0, 1.0], "no spread to test"),
+        ([0.9], [0.1], "one seed"),
+    ],
+)
+def test_differences_without_spread_have_no_p(first, second, verdict):
+    values = {name: dict(enumerate(x)) for name, x in (("a", first), ("b", second))}
+    (row,) = pairwise(values)
+    assert row.verdict == verdict
+    assert math.isnan(row.p)
+    assert math.isnan(row.p_adjusted)
 
 
-def test_sign_flip_p_equals_scipy():
-    d = np.random.default_rng(2).normal(0.7, 1.0, 8)
-    want = stats.permutation_test(
-        (d,), np.sum, permutation_type="samples", n_resamples=np.inf
-    ).pvalue
-    assert abs(sign_flip_p(d) - want) < 1e-12
-    assert sign_flip_p([1.0, 1.0, 1.0]) == 0.25
+def test_a_pair_alone_may_differ_and_beside_others_not():
+    rng = np.random.default_rng(0)
+    values = {"a": {0: 1.0, 1: 1.1, 2: 1.25}, "b": {0: 0.6, 1: 0.5, 2: 0.9}}
+    (alone,) = pairwise(values)
+    assert alone.p < 0.05
+    assert alone.verdict == "different"
+    others = {f"m{i}": dict(enumerate(rng.normal(size=3))) for i in range(3)}
+    beside = pairwise({**values, **others})[0]
+    assert beside.p == alone.p
+    assert beside.verdict == "not told apart"
 
 
-def test_sign_flip_p_refuses_too_many():
-    with pytest.raises(ValueError, match="n = 17"):
-        sign_flip_p([1.0] * 17)
+def test_ten_equal_models_are_seldom_called_different():
+    rng = np.random.default_rng(0)
+    first, second = np.array(list(itertools.combinations(range(10), 2))).T
+    finals = rng.normal(size=(1000, 10, 3))  # comparisons, models, seeds
+    called = 0
+    for p in paired_p(finals[:, first], finals[:, second]):
+        spread = Interval(0.1, 0.1, 3)
+        verdicts = [
+            Difference("a", "b", spread, *pair).verdict for pair in zip(p, holm(p), strict=True)
+        ]
+        called += "different" in verdicts
+    assert called / len(finals) < 0.07  # 0.05, and three standard errors
 
 
 def test_holm_worked_example():
