@@ -43,15 +43,17 @@ def describe(task: Task, source: Source, most: int | None = None) -> Description
 def described(task: Task, size: int, examples: Iterable[Example]) -> Description:
     """Statistics of examples of a split of `size`."""
     lengths: list[int] = []
-    one_class = task.spec.head in ("classify", "two_tower")
-    counts = np.zeros(task.spec.outputs, np.int64)
+    counts: np.ndarray | None = None
     for example in examples:
         lengths.append(task.real_tokens(example))
-        if one_class:
-            counts[int(example["targets"])] += 1
+        target = np.asarray(example["targets"])
+        if target.ndim == 0 and np.issubdtype(target.dtype, np.integer):  # one class an example
+            counts = np.zeros(task.spec.outputs, np.int64) if counts is None else counts
+            counts[target] += 1
     found = np.array(lengths or [0])
     span = int(found.min()), float(found.mean()), int(found.max())
-    return Description(size, len(lengths), span, tuple(counts.tolist()) if one_class else None)
+    classes = None if counts is None else tuple(counts.tolist())
+    return Description(size, len(lengths), span, classes)
 
 
 def check_example(task: Task, example: Example) -> None:

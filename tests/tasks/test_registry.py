@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 
 from seqzoo.tasks import TASKS, Task, build, names
+from seqzoo.tasks.describe import check_example, describe
+from tests.tasks import small
 
 # Tasks with a size of their own choice; those of published files are tested with small files.
 STORED = [n for n, kind in TASKS.items() if getattr(kind, "stored", False)]
 SIZED = [n for n, kind in TASKS.items() if hasattr(kind, "train_size") and n not in STORED]
+
+
+def slow_pictures(chosen):
+    """The names, pictures of 128 x 128 that are drawn among the slow tests."""
+    slow = {"path_x_generated": pytest.mark.slow}
+    return [pytest.param(n, marks=slow.get(n, ())) for n in chosen]
 
 
 def test_names_are_those_of_the_classes():
@@ -31,7 +39,7 @@ def test_options_round_trip_through_json(name):
         task.test_size = 8
 
 
-@pytest.mark.parametrize("name", SIZED)
+@pytest.mark.parametrize("name", slow_pictures(SIZED))
 def test_examples_fit_the_spec(name):
     task = build(name, train_size=3, validation_size=3, test_size=3)
     longest = 0
@@ -61,13 +69,7 @@ def check_values(example, spec):
         assert np.isfinite(example["targets"]).all()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.slow] if n == "path_x_generated" else [])  # 128 x 128
-        for n in SIZED
-    ],
-)
+@pytest.mark.parametrize("name", slow_pictures(SIZED))
 def test_every_split_is_its_own_and_only_train_follows_the_seed(name):
     task = build(name, train_size=8, validation_size=8, test_size=8)
 
@@ -91,6 +93,28 @@ def test_examples_are_decoded_and_baselines_are_numbers(name):
     assert all(0 <= value <= 1 for value in baselines.values())
     source = pickle.loads(pickle.dumps(task.source("train")))
     assert np.array_equal(source[1]["inputs"], task.source("train")[1]["inputs"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n == "path_x_generated" else []) for n in names()],
+)
+def test_every_task_is_described(name, tmp_path, monkeypatch):
+    task = small.build(name, tmp_path, monkeypatch)
+    for split in ("train", "validation", "test"):
+        source = task.source(split)
+        found = describe(task, source, 8)
+        examples = [source[i] for i in range(found.looked)]
+        for example in examples:
+            check_example(task, example)
+        assert found.lengths[0] == min(task.real_tokens(example) for example in examples)
+        assert found.lengths[2] <= max(task.positions(example) for example in examples)
+        targets = np.array([np.ravel(example["targets"])[0] for example in examples])
+        classes = task.spec.head in ("classify", "two_tower") and targets.dtype != np.float32
+        assert (found.classes is None) != classes
+        if classes:
+            assert found.classes == tuple(np.bincount(targets, minlength=task.spec.outputs))
+            assert "classes, " in found.balance
 
 
 def test_unknown_task_gets_the_nearest_name():
