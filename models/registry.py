@@ -6,8 +6,7 @@ A mixer is added by one line here and one of tiny options in the tests; the laws
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from seqzoo.models.attention.sparse_attention import SparseAttention, SparseAtte
 from seqzoo.models.attention.synthesizer import Synthesizer, SynthesizerConfig
 from seqzoo.models.attention.transformer_vq import TransformerVQ, TransformerVQConfig
 from seqzoo.models.bidirectional import Bidirectional
+from seqzoo.models.errors import unknown
 from seqzoo.models.linear_attention.deltanet import (
     DeltaNet,
     DeltaNetConfig,
@@ -314,14 +314,6 @@ def names() -> tuple[str, ...]:
 def presets() -> tuple[str, ...]:
     """The names of all presets."""
     return tuple(PRESETS)
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that does not exist: the name, the nearest one, all that do."""
-    known = tuple(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})")
 
 
 def mixer_config(name: str, options: Mapping[str, Any] | None = None) -> MixerConfig:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable
 from typing import Any
 
+from seqzoo.models.errors import unknown
 from seqzoo.tasks.language.bytes import Bytes
 from seqzoo.tasks.language.enwik8 import Enwik8, Text8
 from seqzoo.tasks.language.pg19 import PG19
@@ -116,11 +115,11 @@ def kind(name: str) -> type[Task]:
     """The class of a task, or of `OBJECTIVE:TASK`. Raises ValueError where there is none."""
     objective, colon, inner = name.rpartition(":")
     if inner not in TASKS:
-        raise ValueError(_unknown("task", inner, TASKS))
+        raise unknown("task", inner, TASKS)
     if not colon:
         return TASKS[name]
     if objective not in OBJECTIVES:
-        raise ValueError(_unknown("objective", objective, OBJECTIVES))
+        raise unknown("objective", objective, OBJECTIVES)
     return wrap(objective, TASKS[inner])
 
 
@@ -130,11 +129,5 @@ def build(name: str, **options: Any) -> Task:
     fields = [field.name for field in dataclasses.fields(chosen)]
     for option in options:
         if option not in fields:
-            raise ValueError(_unknown(f"option of task {name}", option, fields))
+            raise unknown(f"option of task {name}", option, fields)
     return chosen(**options)
-
-
-def _unknown(what: str, given: str, valid: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(given), list(valid), 1, 0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {what}: {given!r}; valid: {', '.join(valid)}{hint}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
-from seqzoo.train.cli.errors import unknown
+from seqzoo.models.errors import unknown
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 
 TRAIN_SIZES = {
@@ -67,7 +67,7 @@ def names() -> tuple[str, ...]:
 
 
 def published(name: str) -> Published:
-    """The configuration of this name. Raises UsageError for one that does not exist."""
+    """The configuration of this name. Raises ValueError for one that does not exist."""
     if name not in PUBLISHED:
         raise unknown("published configuration", name, PUBLISHED)
     return PUBLISHED[name]

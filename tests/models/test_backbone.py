@@ -222,7 +222,7 @@ def test_presets_build_and_learn(name):
 
 def test_impossible_options_are_refused():
     spec = ModelSpec(head="classify", vocab_size=7, outputs=2, length=9)
-    with pytest.raises(ValueError, match="did you mean 'attention'"):
+    with pytest.raises(ValueError, match="did you mean attention"):
         build_model(spec, "atention", SMALL, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="option of attention 'num_head'"):
         build_model(spec, "attention", SMALL, {"num_head": 2}, rngs=nnx.Rngs(0))

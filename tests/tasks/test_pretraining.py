@@ -176,9 +176,9 @@ def test_names_options_and_errors():
         example = task.source("test")[0]
         assert task.decode(example)
         assert all(0 < value < 7 for value in task.baselines().values())
-    with pytest.raises(ValueError, match=r"unknown objective: 'mask'; .*mean 'masked'"):
+    with pytest.raises(ValueError, match=r"unknown objective 'mask'; .*mean masked"):
         build("mask:mqar")
-    with pytest.raises(ValueError, match=r"unknown task: 'mqa'; .*mean 'mqar'"):
+    with pytest.raises(ValueError, match=r"unknown task 'mqa'; .*mean mqar"):
         build("masked:mqa")
     with pytest.raises(ValueError, match=r"rate must be in \(0, 1\)"):
         build("masked:mqar", rate=1.0)

@@ -10,7 +10,7 @@ import sys
 
 import jax
 
-from seqzoo.train.cli.command import _exit_code
+from seqzoo.train.cli.errors import exit_code
 from seqzoo.train.devices.processes import Processes, is_first, joined
 from seqzoo.train.loop.runner import run
 from tests.train.tiny_run import Slow, SlowRows, experiment, make_model
@@ -49,7 +49,7 @@ def main(folder, port, count, index, options="{}"):
         wait_seconds=int(os.environ.get("TINY_WAIT", "60")),
     )
     task = Broken() if os.environ.get("TINY_BROKEN") == index else Slow()
-    with joined(processes, _exit_code):
+    with joined(processes, exit_code):
         wanted = experiment(task, **json.loads(options))
         result = run(wanted, folder, make_model=make_model, devices=in_turns())
         if is_first():

@@ -14,16 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from seqzoo.train.bench.options import Bench
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.loop.state import TrainState
-
-if TYPE_CHECKING:
-    from seqzoo.train.bench.training import Bench
 
 LAYERS = 8  # arrays that parameters consist of
 

@@ -13,20 +13,18 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.tasks.task import Source
+from seqzoo.train.bench.options import Bench
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.loop.data import to_devices, train_batches
 from seqzoo.train.loop.program import make_program
 from seqzoo.train.loop.state import seed_keys
-
-if TYPE_CHECKING:
-    from seqzoo.train.bench.training import Bench
 
 
 def data(bench: Bench) -> Iterator[dict[str, Any]]:

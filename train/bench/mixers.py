@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,7 @@ from flax import nnx
 
 from seqzoo.models.mixer import Mixer, StreamState
 from seqzoo.models.registry import MIXERS, build
-
-if TYPE_CHECKING:
-    from seqzoo.train.bench.training import Bench
+from seqzoo.train.bench.options import Bench
 
 Row = dict[str, Any]
 CHUNK = 2000  # tokens with which a stream is brought to its position

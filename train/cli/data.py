@@ -16,14 +16,39 @@ from rich.console import Console
 from rich.progress import track
 
 from seqzoo import tasks
+from seqzoo.models.errors import unknown
 from seqzoo.tasks.data import cache
 from seqzoo.tasks.describe import Description, check_example, described
 from seqzoo.tasks.task import SPLITS, Source, Task
-from seqzoo.train.cli.errors import UsageError, take, unknown
-from seqzoo.train.cli.flags import check_task, parse
+from seqzoo.train.cli.experiment import needed
+from seqzoo.train.cli.flags import bare_field, parse, read
 
 USAGE = "usage: seqzoo data list | prepare | verify | show [--task TASK] [options]"
 MANY = 2000  # examples from which a bar is shown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """Whose data."""
+
+    task: str = ""  # see seqzoo data list
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareOptions(VerifyOptions):
+    """What to make."""
+
+    seed: int = 0  # of the examples to train on
+    workers: int = 0  # processes that make them; 0: as many as there are processors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShowOptions(VerifyOptions):
+    """What to show."""
+
+    split: str = "train"  # train, validation or test
+    count: int = 3  # examples
+    seed: int = 0  # of the examples to train on
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _list(argv: Sequence[str]) -> None:
     """Every task: where its examples come from, and the sets of it in the cache."""
-    parse(dataclasses.make_dataclass("List", []), argv, "seqzoo data list")
+    parse(dataclasses.make_dataclass("List", []), read(argv), "seqzoo data list")
     width = max(map(len, tasks.names())) + 2
     for name, kind in tasks.TASKS.items():
         print(f"{name:{width}}{_origin(kind)}: {kind.description}")
@@ -66,7 +91,7 @@ def _origin(kind: type[Task]) -> str:
 
 def _prepare(argv: Sequence[str]) -> None:
     """Makes or reads every split once; what was interrupted continues."""
-    task, parsed = _parsed(argv, "prepare", [("seed", int, 0), ("workers", int, 0)])
+    task, parsed = _parsed(argv, "prepare", PrepareOptions)
     for split in SPLITS:
         source = task.prepare(split, parsed.seed, workers=parsed.workers or None)
         print(f"{task.name} {split}: {len(source):,} examples")
@@ -75,7 +100,7 @@ def _prepare(argv: Sequence[str]) -> None:
 
 def _verify(argv: Sequence[str]) -> None:
     """Reads every example; files that are not as published are named."""
-    task, _ = _parsed(argv, "verify", [])
+    task, _ = _parsed(argv, "verify", VerifyOptions)
     for split in SPLITS:
         print(f"{task.name} {split}: {_words(checked(task, split))}")
     print("baselines of the test split: " + _baselines(task))
@@ -83,13 +108,11 @@ def _verify(argv: Sequence[str]) -> None:
 
 def _show(argv: Sequence[str]) -> None:
     """A few examples for human eyes."""
-    task, parsed = _parsed(
-        argv, "show", [("split", str, "train"), ("count", int, 3), ("seed", int, 0)]
-    )
+    task, parsed = _parsed(argv, "show", ShowOptions)
     if parsed.split not in SPLITS:
         raise unknown("value of --split", parsed.split, SPLITS)
     if parsed.count < 1:
-        raise UsageError(f"--count must be at least 1; got {parsed.count}")
+        raise ValueError(f"--count must be at least 1; got {parsed.count}")
     source = task.source(parsed.split, parsed.seed)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for i in range(min(parsed.count, len(source))):
@@ -125,18 +148,11 @@ def _baselines(task: Task) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in task.baselines("test").items())
 
 
-def _parsed(argv: Sequence[str], action: str, fields: list[tuple]) -> tuple[Task, Any]:
-    """The task of the flags, and the other flags."""
-    asks = bool({"-h", "--help"} & set(argv))
-    name = take(argv, "--task") or ("listops" if asks else None)
-    if name is None:
-        raise UsageError("--task is needed; `seqzoo data list` shows what there is")
-    check_task(name)
-    made = [
-        ("task", str, dataclasses.field(default=name)),
-        *((field, kind, dataclasses.field(default=value)) for field, kind, value in fields),
-        ("data", tasks.kind(name), dataclasses.field(default=tasks.kind(name)())),
-    ]
-    kind = dataclasses.make_dataclass(action.capitalize(), made, kw_only=True)
-    parsed = parse(kind, argv, f"seqzoo data {action}")
-    return parsed.data, parsed
+def _parsed(argv: Sequence[str], action: str, own: type) -> tuple[Task, Any]:
+    """The task of the flags, and the action's own options."""
+    line = read(argv)
+    kind = tasks.kind(needed(line, "--task", "listops"))
+    fields = [bare_field("own", own), ("data", kind, dataclasses.field(default=kind()))]
+    flags = dataclasses.make_dataclass(action.capitalize(), fields, kw_only=True)
+    parsed = parse(flags, line, f"seqzoo data {action}", "--data.* are the options of the task.")
+    return parsed.data, parsed.own

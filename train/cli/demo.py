@@ -23,7 +23,9 @@ from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.tasks.task import Task
 from seqzoo.train.cli.console import ProgressBars
-from seqzoo.train.compare.comparison import INTERRUPTED, compare, show
+from seqzoo.train.cli.errors import INTERRUPTED
+from seqzoo.train.cli.flags import parse, read
+from seqzoo.train.compare.comparison import compare, show
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 
@@ -111,9 +113,7 @@ class Demo:
 
 def main(argv: Sequence[str]) -> int:
     """`seqzoo demo --out DIR`."""
-    from seqzoo.train.cli.flags import parse
-
-    demo, console = parse(Demo, argv, "seqzoo demo"), Console()
+    demo, console = parse(Demo, read(argv), "seqzoo demo"), Console()
     started = time.perf_counter()
     command = shlex.join(["seqzoo", "demo", *argv])
     try:

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from seqzoo.train.cli.errors import exit_code
+from seqzoo.train.cli.flags import bare_field, parse, read
 from seqzoo.train.config import MeshConfig
 from seqzoo.train.devices.chips import GIB, chip_of
 from seqzoo.train.devices.processes import Processes, barrier, is_first, joined
@@ -48,12 +50,9 @@ class Doctor:
 
 def main(argv: Sequence[str]) -> int:
     """Prints what it finds; 1 where something is wrong."""
-    from seqzoo.train.cli.command import _exit_code
-    from seqzoo.train.cli.flags import bare_field, parse
-
     fields = [bare_field("doctor", Doctor()), bare_field("processes", Processes())]
-    parsed = parse(dataclasses.make_dataclass("Doctor", fields), argv, "seqzoo doctor")
-    with joined(parsed.processes, _exit_code):
+    parsed = parse(dataclasses.make_dataclass("Doctor", fields), read(argv), "seqzoo doctor")
+    with joined(parsed.processes, exit_code):
         mesh = make_mesh(parsed.doctor.mesh)
         rates = dict(bandwidths(mesh, parsed.doctor.mib))
         wrong = list(faults(parsed.doctor, mesh))

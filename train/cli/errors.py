@@ -1,31 +1,23 @@
-"""Errors of a command line, in one line each."""
+"""Exit codes, and which of them an error has."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+import errno
+
+USAGE, NONFINITE, CHECKPOINT, LOST = 2, 3, 4, 5
+INTERRUPTED = 128 + 2  # as a shell counts SIGINT
+PIPE = 128 + 13  # as a shell counts SIGPIPE
 
 
-class UsageError(ValueError):
-    """A command line that cannot be; the message is one line."""
-
-
-def unknown(kind: str, given: str, valid: Iterable[str]) -> UsageError:
-    """The one line for a name that does not exist."""
-    valid = list(valid)
-    near = difflib.get_close_matches(given, valid, 1, 0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return UsageError(f"unknown {kind} {given!r}{hint} (valid: {', '.join(valid)})")
-
-
-def take(argv: Sequence[str], flag: str) -> str | None:
-    """The value of a flag, read before the flags are known; the last one counts."""
-    value = None
-    for i, arg in enumerate(argv):
-        if arg == flag:
-            if i + 1 == len(argv) or argv[i + 1].startswith("--"):
-                raise UsageError(f"{flag} needs a value")
-            value = argv[i + 1]
-        elif arg.startswith(f"{flag}="):
-            value = arg.partition("=")[2]
-    return value
+def exit_code(error: BaseException) -> int | None:
+    """The exit code of an error that is the user's to mend; None for a fault of ours."""
+    name = type(error).__name__
+    if name == "NonFiniteError":
+        return NONFINITE
+    if name == "CheckpointError":
+        return CHECKPOINT
+    if name == "ProcessLostError":
+        return LOST
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CHECKPOINT
+    return USAGE if isinstance(error, ValueError | FileNotFoundError | PermissionError) else None

@@ -1,187 +1,227 @@
-"""Flags made from the configuration dataclasses, and one-line errors for those that do not exist.
+"""A command line, read once, and the values that its flags give to dataclasses.
 
-`--task` and `--model` choose which dataclasses there are: `--data.*` are the task's fields,
-`--mixer.*` the mixer's (`--mixer.NAME.*` where a model has several), then `--backbone.*`,
-`--optim.*`, `--mesh.*`; the fields of `TrainConfig` have no prefix.
+The fields of a dataclass are flags: `d_model: int = 64  # width` is `--d-model`, nested dataclasses
+have their field's name before a dot. Faults are ValueErrors of one line.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
-import tyro
+from seqzoo.models.errors import unknown
+from seqzoo.train.folder.files import run_path
 
-from seqzoo import tasks
-from seqzoo.models.heads import default_backbone
-from seqzoo.models.registry import MIXERS, PRESETS, pattern_options, resolve
-from seqzoo.tasks.pretraining import OBJECTIVES
-from seqzoo.train.cli.errors import UsageError, unknown
-from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
+SHOWN = 60  # characters of a value that an error repeats
+
+
+class Given(NamedTuple):
+    """One flag as it was written."""
+
+    name: str
+    words: tuple[str, ...]  # those up to the next flag
+    glued: bool  # as in --name=word
+
+
+class CommandLine(NamedTuple):
+    """The words of a command line, taken apart."""
+
+    place: str | None  # the folder that verbs which read one name first or last
+    given: tuple[Given, ...]
+    rest: tuple[str, ...]  # words that belong to nothing
+    asks: bool  # for help
+
+    def has(self, name: str) -> bool:
+        """Whether a flag was given."""
+        return any(flag.name == name for flag in self.given)
+
+    def has_any(self, *prefixes: str) -> bool:
+        """Whether a flag was given that begins so."""
+        return any(flag.name.startswith(prefixes) for flag in self.given)
+
+    def after(self, defaults: Mapping[str, str]) -> CommandLine:
+        """The line with other flags before its own, which count for more."""
+        first = (Given(name, (text,), True) for name, text in defaults.items())
+        return self._replace(given=(*first, *self.given))
+
+    def text(self, name: str) -> str | None:
+        """The value of a flag whose dataclass is not known yet; the last one counts."""
+        own = [flag for flag in self.given if flag.name == name]
+        if own and not own[-1].words:
+            raise ValueError(f"{name} needs a value")
+        return own[-1].words[0] if own else None
 
 
 class Flag(NamedTuple):
-    """One flag, its type, and whether it must be given."""
+    """A flag that there is, its type, and whether it must be given."""
 
     name: str
     type: Any
     needed: bool = False
+    negates: str = ""  # the flag that it turns off
 
 
-def check_task(name: str) -> None:
-    """Raises UsageError for a task, or an `OBJECTIVE:TASK`, that does not exist."""
-    objective, colon, inner = name.rpartition(":")
-    if inner not in tasks.TASKS:
-        raise unknown("task", inner, tasks.names())
-    if colon and objective not in OBJECTIVES:
-        raise unknown("objective", objective, OBJECTIVES)
+def read(argv: Sequence[str], *, place: bool = False) -> CommandLine:
+    """Takes a command line apart. With `place`, its first or last word names a folder."""
+    words = [word for word in argv if word not in ("-h", "--help")]
+    named = None
+    if place and words and not words[0].startswith("-"):
+        named = words.pop(0)
+    elif place and words and not words[-1].startswith("-") and not _awaits_value(words[:-1]):
+        named = words.pop()
+    rest, given = [], []
+    for word in words:
+        if word.startswith("--"):
+            name, equals, text = word.partition("=")
+            given.append(Given(name.replace("_", "-"), (text,) if equals else (), bool(equals)))
+        elif given and not given[-1].glued:
+            given[-1] = given[-1]._replace(words=(*given[-1].words, word))
+        else:
+            rest.append(word)
+    return CommandLine(named, tuple(given), tuple(rest), len(words) + bool(named) < len(argv))
 
 
-def check_model(name: str) -> None:
-    """Raises UsageError for a model that does not exist."""
-    for part in [] if name in PRESETS else name.split(","):
-        if part.strip() not in MIXERS:
-            raise unknown("model", part, (*MIXERS, *PRESETS))
+def parse(kind: type, line: CommandLine, prog: str, about: str = "") -> Any:
+    """An instance of the dataclass `kind`; for `--help` prints what there is and exits 0.
 
-
-def experiment_fields(task: str, model: str, base: Experiment | None = None) -> list[tuple]:
-    """Fields of a dataclass of flags that `experiment_of` turns into an experiment.
-
-    `base`, of this task and model, gives other defaults than those of the configuration classes.
+    Raises ValueError, of one line, for a flag that does not exist, is missing or has no such value.
     """
-    check_task(task)
-    check_model(model)
-    fields = {
-        "data": base.task if base else tasks.kind(task)(),
-        "mixer": _mixer_options(model, base.mixer if base else {}),
-        "backbone": base.backbone if base else default_backbone(model),
-        "optim": base.optim if base else OptimConfig(),
-        "mesh": base.mesh if base else MeshConfig(),
-    }
-    made = [(name, type(value), _default(value)) for name, value in fields.items()]
-    return [*made, bare_field("train", base.train if base else TrainConfig())]
+    if line.asks:
+        import tyro
+
+        tyro.cli(kind, args=["--help"], prog=prog, description=about or None)
+    known = {flag.name: flag for flag in flags_of(kind)}
+    values = {}
+    for given in line.given:
+        if given.name not in known:
+            raise unknown("option", given.name, known)
+        words, more = _own_words(given, known[given.name].type)
+        for word in (*line.rest, *more):
+            raise ValueError(f"unexpected argument {word!r}; options have the form --name value")
+        flag = known[given.name]
+        values[flag.negates or flag.name] = (
+            False if flag.negates else _value(flag.name, flag.type, words)
+        )
+    for word in line.rest:
+        raise ValueError(f"unexpected argument {word!r}; options have the form --name value")
+    for flag in known.values():
+        if flag.needed and flag.name not in values:
+            raise ValueError(f"{flag.name} is needed")
+    return _made(kind, values)
+
+
+def place_of(line: CommandLine, usage: str) -> Path:
+    """The folder that the command line names. Raises ValueError where there is none."""
+    if line.place is None:
+        raise ValueError(f"name a folder: {usage}")
+    return run_path(line.place)
 
 
 def bare_field(name: str, value: Any) -> tuple:
-    """A field of a dataclass of flags; the fields of the dataclass `value` get no prefix."""
-    return name, Annotated[type(value), tyro.conf.arg(name="")], _default(value)
+    """A field of a dataclass of flags: the fields of a dataclass `value`, or class, unprefixed."""
+    import tyro
 
-
-def experiment_of(parsed: Any, model: str) -> Experiment:
-    """The experiment of parsed `experiment_fields`."""
-    return Experiment(
-        task=parsed.data,
-        model=model,
-        mixer=dataclasses.asdict(parsed.mixer),
-        backbone=parsed.backbone,
-        optim=parsed.optim,
-        train=parsed.train,
-        mesh=parsed.mesh,
-    )
-
-
-def parse(kind: type, argv: Sequence[str], prog: str) -> Any:
-    """An instance of the dataclass `kind`. Raises UsageError; `--help` prints and exits 0."""
-    asks = {"-h", "--help"} & set(argv)
-    if not asks:
-        _check(list(flags_of(kind)), argv)
-    said = io.StringIO()
-    quiet = contextlib.nullcontext() if asks else contextlib.redirect_stderr(said)
-    try:
-        with quiet, contextlib.nullcontext() if asks else contextlib.redirect_stdout(said):
-            return tyro.cli(kind, args=list(argv), prog=prog)
-    except SystemExit as stop:
-        if asks or not stop.code:
-            raise
-        raise UsageError(" ".join(said.getvalue().replace("---", "").split())) from None
+    if isinstance(value, type):
+        return name, Annotated[value, tyro.conf.arg(name="")]
+    kind = Annotated[type(value), tyro.conf.arg(name="")]
+    return name, kind, dataclasses.field(default=value)
 
 
 def flags_of(kind: type, prefix: str = "") -> Iterator[Flag]:
     """The flags of a dataclass, nested ones with their prefix."""
+    for field, hint, name in _fields(kind, prefix):
+        if dataclasses.is_dataclass(hint):
+            yield from flags_of(hint, name)
+            continue
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        yield Flag(f"--{name}", hint, needed)
+        if hint is bool:
+            before, dot, last = name.rpartition(".")
+            yield Flag(f"--{before}{dot}no-{last}", hint, negates=f"--{name}")
+
+
+def _fields(kind: type, prefix: str) -> Iterator[tuple[dataclasses.Field, Any, str]]:
+    """Fields with their types, and the flag's name or, of a nested dataclass, its prefix."""
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
-        hint, name = hints[field.name], field.name.replace("_", "-")
+        hint, name = hints[field.name], prefix + field.name.replace("_", "-")
         if typing.get_origin(hint) is Annotated:
-            hint, bare = typing.get_args(hint)[0], True
-        else:
-            bare = False
+            hint, name = typing.get_args(hint)[0], prefix
+        elif dataclasses.is_dataclass(hint):
+            name += "."
+        yield field, hint, name
+
+
+def _made(kind: type, values: dict[str, Any], default: Any = None, prefix: str = "") -> Any:
+    """The dataclass with what was given in place of its defaults, or of those of `default`."""
+    changed = {}
+    for field, hint, name in _fields(kind, prefix):
         if dataclasses.is_dataclass(hint):
-            yield from flags_of(hint, prefix if bare else f"{prefix}{name}.")
-        else:
-            needed = field.default is field.default_factory is dataclasses.MISSING
-            yield Flag(f"--{prefix}{name}", hint, needed)
-            if hint is bool:
-                yield Flag(f"--{prefix}no-{name}", hint)
+            nested = None if default is None else getattr(default, field.name)
+            if default is None and field.default is not dataclasses.MISSING:
+                nested = field.default
+            elif default is None and field.default_factory is not dataclasses.MISSING:
+                nested = field.default_factory()
+            changed[field.name] = _made(hint, values, nested, name)
+        elif f"--{name}" in values:
+            changed[field.name] = values[f"--{name}"]
+    return kind(**changed) if default is None else dataclasses.replace(default, **changed)
 
 
-def _default(value: Any) -> Any:
-    return dataclasses.field(default=value)
+def _awaits_value(words: Sequence[str]) -> bool:
+    return bool(words) and words[-1].startswith("--") and "=" not in words[-1]
 
 
-def _mixer_options(model: str, more: Mapping[str, Any]) -> Any:
-    """An instance of the options of a model's mixer, or of one a mixer with several."""
-    preset = resolve(model)
-    options = pattern_options(preset.pattern, {**preset.options, **more})
-    chosen = dict(zip(preset.pattern, options, strict=True))
-    configs = {name: MIXERS[name].config(**options) for name, options in chosen.items()}
-    if len(configs) == 1:
-        return next(iter(configs.values()))
-    fields = [(name, type(config), _default(config)) for name, config in configs.items()]
-    return dataclasses.make_dataclass("MixerOptions", fields, frozen=True, kw_only=True)()
+def _own_words(given: Given, kind: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words that are a flag's value, and those that are not."""
+    if kind is bool:
+        if given.glued:
+            raise ValueError(f"{given.name} takes no value; write {given.name} or its --no- form")
+        return (), given.words
+    if not given.words:
+        raise ValueError(f"{given.name} needs a value")
+    many = len(given.words) if typing.get_origin(kind) is tuple else 1
+    return given.words[:many], given.words[many:]
 
 
-def _check(flags: list[Flag], argv: Sequence[str]) -> None:
-    known = {flag.name: flag.type for flag in flags}
-    given = {arg.partition("=")[0].replace("_", "-") for arg in argv}
-    rest = list(argv)
-    while rest:
-        arg = rest.pop(0)
-        if not arg.startswith("--"):
-            raise UsageError(f"unexpected argument {arg!r}; options have the form --name value")
-        name, equals, text = arg.partition("=")
-        name = name.replace("_", "-")
-        if name not in known:
-            raise unknown("option", name, known)
-        if known[name] is bool and not equals:
-            continue
-        for value in [text] if equals else _values(rest, known[name], name):
-            _check_value(name, known[name], value)
-    for flag in flags:
-        if flag.needed and flag.name not in given:
-            raise UsageError(f"{flag.name} is needed")
-
-
-def _values(rest: list[str], kind: Any, name: str) -> list[str]:
-    """Takes what follows a flag: one value, or all values of a tuple."""
-    count = next((i for i, arg in enumerate(rest) if arg.startswith("--")), len(rest))
-    if count == 0:
-        raise UsageError(f"{name} needs a value")
+def _value(name: str, kind: Any, words: tuple[str, ...]) -> Any:
+    """What the words after a flag stand for. Raises ValueError naming what would be right."""
+    if kind is bool:
+        return True
     if typing.get_origin(kind) is not tuple:
-        count = 1
-    values, rest[:] = rest[:count], rest[count:]
-    return values
+        return _word(name, kind, words[0])
+    kinds = typing.get_args(kind)
+    if kinds[-1] is Ellipsis:
+        return tuple(_word(name, kinds[0], word) for word in words)
+    if len(kinds) != len(words):
+        raise ValueError(f"{name} needs {len(kinds)} values; got {' '.join(words)}")
+    return tuple(_word(name, each, word) for each, word in zip(kinds, words, strict=True))
 
 
-def _check_value(name: str, kind: Any, text: str) -> None:
-    kinds = _alternatives(kind)
-    choices = [str(c) for k in kinds if typing.get_origin(k) is Literal for c in typing.get_args(k)]
-    if choices and len(kinds) == 1 and text not in choices:
-        raise unknown(f"value of {name}", text, choices)
-    for number in (int, float):
-        if kinds == [number]:
-            try:
-                number(text)
-            except ValueError:
-                word = "an integer" if number is int else "a number"
-                raise UsageError(f"{name} must be {word}; got {text!r}") from None
-
-
-def _alternatives(kind: Any) -> list[Any]:
+def _word(name: str, kind: Any, text: str) -> Any:
     if typing.get_origin(kind) in (Union, types.UnionType):
-        return list(typing.get_args(kind))
-    return [kind]
+        kinds = typing.get_args(kind)
+        if text == "None" and type(None) in kinds:
+            return None
+        (kind,) = (k for k in kinds if k is not type(None))
+    if typing.get_origin(kind) is Literal:
+        choices = {str(choice): choice for choice in typing.get_args(kind)}
+        if text not in choices:
+            raise unknown(f"value of {name}", text, choices)
+        return choices[text]
+    if kind is bool:
+        if text not in ("True", "False"):
+            raise unknown(f"value of {name}", text, ("True", "False"))
+        return text == "True"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            word = "an integer" if kind is int else "a number"
+            shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+            raise ValueError(f"{name} must be {word}; got {shown!r}") from None
+    return Path(text) if kind is Path else text

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 
 from seqzoo.models.sampling import sample
 from seqzoo.tasks.language.modelling import LanguageModelling
-from seqzoo.train.cli.errors import UsageError
+from seqzoo.train.cli.flags import parse, place_of, read
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import load_run
+
+USAGE = "seqzoo sample RUN"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,14 +61,8 @@ def continuations(run: Path, options: SampleOptions) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """`seqzoo sample RUN`."""
-    from seqzoo.train.cli.flags import parse
-
-    folder, rest = argv[:1], argv[1:]
-    if folder and folder[0].startswith("-"):
-        folder, rest = [], argv
-    options = parse(SampleOptions, rest, "seqzoo sample RUN")
-    if not folder:
-        raise UsageError("name a run's folder first: seqzoo sample RUN")
-    for i, text in enumerate(continuations(Path(folder[0]), options)):
+    line = read(argv, place=True)
+    options = parse(SampleOptions, line, USAGE)
+    for i, text in enumerate(continuations(place_of(line, USAGE), options)):
         print(text if options.count == 1 else f"-- {i}\n{text}")
     return 0

@@ -10,11 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,10 +19,8 @@ from rich.console import Console
 
 from seqzoo.tasks.describe import describe
 from seqzoo.tasks.task import Source
-from seqzoo.train.cli.errors import UsageError, take
 from seqzoo.train.compare import results
-from seqzoo.train.compare.cost import cost, match_parameters
-from seqzoo.train.compare.page import FILE as REPORT
+from seqzoo.train.compare.cost import cost
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.seeds import SeedData, Trained, seed_data, train_seeds
@@ -36,7 +31,6 @@ from seqzoo.train.loop.progress import SILENT, ComparisonProgress
 Vectorise = Literal["auto", "always", "never"]
 Match = Literal["none", "parameters"]
 SMALL = 4_000_000  # parameters of all seeds together that "auto" trains in one program
-INTERRUPTED = 130  # exit code after Ctrl-C: a model was lost, so not 0
 SHARED = ("task", "train")  # parts of a configuration that all models must have alike
 DIGESTED = 1000  # examples of a split that enter its digest
 NOTES = (
@@ -265,114 +259,3 @@ def _model_result(
         compile_seconds=sum(t.compile_seconds for t in timings),
         **costs,
     )
-
-
-# The command line
-
-
-def main(argv: Sequence[str]) -> int:
-    """`seqzoo compare --task T --models A,B,C --seeds 3 --out DIR`."""
-    from seqzoo.train.cli.flags import parse
-
-    asks = bool({"-h", "--help"} & set(argv))
-    task = _taken(argv, "--task", "mqar" if asks else None)
-    models = dict(labelled(_taken(argv, "--models", "attention" if asks else None)))
-    parsed = {}
-    for label, model in models.items():
-        # A preset brings block options: the flags are read with the defaults of each model.
-        parsed[label] = parse(_flags(task, models, model), argv, "seqzoo compare")
-    first = next(iter(parsed.values()))
-    experiments = {label: _experiment(parsed[label], label, m) for label, m in models.items()}
-    if first.match == "parameters":
-        experiments = match_parameters(experiments)
-    command = shlex.join(["seqzoo", "compare", *argv])
-    import contextlib
-
-    from seqzoo.train.cli.console import ProgressBars
-
-    console = Console()
-    try:
-        with contextlib.closing(ProgressBars(console)) as bars:
-            comparison = compare(
-                experiments,
-                first.out,
-                seeds=first.seeds,
-                vectorise=first.vectorise,
-                command=command,
-                progress=bars,
-            )
-    except KeyboardInterrupt:
-        console.print(
-            f"stopped; {first.out} keeps the models that are done, and the same command continues",
-            markup=False,
-            highlight=False,
-        )
-        return INTERRUPTED
-    show(comparison, console)
-    console.print(f"report: {first.out / REPORT}", markup=False, highlight=False, soft_wrap=True)
-    return 0
-
-
-def labelled(text: str) -> Iterator[tuple[str, str]]:
-    """(label, model) of `--models a,b,c=a,d+e`: a pattern's mixers are joined by a plus.
-
-    Raises:
-        UsageError: for an empty part, a label given twice and a model that does not exist.
-    """
-    from seqzoo.train.cli.flags import check_model
-
-    seen = set()
-    for part in text.split(","):
-        label, equals, model = part.strip().partition("=")
-        if not re.fullmatch(r"[A-Za-z]\w*(\+\w+)*", label) or (equals and not model):
-            raise UsageError(
-                f"--models {text!r}: {part.strip()!r} is no model; write attention,lru, or "
-                "label=model, with a plus between the mixers of a pattern"
-            )
-        if label in seen:
-            raise UsageError(f"--models has {label!r} twice; tell them apart as in a=lru,b=lru")
-        model = (model or label).replace("+", ",")
-        check_model(model)
-        seen.add(label)
-        yield label, model
-
-
-def _taken(argv: Sequence[str], flag: str, default: str | None) -> str:
-    value = take(argv, flag)
-    if value is None and default is None:
-        raise UsageError(f"{flag} is needed; `seqzoo list` shows what there is")
-    return value or default
-
-
-def _flags(task: str, models: Mapping[str, str], model: str) -> type:
-    """The dataclass of all flags, with the defaults of `model`; --mixer.LABEL.* for each model."""
-    from seqzoo.train.cli.flags import experiment_fields
-
-    shared = [f for f in experiment_fields(task, model) if f[0] != "mixer"]
-    mixers = []
-    for label, each in models.items():
-        (own,) = (f for f in experiment_fields(task, each) if f[0] == "mixer")
-        mixers.append((_flag_name(label), *own[1:]))
-    options = dataclasses.make_dataclass("Mixers", mixers, frozen=True, kw_only=True)
-    fields = [
-        ("out", Path),
-        ("task", str, dataclasses.field(default=task)),
-        ("models", str, dataclasses.field(default=",".join(models))),
-        ("seeds", int, dataclasses.field(default=3)),
-        ("vectorise", Vectorise, dataclasses.field(default="auto")),
-        ("match", Match, dataclasses.field(default="none")),
-        ("mixer", options, dataclasses.field(default=options())),
-        *shared,
-    ]
-    return dataclasses.make_dataclass("Compare", fields, kw_only=True)
-
-
-def _experiment(parsed: Any, label: str, model: str) -> Experiment:
-    from seqzoo.train.cli.flags import experiment_of
-
-    options = getattr(parsed.mixer, _flag_name(label))
-    return experiment_of(SimpleNamespace(**{**vars(parsed), "mixer": options}), model)
-
-
-def _flag_name(label: str) -> str:
-    return label.replace("+", "_")

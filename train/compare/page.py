@@ -18,7 +18,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from seqzoo.train.cli.errors import UsageError
 from seqzoo.train.compare import results, tables
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.run_page import comparison_of_run
@@ -32,18 +31,6 @@ FILE = "report.html"
 LIGHT = ("#0072b2", "#d55e00", "#007f5c", "#aa4499", "#8a6a00", "#2e8bc0", "#555c66", "#882255")
 DARK = ("#56b4e9", "#ff9e5e", "#2fd3a5", "#e79cc8", "#f0c541", "#8fb8ff", "#b4bac4", "#ff7b9c")
 DASHES = ("none", "7 4", "2 3", "9 3 2 3")
-
-
-def main(argv: Sequence[str]) -> int:
-    """`seqzoo report DIR`."""
-    folders = [arg for arg in argv if not arg.startswith("-")]
-    if {"-h", "--help"} & set(argv):
-        print("usage: seqzoo report DIR\n\nwrites DIR/report.html, one page that loads nothing")
-        return 0
-    if len(folders) != 1 or len(argv) != 1:
-        raise UsageError("give one folder: seqzoo report DIR")
-    print(write_report(run_path(folders[0])))
-    return 0
 
 
 def write_report(folder: Path) -> Path:

@@ -1,16 +1,16 @@
-"""`seqzoo plan --forms`: every form of every primitive on a chip that need not exist here.
-
-    seqzoo plan --forms --topology v5e:1x1 --out DIR --page docs/forms.md
+"""Every form of every primitive on a chip that need not exist here.
 
 Forward and backward pass are compiled for one chip by a process of its own within a time limit and
-kept in DIR; the same command again does what is missing, also for another topology, and the page
-shows all that is in DIR. `ops/layout/backends.py` and the ops' default chunks rest on it for TPUs.
+kept in a folder; the same request again does what is missing, also for another topology, and the
+page shows all that is there. `ops/layout/backends.py` and the ops' default chunks rest on it for
+TPUs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import textwrap
 import time
@@ -22,14 +22,15 @@ import jax
 import jax.numpy as jnp
 
 from seqzoo.models import ops
+from seqzoo.models.errors import unknown
 from seqzoo.models.ops.layout import backends as forms
-from seqzoo.train.cli.errors import UsageError, unknown
 from seqzoo.train.devices.chips import chip_of
 from seqzoo.train.devices.flops import operations
 from seqzoo.train.folder.files import write_atomically
+from seqzoo.train.plan.apart import answered, planned_apart
+from seqzoo.train.plan.compiled import estimates, memory_of, no_memory, refused
 from seqzoo.train.plan.hlo import Module
-from seqzoo.train.plan.plan import Plan, _memory, _refused, devices_of
-from seqzoo.train.plan.table import planned_apart
+from seqzoo.train.plan.topology import Plan, devices_of
 
 Row = dict[str, Any]
 HEADS, WIDTH, CHANNELS, STATES = 8, 128, 1024, 16
@@ -61,56 +62,42 @@ class FormsOptions:
     """What the table is asked."""
 
     topology: str = "v5e:1x1"
-    out: Path | None = None  # folder of the rows
-    page: Path | None = None  # Markdown file to write
-    ops: str = ""  # separated by commas; all by default
     lengths: tuple[int, ...] = (2048, 8192, 32768)  # tokens of the one row
     limit_seconds: float = 180.0  # for a row
     total_seconds: float = 0.0  # after which no further row is begun; 0: no limit
-    row: str = ""  # one alone, OP/FORM; its last line is JSON
 
 
-def main(argv: Sequence[str]) -> int:
-    """Makes the rows that are missing, and writes the page."""
-    from seqzoo.train.cli.flags import parse
-
-    options = parse(FormsOptions, [a for a in argv if a != "--forms"], "seqzoo plan --forms")
-    wanted = _wanted(options)
-    if options.row:
-        print(json.dumps(measure(wanted[0], options.lengths[0], options.topology)))
-        return 0
-    if options.out is None:
-        raise UsageError("--forms needs --out DIR, where rows are kept")
-    missing = make_rows(wanted, options)
-    rows = rows_of(options.out)
-    text = page(rows, options)
-    if options.page is not None:
-        write_atomically(options.page, text)
-    print(text)
-    print(json.dumps({"rows": len(rows), "missing": missing}))
-    return 0
+def make_rows(wanted: Sequence[Form], options: FormsOptions, folder: Path) -> Iterator[Row]:
+    """Compiles what `folder` lacks while there is time, one row after another."""
+    started = time.monotonic()
+    for form, length in _missing(wanted, options, folder):
+        if 0 < options.total_seconds < time.monotonic() - started:
+            return
+        request = {"form": f"{form.op}/{form.name}", "length": length}
+        request |= {"topology": options.topology}
+        row = planned_apart("seqzoo.train.plan.forms", request, options.limit_seconds)
+        row |= {"op": form.op, "form": form.name, "length": length}
+        row |= {"topology": options.topology}
+        write_atomically(_path(folder, form, length, options), json.dumps(row) + "\n")
+        yield row
 
 
-def make_rows(wanted: Sequence[Form], options: FormsOptions) -> int:
-    """Compiles what is missing while there is time; how many are left."""
-    started, left = time.monotonic(), 0
-    for length in options.lengths:
-        for form in wanted:
-            kind = options.topology.replace(":", " ")
-            path = options.out / f"{kind} {form.op} {form.name} {length}.json"
-            if path.exists():
-                continue
-            if 0 < options.total_seconds < time.monotonic() - started:
-                left += 1
-                continue
-            call = ["--forms", "--row", f"{form.op}/{form.name}", "--lengths", str(length)]
-            call += ["--topology", options.topology]
-            row = planned_apart(call, options.limit_seconds)
-            row |= {"op": form.op, "form": form.name, "length": length}
-            row |= {"topology": options.topology}
-            write_atomically(path, json.dumps(row) + "\n")
-            print(f"{path.stem}: {row.get('error', 'done')}, {row['seconds']:.0f} s", flush=True)
-    return left
+def missing(wanted: Sequence[Form], options: FormsOptions, folder: Path) -> int:
+    """How many rows `folder` lacks."""
+    return len(list(_missing(wanted, options, folder)))
+
+
+def _missing(
+    wanted: Sequence[Form], options: FormsOptions, folder: Path
+) -> Iterator[tuple[Form, int]]:
+    for length, form in itertools.product(options.lengths, wanted):
+        if not _path(folder, form, length, options).exists():
+            yield form, length
+
+
+def _path(folder: Path, form: Form, length: int, options: FormsOptions) -> Path:
+    kind = options.topology.replace(":", " ")
+    return folder / f"{kind} {form.op} {form.name} {length}.json"
 
 
 def measure(form: Form, length: int, topology: str) -> Row:
@@ -130,18 +117,11 @@ def measure(form: Form, length: int, topology: str) -> Row:
         try:
             compiled = jax.jit(_both_passes(form.call)).lower(*placed).compile()
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
+            if not no_memory(error):
                 raise
-            return row | _refused(str(error))
+            return row | refused(str(error))
     chip, module = chip_of(device), Module(compiled.as_text())
-    cycles, estimate = module.cycles(), (compiled.cost_analysis() or {}).get("optimal_seconds", -1)
-    return {
-        **row,
-        **_memory(compiled, chip),
-        "traffic_bytes": module.traffic(),
-        "compiler_seconds": estimate if estimate > 0 else None,
-        "cycles_seconds": cycles / chip.clock if chip and chip.clock and cycles else None,
-    }
+    return {**row, **memory_of(compiled, chip), **estimates(module, compiled, chip)}
 
 
 def page(rows: Sequence[Row], options: FormsOptions) -> str:
@@ -168,6 +148,23 @@ def page(rows: Sequence[Row], options: FormsOptions) -> str:
             if any(found):
                 lines.append(f"| {name} | {' | '.join(found)} |")
     return "\n".join(lines) + "\n"
+
+
+def forms_of(names: str) -> list[Form]:
+    """The forms of ops whose names a comma separates; all for "". Raises ValueError."""
+    ops_ = [name.strip() for name in names.split(",") if name.strip()]
+    for name in ops_:
+        if name not in {form.op for form in FORMS}:
+            raise unknown("op", name, dict.fromkeys(form.op for form in FORMS))
+    return [form for form in FORMS if not ops_ or form.op in ops_]
+
+
+def form_of(row: str) -> Form:
+    """The form OP/FORM. Raises ValueError where there is none."""
+    rows = {f"{form.op}/{form.name}": form for form in FORMS}
+    if row not in rows:
+        raise unknown("row", row, rows)
+    return rows[row]
 
 
 def rows_of(folder: Path) -> list[Row]:
@@ -197,19 +194,6 @@ def _both_passes(call: Callable[..., Any]) -> Callable[..., Any]:
         return out, pull(cotangents)
 
     return run
-
-
-def _wanted(options: FormsOptions) -> list[Form]:
-    if options.row:
-        found = [form for form in FORMS if f"{form.op}/{form.name}" == options.row]
-        if not found:
-            raise unknown("row", options.row, [f"{form.op}/{form.name}" for form in FORMS])
-        return found
-    names = [name.strip() for name in options.ops.split(",") if name.strip()]
-    for name in names:
-        if name not in {form.op for form in FORMS}:
-            raise unknown("op", name, dict.fromkeys(form.op for form in FORMS))
-    return [form for form in FORMS if not names or form.op in names]
 
 
 def _array(*shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
@@ -306,3 +290,12 @@ def _all_forms() -> Iterator[Form]:
 
 
 FORMS = tuple(_all_forms())
+
+
+def answer(request: Row) -> Row:
+    """`measure` for a request in plain data."""
+    return measure(form_of(request["form"]), request["length"], request["topology"])
+
+
+if __name__ == "__main__":
+    answered(answer)

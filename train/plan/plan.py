@@ -1,23 +1,13 @@
 """Whether a configuration fits, and how fast it can be at best, before anything is rented.
 
-    seqzoo plan --task listops --model mamba --topology v5e:16x16
-    seqzoo plan --task listops --model mamba --backbone.depth 24 --mesh.data 4 --mesh.fsdp -1 ...
-    seqzoo plan --task listops --model mamba --topology v5p:4x4x4 --search
-    seqzoo plan --task listops --all --topology v5e:16x16 --out DIR      a row for every mixer
-    seqzoo plan --forms --topology v5e:1x1 --out DIR                     for every op's forms
-
 Compiles the train step that `seqzoo train` would run, for a TPU topology that need not exist here
-(libtpu compiles without a TPU) or for the devices of this machine. The last line is JSON.
+(libtpu compiles without a TPU) or for the devices of this machine.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 import math
-import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,107 +16,17 @@ import jax
 
 from seqzoo.models.heads import build_model
 from seqzoo.models.registry import resolve
-from seqzoo.train.cli.errors import UsageError
-from seqzoo.train.config import Experiment, MeshConfig
-from seqzoo.train.devices.chips import GIB, TPUS, Chip, chip_of
+from seqzoo.train.config import Experiment
+from seqzoo.train.devices.chips import GIB, chip_of
 from seqzoo.train.devices.sharding import replicated
 from seqzoo.train.loop.data import batch_shapes
 from seqzoo.train.loop.program import Program, count_parameters, make_program
 from seqzoo.train.loop.speed import forward_operations
-from seqzoo.train.plan.hlo import Module, by_kind
+from seqzoo.train.plan.apart import answered
+from seqzoo.train.plan.compiled import memory_of, no_memory, refused, times_of
+from seqzoo.train.plan.topology import Plan, devices_of
 
-LOCAL = "local"
 Row = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to compile for, apart from the experiment itself."""
-
-    topology: str = LOCAL  # v5e:16x16, v6e:8x8, v5p:4x4x4, tpu7x:2x2x1, or local: what is here
-    slices: int = 1  # of that topology, connected by the data centre's network
-    length: int = 0  # tokens of a row; 0: the task's
-    search: bool = False  # try meshes and rematerialisation policies, best first
-
-    def __post_init__(self) -> None:
-        kind = self.topology.partition(":")[0]
-        if self.topology != LOCAL and not (
-            kind in TPUS and re.fullmatch(r"\d+(x\d+){1,2}", self.topology.partition(":")[2])
-        ):
-            raise UsageError(
-                f"a topology is {LOCAL} or one of {', '.join(TPUS)} with its shape, such as "
-                f"v5e:16x16 or v5p:4x4x4; got {self.topology!r}"
-            )
-        if self.slices < 1 or self.length < 0:
-            raise UsageError(f"slices is at least 1, length at least 0; got {self}")
-
-
-def main(argv: Sequence[str]) -> int:
-    """`seqzoo plan`."""
-    if "--all" in argv:
-        from seqzoo.train.plan.table import main as table
-
-        return table(argv)
-    if "--forms" in argv:
-        from seqzoo.train.plan.forms import main as forms
-
-        return forms(argv)
-    from seqzoo.train.cli.command import _chosen
-    from seqzoo.train.cli.flags import bare_field, experiment_fields, experiment_of, parse
-
-    task, model = _chosen(argv)
-    fields = [
-        ("task", str, dataclasses.field(default=task)),
-        ("model", str, dataclasses.field(default=model)),
-        *experiment_fields(task, model),
-        bare_field("plan", Plan()),
-    ]
-    parsed = parse(dataclasses.make_dataclass("Plan", fields, kw_only=True), argv, "seqzoo plan")
-    plan, experiment = parsed.plan, experiment_of(parsed, model)
-    devices = devices_of(plan)
-    rows, candidates = [], [experiment]
-    if plan.search:
-        candidates = list(_candidates(experiment, plan, len(devices)))
-    if not candidates:
-        raise UsageError(
-            f"no mesh of {len(devices)} devices divides {experiment.train.batch_size} rows; give "
-            "another --batch-size or --length"
-        )
-    for candidate in candidates:
-        rows.append(plan_of(candidate, plan, devices))
-        print("\n".join(describe(rows[-1])), flush=True)
-    rows.sort(key=lambda row: (row["fits"] is False, row.get("bound_seconds") or math.inf))
-    if plan.search:
-        print(*(_summary(row) for row in rows), sep="\n")
-    print(json.dumps({**rows[0], "search": rows[1:]} if plan.search else rows[0]))
-    return 0
-
-
-def devices_of(plan: Plan) -> Sequence[jax.Device]:
-    """The devices of a topology. Raises UsageError where it cannot be, or libtpu is missing."""
-    if plan.topology == LOCAL:
-        return jax.devices()
-    if not _has_libtpu():
-        raise UsageError(
-            "compiling for a TPU needs libtpu, which `pip install 'seqzoo[tpu]'` installs on "
-            "Linux; --topology local plans for this machine"
-        )
-    # Compiling needs no TPU, and one that is here belongs to whoever trains on it.
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
-    os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # several plans at a time
-    os.environ |= {"TPU_WORKER_ID": "0", "TPU_MIN_LOG_LEVEL": "4", "TPU_STDERR_LOG_LEVEL": "4"}
-    jax.config.update("jax_platforms", "cpu")
-    from jax.experimental import topologies
-
-    options: dict[str, Any] = {"num_slices": plan.slices} if plan.slices > 1 else {}
-    if plan.topology.endswith(":1x1") or plan.topology.endswith(":1x1x1"):
-        options["chips_per_host_bounds"] = (1, 1, 1)
-    try:
-        found = topologies.get_topology_desc(plan.topology, platform="tpu", **options)
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).partition("=== Source")[0].strip()
-        raise UsageError(f"no topology {plan.topology!r}: {reason}") from error
-    return found.devices
 
 
 def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -> Row:
@@ -157,13 +57,13 @@ def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -
     try:
         compiled = program.step.lower(program.like, batch, key).compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
+        if not no_memory(error):
             raise
-        row |= _refused(str(error))
+        row |= refused(str(error))
         row["largest"] = row["largest"] or _largest_of_state(program)
     else:
-        row |= _memory(compiled, chip)
-        row |= _times(Module(compiled.as_text()), compiled, chip, row)
+        row |= memory_of(compiled, chip)
+        row |= times_of(compiled, chip, row)
     row["compile_seconds"] = time.perf_counter() - started
     row["would_help"] = _would_help(row, experiment) if row["fits"] is False else []
     return row
@@ -238,68 +138,6 @@ def _operations(program: Program, length: int, tokens: int) -> Row:
     }
 
 
-def _memory(compiled: Any, chip: Chip | None) -> Row:
-    memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    held += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-    held -= memory.alias_size_in_bytes
-    peak = max(held, getattr(memory, "peak_memory_in_bytes", 0) or 0)
-    return {
-        "argument_bytes": memory.argument_size_in_bytes,
-        "output_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "peak_bytes": peak,
-        "fits": None if chip is None else peak <= chip.memory,
-    }
-
-
-def _times(module: Module, compiled: Any, chip: Chip | None, row: Row) -> Row:
-    cost = compiled.cost_analysis() or {}
-    collectives = {kind: (count, sent) for kind, count, sent in by_kind(module.collectives())}
-    traffic, cycles = module.traffic(), module.cycles()
-    optimal = cost.get("optimal_seconds", -1)
-    out: Row = {
-        "compiler_flops": cost.get("flops"),  # of a device, bodies of loops once
-        "collectives": collectives,
-        "traffic_bytes": traffic,
-        "largest": module.largest(),
-        # The compiler marks what it cannot estimate by negative numbers.
-        "compiler_seconds": optimal if optimal > 0 else None,
-        "cycles_seconds": cycles / chip.clock if chip and chip.clock and cycles else None,
-        "bound_seconds": None,
-    }
-    if chip is None:
-        return out
-    bounds = {
-        "products": row["product_flops"] / row["devices"] / chip.flops,
-        "memory": traffic / chip.bandwidth,
-        "links": sum(sent for _, sent in collectives.values()) / chip.link,
-    }
-    bound = max(bounds.values())
-    used = row["model_flops"] / row["devices"] / chip.flops / bound
-    return {**out, "bounds": bounds, "bound_seconds": bound, "utilisation": used}
-
-
-def _refused(message: str) -> Row:
-    """What the compiler says of a program that does not fit."""
-    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
-
-    def number(found: re.Match | None) -> float | None:
-        return float(found[1]) * units[found[2]] if found else None
-
-    largest = []
-    for block in re.split(r"\n\s+\d+\. (?=Size:)", message)[1:6]:
-        size = number(re.match(r"Size: ([\d.]+)([KMGT]?)", block))
-        label = re.search(r'op_name="([^"]*)"', block) or re.search(r"Shape: (\S+)", block)
-        largest.append((size or 0.0, label[1] if label else ""))
-    return {
-        "fits": False,
-        "peak_bytes": number(re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)", message)),
-        "largest": largest,
-        "refusal": message.partition("\n")[0][:300],
-    }
-
-
 def _largest_of_state(program: Program, count: int = 5) -> list[tuple[float, str]]:
     """What a device holds of the largest arrays of the train state."""
     leaves = jax.tree_util.tree_leaves_with_path(program.like)
@@ -327,44 +165,11 @@ def _would_help(row: Row, experiment: Experiment) -> list[str]:
     return out
 
 
-def _candidates(experiment: Experiment, plan: Plan, count: int) -> Iterator[Experiment]:
-    """Meshes and rematerialisation policies worth a try."""
-    rows = experiment.train.batch_size // experiment.train.accumulate
-    length = plan.length or experiment.task.spec.length
-    sizes = [{"data": 1, "fsdp": count}, {"data": count}]
-    for n in (4, 8):
-        sizes.append({"data": 1, "fsdp": count // n, "tensor": n})
-    if count > 16:
-        sizes.append({"data": count // 16, "fsdp": 16})
-    # The last is the smallest with which there are rows for all.
-    for n in sorted({2, 4, 8, count // math.gcd(count, rows)}):
-        sizes.append({"data": 1, "fsdp": count // n, "seq": n})
-    for mesh, remat in itertools.product(sizes, ("none", "dots", "full")):
-        if _possible(mesh, count, rows, length, plan.slices):
-            backbone = dataclasses.replace(experiment.backbone, remat=remat)
-            yield dataclasses.replace(experiment, mesh=MeshConfig(**mesh), backbone=backbone)
+def answer(request: dict[str, Any]) -> Row:
+    """`plan_of` for a request in plain data."""
+    plan = Plan(**request["plan"])
+    return plan_of(Experiment.from_dict(request["experiment"]), plan, devices_of(plan))
 
 
-def _possible(mesh: dict[str, int], count: int, rows: int, length: int, slices: int) -> bool:
-    """Whether a mesh has all devices, and divides rows and their length; seq 1 counts for none."""
-    shards, seq = mesh["data"] * mesh.get("fsdp", 1), mesh.get("seq", 0)
-    return (
-        math.prod(mesh.values()) == count
-        and rows % shards == 0
-        and (seq == 0 or (seq > 1 and length % seq == 0))
-        and (slices == 1 or any(mesh.get(axis, 1) % slices == 0 for axis in ("data", "fsdp")))
-    )
-
-
-def _summary(row: Row) -> str:
-    mesh = ",".join(f"{name}={n}" for name, n in row["mesh"].items()) or "1"
-    peak = f"{row['peak_bytes'] / GIB:.2f} GiB" if row.get("peak_bytes") else "?"
-    bound = f"{1e3 * row['bound_seconds']:.3g} ms" if row.get("bound_seconds") else "-"
-    fits = {True: "fits", False: "does not fit", None: "?"}[row["fits"]]
-    return f"{mesh:32} remat {row['remat']:5} {peak:>12} {bound:>10}  {fits}"
-
-
-def _has_libtpu() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("libtpu") is not None
+if __name__ == "__main__":
+    answered(answer)

@@ -7,7 +7,7 @@ import pytest
 from seqzoo.train.bench import mixers as module
 from seqzoo.train.bench.data import examples_per_second
 from seqzoo.train.bench.mixers import interleaved, latency, scaling, speed
-from seqzoo.train.bench.training import Bench
+from seqzoo.train.bench.options import Bench
 from seqzoo.train.cli.command import dispatch
 from tests.scripts import script
 

@@ -10,7 +10,8 @@ import pytest
 from seqzoo.models.registry import MIXERS, PRESETS
 from seqzoo.tasks import TASKS
 from seqzoo.train.cli import command as cli
-from seqzoo.train.cli.flags import experiment_fields, experiment_of, flags_of
+from seqzoo.train.cli.experiment import experiment_fields, experiment_of
+from seqzoo.train.cli.flags import flags_of
 from seqzoo.train.config import Experiment
 from seqzoo.train.folder.metrics import NonFiniteError, read_lines
 

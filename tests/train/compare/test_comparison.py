@@ -7,9 +7,10 @@ import pytest
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.cli.command import dispatch
+from seqzoo.train.cli.compare import labelled
 from seqzoo.train.compare import comparison as module
 from seqzoo.train.compare import results
-from seqzoo.train.compare.comparison import digest_of, labelled
+from seqzoo.train.compare.comparison import digest_of
 from seqzoo.train.compare.cost import cost, match_parameters
 from seqzoo.train.compare.results import SeedResult
 from seqzoo.train.compare.seeds import Timing, Trained

@@ -15,10 +15,12 @@ from seqzoo.train.cli.command import dispatch
 from seqzoo.train.config import Experiment, MeshConfig, TrainConfig
 from seqzoo.train.devices.chips import TPUS, chip_of
 from seqzoo.train.devices.flops import operations
+from seqzoo.train.plan import apart, compiled, search, topology
 from seqzoo.train.plan import plan as module
 from seqzoo.train.plan import table as plan_table
 from seqzoo.train.plan.hlo import Module, by_kind
-from seqzoo.train.plan.plan import Plan, describe, plan_of
+from seqzoo.train.plan.plan import describe, plan_of
+from seqzoo.train.plan.topology import Plan
 
 HLO = """HloModule jit_step, is_scheduled=true
 
@@ -216,13 +218,16 @@ def test_a_plan_tells_what_it_found(rows):
 
 def test_the_bound_is_the_slowest_of_products_memory_and_links():
     class Compiled:
+        def as_text(self):
+            return HLO
+
         def cost_analysis(self):
             return {"flops": 1.0, "optimal_seconds": -2.0}
 
     chip, row = TPUS["v5e"], {"product_flops": 197e12, "model_flops": 394e12, "devices": 1}
-    found = module._times(Module(HLO), Compiled(), chip, row)
+    found = compiled.times_of(Compiled(), chip, row)
     assert found["bounds"]["products"] == found["bound_seconds"] == 1.0
-    assert found["utilisation"] == 2.0  # elementwise work has no peak of its own
+    assert found["utilisation"] == 1.0  # of products; elementwise work has no peak of its own
     assert found["compiler_seconds"] is None
 
 
@@ -234,10 +239,10 @@ def test_a_program_that_does_not_fit_is_explained():
         '     Operator: op_name="jit(f)/a"\n'
         "     Shape: f32[1]\n\n  2. Size: 512.00M\n     Shape: bf16[2]\n"
     )
-    found = module._refused(message)
+    found = compiled.refused(message)
     assert (found["fits"], found["peak_bytes"]) == (False, 25.5 * 2**30)
     short = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (16.76G) exceeds"
-    assert module._refused(short)["peak_bytes"] == 16.76 * 2**30
+    assert compiled.refused(short)["peak_bytes"] == 16.76 * 2**30
     assert found["largest"] == [(12 * 2**30, "jit(f)/a"), (512 * 2**20, "bf16[2]")]
 
 
@@ -264,7 +269,7 @@ def test_chips_are_recognised_by_their_kind():
 )
 def test_a_search_tries_what_divides_rows_and_their_length(count, rows, length, slices, expected):
     one = dataclasses.replace(experiment(), train=TrainConfig(batch_size=rows))
-    found = list(module._candidates(one, Plan(length=length, slices=slices), count))
+    found = list(search.candidates(one, Plan(length=length, slices=slices), count))
     named = {
         ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(e.mesh).items() if v > 1 or k == "fsdp")
         for e in found
@@ -283,8 +288,8 @@ def test_a_search_lists_the_fastest_that_fits_first(capsys, monkeypatch):
 
     monkeypatch.setattr(module, "plan_of", plan_of)
     monkeypatch.setattr(module, "describe", lambda row: [])
-    few = list(module._candidates(experiment(), Plan(), 8))[:4]
-    monkeypatch.setattr(module, "_candidates", lambda *_: few)
+    few = list(search.candidates(experiment(), Plan(), 8))[:4]
+    monkeypatch.setattr(search, "candidates", lambda *_: few)
     assert dispatch(["plan", "--task", "mqar", "--model", "min_gru", "--search"]) == 0
     best = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["bound_seconds"] for row in (best, *best["search"])] == [1.0, 2.0, 3.0, 0.5]
@@ -300,7 +305,7 @@ def test_a_search_lists_the_fastest_that_fits_first(capsys, monkeypatch):
     ],
 )
 def test_a_request_that_cannot_be_is_one_line(capsys, monkeypatch, more, says):
-    monkeypatch.setattr(module, "_has_libtpu", lambda: False)
+    monkeypatch.setattr(topology, "has_libtpu", lambda: False)
     assert dispatch(["plan", "--task", "mqar", "--model", "lru", *more]) == 2
     said = capsys.readouterr().err
     assert says in said
@@ -310,8 +315,9 @@ def test_a_request_that_cannot_be_is_one_line(capsys, monkeypatch, more, says):
 def test_a_table_continues_and_keeps_failures(tmp_path, monkeypatch, capsys):
     made = []
 
-    def make_row(name, flags, limit):
+    def make_row(name, experiment, plan, limit):
         made.append(name)
+        assert (experiment.model, experiment.backbone.depth, plan.length) == (name, 24, 32768)
         return {"model": name, "error": f"not compiled within {limit:.0f} s", "seconds": limit}
 
     monkeypatch.setattr(plan_table, "make_row", make_row)
@@ -329,16 +335,17 @@ def test_a_table_continues_and_keeps_failures(tmp_path, monkeypatch, capsys):
 
 def test_a_row_whose_process_is_killed_says_so(monkeypatch):
     killed = subprocess.CompletedProcess([], -9, stdout="", stderr="WARNING: something else\n")
-    monkeypatch.setattr(plan_table.subprocess, "run", lambda *args, **options: killed)
-    assert plan_table.planned_apart([], 7)["error"].startswith("its process was ended by SIGKILL,")
+    monkeypatch.setattr(apart.subprocess, "run", lambda *args, **options: killed)
+    row = apart.planned_apart("seqzoo.train.plan.plan", {}, 7)
+    assert row["error"].startswith("its process was ended by SIGKILL,")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2", "v5p:2x2x1", "tpu7x:2x2x1"])
 def test_a_tpu_is_planned_without_one(topology, tmp_path):
     pytest.importorskip("libtpu", reason="libtpu compiles for TPUs; the extra `tpu` installs it")
-    flags = {"--task": "mqar", "--topology": topology, "--batch-size": "8"}
-    row = plan_table.make_row("gru", flags, 300)
+    small = Experiment(task=tasks.build("mqar"), model="gru", train=TrainConfig(batch_size=8))
+    row = plan_table.make_row("gru", small, Plan(topology=topology), 300)
     assert row.get("fits") is True, row
     assert row["bound_seconds"] > 0
     assert row["devices"] == 4 * chip_of_topology(topology).devices

@@ -37,8 +37,8 @@ def test_a_forced_form_is_what_is_counted():
 def test_a_table_continues_and_keeps_failures(tmp_path, monkeypatch, capsys):
     made = []
 
-    def planned(argv, limit):
-        made.append(argv[argv.index("--row") + 1])
+    def planned(_, request, limit):
+        made.append(request["form"])
         return {"error": "too | slow", "seconds": limit} if "dense" in made[-1] else dict(DONE)
 
     monkeypatch.setattr(module, "planned_apart", planned)

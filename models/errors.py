@@ -1,0 +1,14 @@
+"""The error for a name that does not exist, for models, tasks and training alike."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown(kind: str, given: object, valid: Iterable[object]) -> ValueError:
+    """The one line for a name that does not exist: the name, the nearest one, all that do."""
+    names = [str(name) for name in valid]
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return ValueError(f"unknown {kind} {given!r}{hint} (valid: {', '.join(names)})")

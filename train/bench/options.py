@@ -1,0 +1,73 @@
+"""What `seqzoo bench` is asked to measure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from seqzoo import tasks
+from seqzoo.models.errors import unknown
+from seqzoo.models.registry import MIXERS
+from seqzoo.tasks.data.generated import GeneratedTask
+from seqzoo.tasks.synthetic.mqar import MQAR
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What to measure, and at which sizes."""
+
+    what: Literal["speed", "scaling", "latency", "depth", "host", "data", "checkpoint"] = "speed"
+    models: str = ""  # mixers, separated by commas; all by default
+    tasks: str = ""  # whose data is made, separated by commas; all generated ones by default
+    baseline: str = "lru"  # measured in every round beside the others
+    lengths: tuple[int, ...] = (512, 2048, 8192)  # tokens of a row
+    batch_size: int = 4  # rows
+    d_model: int = 128
+    dtype: str = "float32"  # of matrix products
+    options: str = "{}"  # mixer options as JSON, {"lru": {"d_state": 64}}
+    rounds: int = 5  # timings of each mixer, taken in turns
+    positions: tuple[int, int] = (10, 100_000)  # at which a streaming step is timed
+    depths: tuple[int, int] = (2, 24)  # of the stacks whose compilation is compared
+    steps: int = 50  # that the host is watched for, or that run while a checkpoint is written
+    mib: int = 1024  # of the train state that is saved
+    out: Path | None = None  # JSON lines are appended here
+
+    def __post_init__(self) -> None:
+        for name in (*self.names, self.baseline):
+            if name not in MIXERS:
+                raise unknown("mixer", name, MIXERS)
+        for name in self.task_names:
+            if name not in tasks.TASKS:
+                raise unknown("task", name, tasks.names())
+        for name in ("batch_size", "d_model", "rounds", "steps", "mib"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in self.mixer_options:
+            if name not in MIXERS:
+                raise unknown("mixer in --options", name, MIXERS)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The mixers to measure."""
+        return tuple(n.strip() for n in self.models.split(",")) if self.models else tuple(MIXERS)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks whose data is made, by default all that only make theirs."""
+        if self.tasks:
+            return tuple(name.strip() for name in self.tasks.split(","))
+        made = (GeneratedTask, MQAR)
+        return tuple(name for name, task in tasks.TASKS.items() if issubclass(task, made))
+
+    @property
+    def mixer_options(self) -> dict[str, dict[str, Any]]:
+        """Options of each mixer. Raises ValueError for what is no such JSON."""
+        try:
+            options = json.loads(self.options)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--options is no JSON ({error}); got {self.options!r}") from None
+        if not isinstance(options, dict) or not all(isinstance(v, dict) for v in options.values()):
+            raise ValueError(f'--options has the form {{"lru": {{}}}}; got {self.options!r}')
+        return options

@@ -1,0 +1,123 @@
+"""`seqzoo compare --task T --models A,B,C --seeds 3 --out DIR`: several models on one task."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from seqzoo import tasks
+from seqzoo.models.registry import resolve
+from seqzoo.train.cli.console import ProgressBars
+from seqzoo.train.cli.errors import INTERRUPTED
+from seqzoo.train.cli.experiment import (
+    DEPENDS,
+    experiment_fields,
+    experiment_of,
+    mixer_options,
+    needed,
+)
+from seqzoo.train.cli.flags import CommandLine, bare_field, parse, read
+from seqzoo.train.compare import comparison
+from seqzoo.train.compare.comparison import Match, Vectorise
+from seqzoo.train.compare.cost import match_parameters
+from seqzoo.train.compare.page import FILE as REPORT
+from seqzoo.train.config import Experiment
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """What to compare."""
+
+    out: Path  # folder of the results; a comparison that was stopped continues there
+    task: str = ""  # what to learn; see seqzoo list
+    models: str = ""  # a,b,c=a,d+e: label=model, with a plus between the mixers of a pattern
+    seeds: int = 3  # runs of each model
+    vectorise: Vectorise = "auto"  # whether the seeds of a model share one program
+    match: Match = "none"  # parameters: feed-forwards so wide that all models are equally large
+
+
+def main(argv: Sequence[str]) -> int:
+    """`seqzoo compare`."""
+    line = read(argv)
+    task = needed(line, "--task", "mqar")
+    tasks.kind(task)
+    models = dict(labelled(needed(line, "--models", "attention")))
+    options, experiments = _experiments(line, task, models)
+    if options.match == "parameters":
+        experiments = match_parameters(experiments)
+    console = Console()
+    try:
+        with contextlib.closing(ProgressBars(console)) as bars:
+            compared = comparison.compare(
+                experiments,
+                options.out,
+                seeds=options.seeds,
+                vectorise=options.vectorise,
+                command=shlex.join(["seqzoo", "compare", *argv]),
+                progress=bars,
+            )
+    except KeyboardInterrupt:
+        console.print(
+            f"stopped; {options.out} keeps the models that are done, and the same command "
+            "continues",
+            markup=False,
+            highlight=False,
+        )
+        return INTERRUPTED
+    comparison.show(compared, console)
+    console.print(f"report: {options.out / REPORT}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def labelled(text: str) -> Iterator[tuple[str, str]]:
+    """(label, model) of `--models a,b,c=a,d+e`: a pattern's mixers are joined by a plus.
+
+    Raises ValueError for an empty part, a label given twice and a model that does not exist.
+    """
+    seen = set()
+    for part in text.split(","):
+        label, equals, model = part.strip().partition("=")
+        if not re.fullmatch(r"[A-Za-z]\w*(\+\w+)*", label) or (equals and not model):
+            raise ValueError(
+                f"--models {text!r}: {part.strip()!r} is no model; write attention,lru, or "
+                "label=model, with a plus between the mixers of a pattern"
+            )
+        if label in seen:
+            raise ValueError(f"--models has {label!r} twice; tell them apart as in a=lru,b=lru")
+        model = (model or label).replace("+", ",")
+        resolve(model)
+        seen.add(label)
+        yield label, model
+
+
+def _experiments(
+    line: CommandLine, task: str, models: Mapping[str, str]
+) -> tuple[CompareOptions, dict[str, Experiment]]:
+    """What to compare, and the experiment of each label."""
+    about = f"Trains {', '.join(models)} on {task}. {DEPENDS}"
+    mixers = {_flag_name(label): mixer_options(model, {}) for label, model in models.items()}
+    fields = [
+        (name, type(config), dataclasses.field(default=config)) for name, config in mixers.items()
+    ]
+    every = dataclasses.make_dataclass("Mixers", fields, frozen=True, kw_only=True)
+    experiments = {}
+    for label, model in models.items():
+        # A preset brings block options: the flags are read with the defaults of each model.
+        shared = [field for field in experiment_fields(task, model) if field[0] != "mixer"]
+        own = bare_field("own", CompareOptions)
+        mixer = ("mixer", every, dataclasses.field(default=every()))
+        kind = dataclasses.make_dataclass("Compare", [own, mixer, *shared], kw_only=True)
+        parsed = parse(kind, line, "seqzoo compare", about)
+        options = getattr(parsed.mixer, _flag_name(label))
+        experiments[label] = experiment_of(parsed, model, options)
+    return parsed.own, experiments
+
+
+def _flag_name(label: str) -> str:
+    return label.replace("+", "_")

@@ -1,0 +1,57 @@
+"""`seqzoo evaluate RUN`: the whole test split; the last line is JSON.
+
+By default of the checkpoint that the task's protocol selects: last, or best on validation.
+Options of task and mixer may differ from those of training where no array changes its size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from seqzoo.models.errors import unknown
+from seqzoo.tasks.task import SPLITS
+from seqzoo.train.cli.experiment import experiment_fields
+from seqzoo.train.cli.flags import bare_field, parse, place_of, read
+from seqzoo.train.cli.words import words
+from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.loop.evaluate import evaluate_run
+
+USAGE = "seqzoo evaluate RUN"
+ABOUT = "With RUN there are its --data.* and --mixer.* flags too, to evaluate it on other terms."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What to evaluate."""
+
+    checkpoint: str = "selected"  # selected (by the task's protocol), last, best or a step
+    split: str = "test"  # train, validation or test
+
+
+def main(argv: Sequence[str]) -> int:
+    """`seqzoo evaluate RUN`."""
+    line = read(argv, place=True)
+    fields, own = [bare_field("own", EvaluateOptions())], None
+    if line.place is not None and (line.asks or line.has_any("--data.", "--mixer.")):
+        own = RunFolder(place_of(line, USAGE)).experiment()
+        parts = experiment_fields(own.task.name, own.model, own)
+        fields += [field for field in parts if field[0] in ("data", "mixer")]
+    kind = dataclasses.make_dataclass("Evaluate", fields, kw_only=True)
+    parsed = parse(kind, line, USAGE, ABOUT)
+    if parsed.own.split not in SPLITS:
+        raise unknown("value of --split", parsed.own.split, SPLITS)
+    changed = own and dataclasses.replace(
+        own, task=parsed.data, mixer=dataclasses.asdict(parsed.mixer)
+    )
+    result = evaluate_run(
+        place_of(line, USAGE),
+        split=parsed.own.split,
+        which=parsed.own.checkpoint,
+        experiment=changed,
+    )
+    print(words({k: v for k, v in result.items() if k != "baselines"}))
+    print(f"baselines: {words(result['baselines'])}")
+    print(json.dumps(result))
+    return 0

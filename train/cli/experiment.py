@@ -1,0 +1,85 @@
+"""Flags of an experiment.
+
+`--task` and `--model` choose which dataclasses there are: `--data.*` are the task's fields,
+`--mixer.*` the mixer's (`--mixer.NAME.*` where a model has several), then `--backbone.*`,
+`--optim.*`, `--mesh.*`; the fields of `TrainConfig` have no prefix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from seqzoo import tasks
+from seqzoo.models.heads import default_backbone
+from seqzoo.models.registry import MIXERS, pattern_options, resolve
+from seqzoo.train.cli.flags import CommandLine, bare_field
+from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
+
+DEPENDS = (
+    "Which --data.* and --mixer.* flags there are, and their defaults, depends on --task and "
+    "--model, or on --published: give them with --help."
+)
+
+
+def chosen(line: CommandLine) -> tuple[str, str]:
+    """Task and model, which decide what other flags there are.
+
+    Raises ValueError where one is missing or does not exist.
+    """
+    task, model = needed(line, "--task", "listops"), needed(line, "--model", "attention")
+    tasks.kind(task)
+    resolve(model)
+    return task, model
+
+
+def needed(line: CommandLine, flag: str, shown: str) -> str:
+    """The value of a flag that must be given; that of `shown` where one asks for help."""
+    value = line.text(flag)
+    if value is None and not line.asks:
+        raise ValueError(f"{flag} is needed; `seqzoo list` shows what there is")
+    return value or shown
+
+
+def experiment_fields(task: str, model: str, base: Experiment | None = None) -> list[tuple]:
+    """Fields of a dataclass of flags that `experiment_of` turns into an experiment.
+
+    `base`, of this task and model, gives other defaults than those of the configuration classes.
+    """
+    fields = {
+        "data": base.task if base else tasks.kind(task)(),
+        "mixer": mixer_options(model, base.mixer if base else {}),
+        "backbone": base.backbone if base else default_backbone(model),
+        "optim": base.optim if base else OptimConfig(),
+        "mesh": base.mesh if base else MeshConfig(),
+    }
+    made = [(name, type(value), dataclasses.field(default=value)) for name, value in fields.items()]
+    return [*made, bare_field("train", base.train if base else TrainConfig())]
+
+
+def experiment_of(parsed: Any, model: str, mixer: Any = None) -> Experiment:
+    """The experiment of parsed `experiment_fields`; `mixer` in place of the parsed options."""
+    return Experiment(
+        task=parsed.data,
+        model=model,
+        mixer=dataclasses.asdict(parsed.mixer if mixer is None else mixer),
+        backbone=parsed.backbone,
+        optim=parsed.optim,
+        train=parsed.train,
+        mesh=parsed.mesh,
+    )
+
+
+def mixer_options(model: str, more: Mapping[str, Any]) -> Any:
+    """An instance of the options of a model's mixer, or of one a mixer with several."""
+    preset = resolve(model)
+    options = pattern_options(preset.pattern, {**preset.options, **more})
+    chosen = dict(zip(preset.pattern, options, strict=True))
+    configs = {name: MIXERS[name].config(**options) for name, options in chosen.items()}
+    if len(configs) == 1:
+        return next(iter(configs.values()))
+    fields = [
+        (name, type(config), dataclasses.field(default=config)) for name, config in configs.items()
+    ]
+    return dataclasses.make_dataclass("MixerOptions", fields, frozen=True, kw_only=True)()

@@ -1,0 +1,38 @@
+"""`seqzoo list`: architectures and tasks, one line each."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from seqzoo import tasks
+from seqzoo.models.registry import MIXERS, PRESETS
+from seqzoo.train.cli.flags import parse, read
+from seqzoo.train.published import PUBLISHED
+
+
+def main(argv: Sequence[str]) -> int:
+    """`seqzoo list`."""
+    parse(dataclasses.make_dataclass("List", []), read(argv), "seqzoo list")
+    width = max(map(len, (*MIXERS, *PRESETS, *tasks.names()))) + 2
+    print("mixers (--model NAME, or NAME,NAME,... for a pattern)")
+    for name, entry in MIXERS.items():
+        print(f"  {name:{width}}{_first_line(entry.module)}")
+    print("presets (--model NAME)")
+    for name, preset in PRESETS.items():
+        print(f"  {name:{width}}{', '.join(preset.pattern)}: {preset.source}")
+    print("published configurations (train --published NAME)")
+    for family, members in itertools.groupby(PUBLISHED, lambda name: name.partition("/")[0]):
+        found = [name.partition("/")[2] for name in members]
+        source = PUBLISHED[f"{family}/{found[0]}"].source
+        print(f"  {family + '/':{width}}{', '.join(found)}: {source}")
+    print("tasks (--task NAME)")
+    for name, task in tasks.TASKS.items():
+        print(f"  {name:{width}}{task.description}")
+    return 0
+
+
+def _first_line(kind: type) -> str:
+    line = (kind.__doc__ or "").strip().partition("\n")[0]
+    return line.removesuffix("; see the module docstring.").removesuffix(".")

@@ -1,0 +1,88 @@
+"""`seqzoo train`: starts a run, or continues it; on several processes, all do so together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seqzoo.train.cli.console import ProgressBars
+from seqzoo.train.cli.errors import exit_code
+from seqzoo.train.cli.experiment import DEPENDS, chosen, experiment_fields, experiment_of
+from seqzoo.train.cli.flags import CommandLine, bare_field, parse, read
+from seqzoo.train.cli.words import bare, words
+from seqzoo.train.config import Experiment
+from seqzoo.train.devices.backend import prepare
+from seqzoo.train.devices.processes import Processes, is_first, joined
+from seqzoo.train.folder.files import run_path
+from seqzoo.train.loop import runner
+from seqzoo.train.published import published
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What to train, and where."""
+
+    task: str = ""  # what to learn, or OBJECTIVE:TASK to pretrain; see seqzoo list
+    model: str = ""  # a mixer, a preset, or mixers separated by commas; see seqzoo list
+    published: str = ""  # a published configuration in place of task and model; see seqzoo list
+    out: Path  # the run's folder; the same command again continues what is there
+    change_steps: bool = False  # continue a run under another number of steps
+    deterministic: bool = False  # bitwise repeatable on a GPU too, at some cost
+
+
+def main(argv: Sequence[str]) -> int:
+    """`seqzoo train`."""
+    line = read(argv)
+    base = _published(line)
+    task, model = (base.task.name, base.model) if base else chosen(line)
+    fields = [
+        bare_field("own", TrainOptions),
+        *experiment_fields(task, model, base),
+        bare_field("processes", Processes()),
+    ]
+    kind = dataclasses.make_dataclass("Train", fields, kw_only=True)
+    parsed = parse(kind, line, "seqzoo train", f"Trains {model} on {task}. {DEPENDS}")
+    out = run_path(parsed.own.out)
+    prepare(parsed.own.deterministic)
+    with joined(parsed.processes, exit_code):
+        return _train(experiment_of(parsed, model), out, parsed.own.change_steps)
+
+
+def _published(line: CommandLine) -> Experiment | None:
+    """The experiment that --published names, in place of --task and --model; None without it."""
+    name = line.text("--published")
+    if name is None:
+        return None
+    for flag in ("--task", "--model"):
+        if line.text(flag) is not None:
+            raise ValueError(
+                f"--published {name} has a task and a model of its own; leave out {flag}"
+            )
+    return published(name).experiment()
+
+
+def _train(experiment: Experiment, out: Path, change_steps: bool) -> int:
+    before = runner.finished(experiment, out, change_steps=change_steps)
+    if not before:
+        with contextlib.closing(ProgressBars()) as bars:
+            result = runner.run(experiment, out, change_steps=change_steps, progress=bars)
+    if not is_first():
+        return 0
+    if before:
+        print(f"{out} is already complete at step {before['step']}: {_results(before)}")
+    elif result["complete"]:
+        print(f"{out}: {result['step']} steps, {_results(result)}")
+    else:
+        print(
+            f"{out}: stopped and saved at step {result['step']} of {experiment.train.steps}; "
+            "the same command continues"
+        )
+    return 0
+
+
+def _results(result: dict[str, Any]) -> str:
+    loss = f"loss {result['train'].get('loss', float('nan')):.4g}"
+    return f"{loss}; validation {words(bare(result['validation']))}"

@@ -1,0 +1,94 @@
+"""What a compiled program says of itself: memory, traffic and time."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+
+from seqzoo.train.devices.chips import Chip
+from seqzoo.train.plan.hlo import Module, by_kind
+
+Row = dict[str, Any]
+
+
+def no_memory(error: jax.errors.JaxRuntimeError) -> bool:
+    """Whether the compiler refused a program because it does not fit."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error)
+
+
+def memory_of(compiled: Any, chip: Chip | None) -> Row:
+    """What the program holds of a device's memory, and whether that fits."""
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    held += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    held -= memory.alias_size_in_bytes
+    peak = max(held, getattr(memory, "peak_memory_in_bytes", 0) or 0)
+    return {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": peak,
+        "fits": None if chip is None else peak <= chip.memory,
+    }
+
+
+def estimates(module: Module, compiled: Any, chip: Chip | None) -> Row:
+    """Traffic with memory, and the compiler's two estimates of the time; None where it has none."""
+    optimal = (compiled.cost_analysis() or {}).get("optimal_seconds", -1)
+    cycles = module.cycles()
+    return {
+        "traffic_bytes": module.traffic(),
+        # The compiler marks what it cannot estimate by negative numbers.
+        "compiler_seconds": optimal if optimal > 0 else None,
+        "cycles_seconds": cycles / chip.clock if chip and chip.clock and cycles else None,
+    }
+
+
+def times_of(compiled: Any, chip: Chip | None, row: Row) -> Row:
+    """Collectives, estimates, and bounds from the operations in `row`."""
+    module = Module(compiled.as_text())
+    collectives = {kind: (count, sent) for kind, count, sent in by_kind(module.collectives())}
+    out: Row = {
+        "compiler_flops": (compiled.cost_analysis() or {}).get("flops"),  # bodies of loops once
+        "collectives": collectives,
+        "largest": module.largest(),
+        "bound_seconds": None,
+        **estimates(module, compiled, chip),
+    }
+    if chip is None:
+        return out
+    bounds = {
+        "products": row["product_flops"] / row["devices"] / chip.flops,
+        "memory": out["traffic_bytes"] / chip.bandwidth,
+        "links": sum(sent for _, sent in collectives.values()) / chip.link,
+    }
+    bound = max(bounds.values())
+    # As MFU is usually defined: of all operations, products alone count.
+    return {
+        **out,
+        "bounds": bounds,
+        "bound_seconds": bound,
+        "utilisation": bounds["products"] / bound,
+    }
+
+
+def refused(message: str) -> Row:
+    """What the compiler says of a program that does not fit."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
+
+    def number(found: re.Match | None) -> float | None:
+        return float(found[1]) * units[found[2]] if found else None
+
+    largest = []
+    for block in re.split(r"\n\s+\d+\. (?=Size:)", message)[1:6]:
+        size = number(re.match(r"Size: ([\d.]+)([KMGT]?)", block))
+        label = re.search(r'op_name="([^"]*)"', block) or re.search(r"Shape: (\S+)", block)
+        largest.append((size or 0.0, label[1] if label else ""))
+    return {
+        "fits": False,
+        "peak_bytes": number(re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)", message)),
+        "largest": largest,
+        "refusal": message.partition("\n")[0][:300],
+    }
