@@ -34,7 +34,8 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "attention": {"cpu": "small blocks", "gpu": "large blocks", "tpu": "large blocks"},
 }
 
-_forced: dict[str, str] = {}
+# Part of the key of every `jax.jit`, so that what is compiled within `forced` is for it alone.
+_forced = jax.make_user_context(())
 
 
 def chosen(op: str, platform: str) -> str:
@@ -47,27 +48,33 @@ def chosen(op: str, platform: str) -> str:
         raise ValueError(f"no op {op!r} in the table of forms; it has {sorted(TABLE)}")
     if platform not in PLATFORMS:
         raise ValueError(f"no platform {platform!r} in the table of forms; it has {PLATFORMS}")
-    return _forced.get(op, TABLE[op][platform])
+    return dict(_forced.value).get(op, TABLE[op][platform])
 
 
 @contextlib.contextmanager
 def forced(op: str, form: str) -> Iterator[None]:
     """Within it `op` takes `form` on every platform: for measurements, which make the table.
 
+    What was compiled before takes no part in it, and nothing of it stays afterwards.
+
     Raises:
-        ValueError: for an op that is not in the table.
+        ValueError: for an op that is not in the table; a form that the op has not is one for `run`.
     """
     chosen(op, PLATFORMS[0])
-    _forced[op] = form
-    try:
+    with _forced((*_forced.value, (op, form))):
         yield
-    finally:
-        del _forced[op]
 
 
 def run(op: str, forms: Mapping[str, Callable[..., Any]], *args: Any) -> Any:
-    """Calls the form of `op` that the table names for the platform lowered for."""
-    cpu, gpu, tpu = (forms[chosen(op, platform)] for platform in PLATFORMS)
+    """Calls the form of `op` that the table names for the platform lowered for.
+
+    Raises:
+        ValueError: for a forced form that is not among `forms`.
+    """
+    names = [chosen(op, platform) for platform in PLATFORMS]
+    if missing := set(names) - set(forms):
+        raise ValueError(f"{op} has no form {missing.pop()!r}; it has {sorted(forms)}")
+    cpu, gpu, tpu = (forms[name] for name in names)
     if cpu is gpu is tpu:
         return cpu(*args)
     return jax.lax.platform_dependent(*args, cpu=cpu, tpu=tpu, default=gpu)

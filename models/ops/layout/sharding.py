@@ -7,10 +7,11 @@ parameters divided by `fsdp` suggest; it then adds up activations rather than ga
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
-from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array, Shaped
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree, Shaped
 
 BATCH_AXES = ("replica", "data", "fsdp")  # that divide the rows of a batch
 SEQUENCE_AXIS = "seq"  # that divides their length
@@ -51,3 +52,43 @@ def everywhere(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     if undivided():
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def automatic(
+    f: Callable[..., PyTree], like: Shaped[Array, "B ..."], *args: PyTree[Array]
+) -> PyTree[Array]:
+    """f(*args), inside of which the Explicit axes of a mesh are Auto ones.
+
+    `jax.make_mesh` gives Explicit axes, whose types must be stated for every loop and every new
+    array; here the compiler places what lies between arguments and results. Without such axes it
+    is f(*args).
+
+    Args:
+        f: a function of arrays; it may not close over arrays that lie on such a mesh.
+        like: the array that says which axes divide rows and, where it has one, their length L.
+        args: trees of arrays.
+
+    Returns:
+        What f returns. Arrays of `like`'s shape lie as it does; others [B, ...] and [B, L, ...]
+        have B and L divided as it has; all others are whole on every device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:  # the arrays may lie on one that is not the ambient one
+        found = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(args))
+        mesh = next((m for m in found if not m.empty), mesh)
+    if not mesh.explicit_axes:
+        return f(*args)
+    spec = jax.typeof(like).sharding.spec
+    inside = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
+    with jax.sharding.use_abstract_mesh(inside):
+        args = jax.sharding.reshard(args, jax.tree.map(lambda _: PartitionSpec(), args))
+        outputs = f(*args)
+
+    def back(y: Array) -> Array:
+        same = 0
+        while same < min(2, y.ndim, like.ndim) and y.shape[same] == like.shape[same]:
+            same += 1
+        kept = spec if y.shape == like.shape else PartitionSpec(*spec[:same])
+        return jax.sharding.reshard(y, NamedSharding(mesh, kept))
+
+    return jax.tree.map(back, outputs)

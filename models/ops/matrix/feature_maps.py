@@ -7,6 +7,7 @@ arXiv:2006.16236), `relu`, `squared_relu`; `taylor` and `quadratic` have about K
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -42,7 +43,11 @@ ELEMENTWISE: dict[str, Callable[[Array], Array]] = {
 
 def alike(phi: Callable[[Array], Array]) -> Callable[[Array, Array], tuple[Array, Array]]:
     """The feature map (q, k) -> (φ(q), φ(k)) of `gated_linear_attention`."""
-    return lambda q, k: (phi(q), phi(k))
+    return functools.partial(_alike, phi)
+
+
+def _alike(phi: Callable[[Array], Array], q: Array, k: Array) -> tuple[Array, Array]:
+    return phi(q), phi(k)
 
 
 def taylor(x: Float[Array, "*B K"]) -> Float[Array, "*B F"]:

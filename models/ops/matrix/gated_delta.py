@@ -13,10 +13,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.matrix.chunked_delta import Inputs, check, chunked_delta
 
 
+@op(rows="q")
 def gated_delta_rule(
     q: Float[Array, "B L H K"],
     k: Float[Array, "B L H K"],

@@ -26,6 +26,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence, decayed
 from seqzoo.models.ops.matrix.chunks import check_decays, decays, to_chunks, to_rows
@@ -48,6 +49,7 @@ WRITTEN_OUT = 8
 VECTOR = 16
 
 
+@op(rows="q")
 def gated_linear_attention(
     q: Float[Array, "B L G K"],
     k: Float[Array, "B L G K"],

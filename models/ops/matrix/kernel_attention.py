@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.matrix.gated_linear import FeatureMap, gated_linear_attention
 
 
+@op(rows="q")
 def kernel_sums(
     q: Float[Array, "B L H K"],
     k: Float[Array, "B L H K"],

@@ -1,0 +1,86 @@
+"""A small call of every public op: f(ids, *arrays), of rows [B, L] and of a state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqzoo.models import ops
+from seqzoo.models.ops.scan.wkv_recurrence import wkv
+
+B, L, D = 4, 32, 6
+H, K, V = 2, 3, 2
+IDS = np.array([[1] * 32, [1] * 3 + [2] * 20 + [3] * 9, [0] * 9 + [1] * 14 + [0] * 9, [4, 0] * 16])
+DECAYS = 0.95 * np.exp(1j * np.arange(1.0, 1 + D * 2).reshape(D, 2)).astype(np.complex64)
+ROTATIONS = 0.9 * np.linalg.qr(np.random.default_rng(1).normal(size=(D, 3, 3)))[0].astype("f")
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def qkv(heads=H):
+    k = normal(1, B, L, heads, K)
+    k /= np.linalg.norm(k, axis=-1, keepdims=True)
+    return normal(0, B, L, H, K), k, normal(2, B, L, heads, V)
+
+
+def gla(ids, q, k, v, g, s0):
+    return ops.gated_linear_attention(
+        q, k, v, -jax.nn.softplus(g), s0, segment_ids=ids, chunk_size=4
+    )
+
+
+def gated_delta(ids, q, k, v, beta, s0):
+    options = {"segment_ids": ids, "chunk_size": 4}
+    return ops.gated_delta_rule(q, k, v, jax.nn.sigmoid(beta), None, s0, **options)
+
+
+def dplr(ids, q, k, v, b, g, s0):
+    options = {"segment_ids": ids, "chunk_size": 4}
+    return ops.dplr_delta_rule(q, k, v, -k, b * k, -jax.nn.softplus(g), s0, **options)
+
+
+def selective(ids, u, dt, A, BC, h0):
+    options = {"segment_ids": ids, "chunk_size": 4}
+    return ops.selective_scan(u, jax.nn.softplus(dt), -jnp.exp(A), BC, BC, None, h0, **options)
+
+
+STATE = normal(4, B, H, K, V)
+CALLS = {
+    "gated_linear_attention": (gla, *qkv(), normal(3, B, L, H, K), STATE),
+    "gated_delta_rule": (gated_delta, *qkv(), normal(3, B, L, H), STATE),
+    "dplr_delta_rule": (dplr, *qkv(), normal(3, B, L, H, 1), normal(5, B, L, H, K), STATE),
+    "selective_scan": (
+        selective,
+        *(normal(0, B, L, D), normal(1, B, L, D), normal(2, D, 3)),
+        *(normal(3, B, L, 3), normal(4, B, D, 3)),
+    ),
+    "diagonal_ssm": (
+        lambda ids, u, a, h0: ops.diagonal_ssm(u, a, a, a, h0, segment_ids=ids, chunk_size=2),
+        *(normal(0, B, L, D), DECAYS, normal(1, B, D, 4)),
+    ),
+    "dense_ssm": (
+        lambda ids, u, A, b, h0: ops.dense_ssm(u, A, b, b, h0, segment_ids=ids, chunk_size=2),
+        *(normal(0, B, L, D), ROTATIONS, normal(1, D, 3), normal(2, B, D, 3)),
+    ),
+    "short_conv": (
+        lambda ids, x, kernel, window: ops.short_conv(x, kernel, window, segment_ids=ids),
+        *(normal(0, B, L, D), normal(1, 6, D), normal(2, B, 5, D)),
+    ),
+    "wkv": (
+        lambda ids, k, v, w, u: wkv(k, v, -jnp.exp(w), u, segment_ids=ids),
+        *(normal(0, B, L, D), normal(1, B, L, D), normal(2, D), normal(3, D)),
+    ),
+    "nonlinear_scan": (
+        lambda ids, x, h0: ops.nonlinear_scan(lambda h, x: jnp.tanh(h + x), x, h0, segment_ids=ids),
+        *(normal(0, B, L, D), normal(1, B, D)),
+    ),
+    "fft_conv": (
+        lambda ids, u, k, r: ops.fft_conv(u, k, reverse_kernel=r, segment_ids=ids),
+        *(normal(0, B, L, 8), normal(1, L, 8), normal(2, L, 8)),
+    ),
+    "attention": (
+        lambda ids, q, k, v: ops.attention(q, k, v, causal=True, segment_ids=ids),
+        *qkv(1),
+    ),
+}

@@ -1,0 +1,130 @@
+"""Public ops outside of `jit`, under forced forms, and on meshes as `jax.make_mesh` gives them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from seqzoo.models import ops
+from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout.compiled import op
+from seqzoo.models.ops.matrix.feature_maps import alike
+from tests.helpers import assert_trees_close
+from tests.models.ops.calls import CALLS, IDS, B, L, normal, qkv
+
+BEHIND_THE_DOOR = ["gated_linear_attention", "gated_delta_rule", "dplr_delta_rule"]
+
+
+@pytest.fixture
+def compiled_programs():
+    """A function that calls another and counts what it compiles."""
+    names = []
+
+    def listen(name, *_, **__):
+        names.append(name)
+
+    def count(f, *args):
+        del names[:]
+        jax.block_until_ready(f(*args))
+        return sum("backend_compile" in name for name in names)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield count
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("name", BEHIND_THE_DOOR)
+def test_a_second_eager_call_compiles_nothing(name, compiled_programs):
+    f, *args = CALLS[name]
+    args, ids = jax.tree.map(jnp.asarray, args), jnp.asarray(IDS)
+
+    def call(*args):
+        return f(ids, *args)
+
+    def total(*args):
+        return sum(jnp.sum(y) for y in jax.tree.leaves(call(*args)))
+
+    slope = jax.grad(total, tuple(range(len(args))))
+    for called in (call, slope):
+        assert compiled_programs(called, *args) > 0
+        assert compiled_programs(called, *args) == 0
+
+
+def test_functions_with_arrays_are_compiled_once(compiled_programs):
+    def features(weights, kind, q, k):
+        return kind(q @ weights), kind(k @ weights)
+
+    q, k, v = map(jnp.asarray, qkv())
+    for feature_map in (
+        lambda w: functools.partial(features, jnp.full((3, 5), w), jnp.exp),
+        lambda w: alike(jax.nn.relu),
+    ):
+
+        def call(w, feature_map=feature_map):
+            return ops.kernel_sums(q, k, v, causal=True, feature_map=feature_map(w))
+
+        assert compiled_programs(call, 0.1) > 0
+        assert compiled_programs(call, 0.2) == 0
+    inside = functools.partial(features, jnp.full((3, 5), 0.3), jnp.exp)
+    other = ops.kernel_sums(q, k, v, causal=True, feature_map=inside)[0]
+    assert_trees_close(ops.kernel_sums(*inside(q, k), v, causal=True)[0], other, ratio=1e-6)
+
+
+def test_a_forced_form_is_taken_by_a_cached_call_and_leaves_nothing():
+    @op(rows="x")
+    def which(x):
+        apart = {name: lambda x, n=n: x + n for n, name in enumerate(("apart", "together"))}
+        return forms.run("normaliser", apart, x)
+
+    x = jnp.zeros((1, 2))
+    for call in (which, jax.jit(which)):
+        before = float(call(x)[0, 0])
+        for n, form in enumerate(("apart", "together", "apart")):
+            with forms.forced("normaliser", form):
+                assert float(call(x)[0, 0]) == n % 2
+        assert float(call(x)[0, 0]) == before
+    with (
+        forms.forced("normaliser", "nowhere"),
+        pytest.raises(ValueError, match="no form 'nowhere'"),
+    ):
+        which(x)
+    with pytest.raises(ValueError, match="no op 'nothing'"), forms.forced("nothing", "apart"):
+        pass
+
+
+@pytest.mark.parametrize("name", BEHIND_THE_DOOR)
+def test_a_mesh_with_explicit_axes_is_one_device(name):
+    """Rows divided along B and L: values and gradients, of one call and of two under `vmap`."""
+    f, *args = CALLS[name]
+
+    def call(*args):
+        return f(IDS, *args)
+
+    def both(*args):
+        y, pull = jax.vjp(call, *args)
+        weights = jax.tree.map(lambda y: jnp.cos(y), y)
+        return y, pull(weights), jax.vmap(call)(*(jnp.stack([x, 2 * x]) for x in args))
+
+    mesh = jax.make_mesh((2, 4), ("data", "seq"))
+
+    def place(x):
+        spec = P("data", "seq") if x.shape[:2] == (B, L) else P("data") if len(x) == B else P()
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    expected = jax.jit(both)(*args)
+    with jax.set_mesh(mesh):
+        found = jax.jit(both)(*map(place, args))
+        rows = found[0][0] if isinstance(found[0], tuple) else found[0]
+        assert jax.typeof(rows).sharding.spec[:2] == ("data", "seq")
+        assert jax.typeof(found[2][0]).sharding.spec[1:3] == ("data", "seq")
+    assert_trees_close(found, jax.tree.map(np.asarray, expected), ratio=1e-5)
+
+
+def test_an_explicit_mesh_need_not_be_the_ambient_one():
+    q = jax.device_put(normal(0, 4, 5, 1, 2), NamedSharding(jax.make_mesh((4,), ("b",)), P("b")))
+    o, s = ops.gated_linear_attention(q, q, q)
+    assert jax.typeof(o).sharding.spec[0] == jax.typeof(s).sharding.spec[0] == "b"
