@@ -101,8 +101,10 @@
       if (named) add(f.svg, "text", { x: f.right - 2, y: last, "text-anchor": "end" }, b.name);
     }
   }
+  // Not Math.min(...values): a call takes only so many arguments.
+  const extent = (values) => values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
   function domain(values, metric) {
-    let low = Math.min(...values), high = Math.max(...values);
+    let [low, high] = extent(values);
     const pad = 0.04 * (high - low) || 0.02;
     low -= pad; high += pad;
     if (isShare(metric)) { low = Math.max(0, low); high = Math.min(1.01, high); }
@@ -125,7 +127,7 @@
     const main = view.metric === section.metric;
     const ys = shown.flatMap((m) => [...curveOf(m, view).mean, ...curveOf(m, view).low, ...curveOf(m, view).high]);
     if (main) ys.push(...section.baselines.map((b) => b.value));
-    const x = (log ? logarithmic : linear)(Math.min(...xs), Math.max(...xs), f.left, f.right);
+    const x = (log ? logarithmic : linear)(...extent(xs), f.left, f.right);
     const y = linear(...domain(ys, view.metric), f.bottom, f.top);
     xAxis(f, x, "training step", compact);
     yAxis(f, y, tick(view.metric));
@@ -234,8 +236,8 @@
     const shown = section.models.filter((m) => !m.hidden && m.final.mean !== null && m.state > 0);
     const f = frame(box, 300, 52, `${section.metric} against the size of the recurrent state`);
     if (!shown.length) { add(f.svg, "text", { x: f.left, y: 60 }, "No model here declares a state."); return; }
-    const sizes = shown.map((m) => m.state);
-    const x = logarithmic(Math.min(...sizes) / 1.6, Math.max(...sizes) * 1.6, f.left, f.right);
+    const [least, most] = extent(shown.map((m) => m.state));
+    const x = logarithmic(least / 1.6, most * 1.6, f.left, f.right);
     const values = shown.flatMap((m) => [...m.final.seeds, m.final.mean]);
     values.push(...section.baselines.map((b) => b.value));
     const y = linear(...domain(values, section.metric), f.bottom, f.top);

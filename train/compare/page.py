@@ -10,13 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from seqzoo.train.compare import results, tables
 from seqzoo.train.compare.results import Comparison, ModelResult
@@ -25,6 +26,7 @@ from seqzoo.train.compare.statistics import band, interval
 from seqzoo.train.folder.files import run_path, write_atomically
 
 FILE = "report.html"
+POINTS = 300  # of a curve: no eye sees more, and a long run's page stays small
 
 # Eight hues that stay apart for the usual colour-vision deficiencies (after Okabe and Ito 2008),
 # darkened or lightened to a contrast of at least 3 against the card; dashes tell more models apart.
@@ -135,22 +137,40 @@ def _model_data(model: ModelResult, index: int, metric: str) -> dict[str, Any]:
     }
 
 
+def _thinned(curves: Sequence[results.Curve]) -> list[dict[str, dict[float, float]]]:
+    """metric -> step -> value of each curve, at no more than POINTS steps that all share.
+
+    Longer ones are cut into windows; the value at a window's last step is the mean of the window.
+    """
+    steps = np.unique(np.concatenate([c["step"] for c in curves]))
+    ends = np.array([part[-1] for part in np.array_split(steps, POINTS) if part.size])
+    thinned = []
+    for curve in curves:
+        window = np.searchsorted(ends, curve["step"])
+        made = {}
+        for metric in curve.keys() - {"step"}:
+            values = np.array(curve[metric], np.float64)  # None becomes NaN
+            finite = np.isfinite(values)
+            count = np.bincount(window[finite], minlength=len(ends))
+            total = np.bincount(window[finite], values[finite], len(ends))
+            kept = np.flatnonzero(count)
+            means = total[kept] / count[kept]
+            made[metric] = dict(zip(ends[kept].tolist(), means.tolist(), strict=True))
+        thinned.append(made)
+    return thinned
+
+
 def _bands(model: ModelResult) -> dict[str, dict[str, dict[str, list[float]]]]:
     bands: dict[str, dict[str, dict[str, list[float]]]] = {}
     for split in sorted({s for r in model.seeds for s in r.curves}):
-        curves = [r.curves[split] for r in model.seeds if split in r.curves]
-        for metric in sorted({k for c in curves for k in c} - {"step"}):
-            b = band([_points(c, metric) for c in curves if metric in c])
+        curves = _thinned([r.curves[split] for r in model.seeds if split in r.curves])
+        for metric in sorted({k for c in curves for k in c}):
+            b = band([c[metric] for c in curves if metric in c])
             if b.steps:
                 lists = {"x": b.steps, "mean": b.mean, "low": b.low, "high": b.high}
                 short = {k: [_short(v) for v in list_] for k, list_ in lists.items()}
                 bands.setdefault(split, {})[metric] = short
     return bands
-
-
-def _points(curve: results.Curve, metric: str) -> dict[float, float]:
-    values = (math.nan if v is None else v for v in curve[metric])
-    return dict(zip(curve["step"], values, strict=True))
 
 
 def _short(value: float) -> float:
@@ -208,7 +228,8 @@ def _section(comparison: Comparison, section_id: str) -> str:
 <div class="bar"></div><div class="bar"><div class="legend"></div></div>
 <div class="plot" data-plot="curves"></div>
 <figcaption>Mean over seeds; the band is the 95% interval. Click a name to hide or show a model;
-point at the plot, or focus it and press the arrow keys, to read values.</figcaption></figure>
+point at the plot, or focus it and press the arrow keys, to read values. A long curve's points are
+means over as many steps.</figcaption></figure>
 <div class="pair">
 <figure><h3>Final {metric}</h3><div class="plot" data-plot="finals"></div>
 <figcaption>One dot a seed, a tick at the mean, a bar for the 95% interval. Dashed: trivial

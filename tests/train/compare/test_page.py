@@ -2,11 +2,20 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 
 from seqzoo import tasks
 from seqzoo.train.compare import results, tables
-from seqzoo.train.compare.page import DARK, LIGHT, comparisons_in, render, write_report
+from seqzoo.train.compare.page import (
+    DARK,
+    LIGHT,
+    POINTS,
+    chart_data,
+    comparisons_in,
+    render,
+    write_report,
+)
 from seqzoo.train.compare.results import Comparison, ModelResult, SeedResult
 from seqzoo.train.compare.statistics import Difference, Interval
 from tests.train.compare import browser
@@ -122,6 +131,28 @@ def test_a_run_is_reported_without_its_data(tmp_path, task):
     (got,) = comparisons_in(tmp_path)
     assert got.baselines == {}
     assert ("not on this machine" in " ".join(got.notes)) == (task["name"] == "image")
+
+
+def test_curves_of_any_length_have_so_many_points():
+    steps = list(range(1, 20_001))
+    seeds = []
+    for seed in range(2):
+        curve = {"step": steps[seed:], "loss": [float(s) for s in steps[seed:]]}
+        curve["lr"] = [None, 1.0] * 9_999 + [None] * (2 - seed)
+        empty = {"step": [], "loss": []}
+        seeds.append(SeedResult(seed=seed, curves={"train": curve, "validation": empty}))
+    long = ModelResult(name="long", seeds=tuple(seeds), steps=20_000)
+    c = comparison(models=(long, model("short", 0.5)))
+    drawn, short = chart_data(c, "s0")["models"]
+    assert short["curves"]["validation"]["accuracy"]["x"] == STEPS  # as they are
+    assert drawn["curves"].keys() == {"train"}
+    loss = drawn["curves"]["train"]["loss"]
+    x, mean = (np.array(loss[key]) for key in ("x", "mean"))
+    assert len(x) == POINTS
+    assert x[-1] == 20_000
+    assert np.allclose(mean[1:], (x[1:] + x[:-1] + 1) / 2)  # of the steps of a window
+    assert set(drawn["curves"]["train"]["lr"]["mean"]) == {1.0}  # of those that have a value
+    assert len(render([c])) < 80_000
 
 
 def test_the_page_loads_nothing_and_names_are_inert():
