@@ -1,7 +1,11 @@
 """The package as others meet it: what is mapped, what a wheel holds."""
 
+import ast
+import graphlib
 import pathlib
 import tomllib
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -20,19 +24,120 @@ def test_every_folder_with_code_is_in_the_package():
         assert (ROOT / folder / "__init__.py").exists()
 
 
-def test_dependencies_point_one_way():
-    """train -> tasks, models; tasks -> models.spec; models.ops -> nothing of ours above it."""
-    allowed = {
-        "models/ops": ("seqzoo.models.ops",),
-        "models": ("seqzoo.models",),
-        "tasks": ("seqzoo.tasks", "seqzoo.models.spec", "seqzoo.models.errors"),
-        "train": ("seqzoo",),
-    }
-    for folder, prefixes in allowed.items():
-        for path in (ROOT / folder).rglob("*.py"):
-            if folder == "models" and "ops" in path.parts:
+# From the ground up: a folder may import itself and what stands on lower floors. Folders of one
+# floor do not know each other.
+FLOORS = {
+    "train": (
+        ("train",),  # config, published
+        ("train/devices",),
+        ("train/folder",),
+        ("train/loop",),
+        ("train/compare", "train/plan", "train/bench"),
+        ("train/cli",),
+    ),
+    "models/ops": (
+        ("models/ops/layout",),
+        ("models/ops/softmax", "models/ops/matrix", "models/ops/scan"),
+        ("models/ops/ssm", "models/ops/conv"),
+        ("models/ops",),  # the public names
+    ),
+}
+# What the packages may know of each other.
+KNOWN = {
+    "models/ops": ("seqzoo.models.ops.",),
+    "models": ("seqzoo.models.",),
+    "tasks": ("seqzoo.tasks.", "seqzoo.models.spec.", "seqzoo.models.errors."),
+    "train": ("seqzoo.",),
+}
+
+
+def modules(root=ROOT):
+    """Name -> path of every module."""
+    found = {}
+    for top in ("models", "tasks", "train"):
+        for path in sorted((root / top).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(("seqzoo", *parts)).removesuffix(".__init__")] = path
+    return found
+
+
+def imports(path, known):
+    """(name, private name or "") of each module that a file imports, late imports included.
+
+    A text that is a module's name counts too: it is imported by that name or run as a program.
+    """
+    nodes, named = list(ast.walk(ast.parse(path.read_text()))), {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                named[alias.asname or alias.name] = whole
+                private = alias.name if alias.name.startswith("_") else ""
+                yield (whole if whole in known else node.module), private
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.Constant) and node.value in known:
+            yield node.value, ""
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = named.get(node.value.id)
+            if module in known and node.attr.startswith("_"):
+                yield module, node.attr
+
+
+def faults(root=ROOT):
+    """What breaks the directions of docs/design.md."""
+    known = modules(root)
+    folder = {name: path.parent.relative_to(root).as_posix() for name, path in known.items()}
+    floor = {f: (top, i) for top, fs in FLOORS.items() for i, row in enumerate(fs) for f in row}
+    graph = {}
+    for name, path in known.items():
+        here = folder[name]
+        top = next(top for top in KNOWN if f"{here}/".startswith(f"{top}/"))
+        for other, private in imports(path, known):
+            if other == name or other not in known:
                 continue
-            for line in path.read_text().splitlines():
-                words = line.split()
-                if len(words) > 1 and words[0] in ("from", "import") and "seqzoo" in words[1]:
-                    assert words[1].startswith(prefixes), f"{path}: {line.strip()}"
+            there = folder[other]
+            graph.setdefault(name, set()).add(other)
+            if not f"{other}.".startswith(KNOWN[top]):
+                yield f"{name} -> {other}: {top} knows only {', '.join(KNOWN[top])}"
+            if here != there and here in floor and there in floor:
+                (house, own), (same, below) = floor[here], floor[there]
+                if house == same and below >= own:
+                    yield f"{name} -> {other}: {there} is not below {here}"
+            if private:
+                yield f"{name} -> {other}: {private} is private"
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        yield f"a circle: {' <- '.join(error.args[1])}"
+
+
+def test_imports_go_down_only():
+    assert list(faults()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "says"),
+    [
+        ("train/loop/a.py", "from seqzoo.train.cli import b", "train/cli is not below train/loop"),
+        ("train/plan/a.py", "def f():\n    import seqzoo.train.compare.b", "not below train/plan"),
+        ("train/plan/a.py", "RUN = 'seqzoo.train.cli.b'", "train/cli is not below train/plan"),
+        ("train/cli/a.py", "from seqzoo.train.loop.b import _c", "_c is private"),
+        ("train/cli/a.py", "from seqzoo.train.loop import b\nb._c()", "_c is private"),
+        ("train/cli/a.py", "from seqzoo.train.cli.b import c", "a circle"),
+        ("tasks/a.py", "from seqzoo.models.b import c", "tasks knows only seqzoo.tasks"),
+        ("models/ops/scan/a.py", "import seqzoo.models.b", "models/ops knows only"),
+        ("models/ops/scan/a.py", "from seqzoo.models.ops.ssm import b", "models/ops/ssm is not"),
+    ],
+)
+def test_an_import_that_goes_up_is_found(tmp_path, path, text, says):
+    others = ["train/cli", "train/loop", "train/compare", "models", "models/ops/ssm"]
+    for name in (path, *(f"{folder}/b.py" for folder in others)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "train/cli/b.py").write_text("from seqzoo.train.cli import a\n")
+    assert list(faults(tmp_path)) == []
+    (tmp_path / path).write_text(text)
+    assert any(says in fault for fault in faults(tmp_path)), list(faults(tmp_path))
