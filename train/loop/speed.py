@@ -14,8 +14,8 @@ from seqzoo.train.loop.program import Program
 class Speed:
     """Seconds of a step and its model FLOPs utilisation, where the chip is in our table.
 
-    Utilisation is three forward passes' operations (see `flops`) over the peak of all chips; what
-    rematerialisation repeats does not count. Steps are timed by when their metrics come, which the
+    Utilisation is three forward passes' products (see `flops`) over the peak of all chips, as MFU
+    is usually defined; what rematerialisation repeats does not count. Steps are timed by when their metrics come, which the
     devices set.
     """
 
@@ -27,7 +27,7 @@ class Speed:
             task, size = program.experiment.task, program.experiment.train.batch_size
             self._seconds_at_peak = (
                 3
-                * forward_operations(program, task, size).total
+                * forward_operations(program, task, size).products
                 / (self._chip.flops * program.mesh.size)
             )
 
