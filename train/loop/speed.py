@@ -15,8 +15,8 @@ class Speed:
     """Seconds of a step and its model FLOPs utilisation, where the chip is in our table.
 
     Utilisation is three forward passes' products (see `flops`) over the peak of all chips, as MFU
-    is usually defined; what rematerialisation repeats does not count. Steps are timed by when their metrics come, which the
-    devices set.
+    is usually defined; what rematerialisation repeats does not count. Steps are timed by when their
+    metrics come, which the devices set.
     """
 
     def __init__(self, program: Program):
