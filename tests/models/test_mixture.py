@@ -8,8 +8,9 @@ from flax import nnx
 
 from seqzoo.models.backbone import Backbone, BackboneConfig, aux_losses
 from seqzoo.models.mixture import MixtureOfExperts, routing
+from seqzoo.models.partition import partition
 from seqzoo.train.config import MeshConfig
-from seqzoo.train.devices.sharding import make_mesh, partition
+from seqzoo.train.devices.sharding import make_mesh
 from tests.helpers import assert_close, value_and_pullback, x64
 from tests.models.laws import PACKED
 

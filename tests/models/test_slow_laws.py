@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 from seqzoo.models import build
+from seqzoo.models.partition import partition
 from seqzoo.train.config import MeshConfig
-from seqzoo.train.devices.sharding import batch_sharding, make_mesh, partition
+from seqzoo.train.devices.sharding import batch_sharding, make_mesh
 from tests.helpers import assert_close
 from tests.models import laws
 from tests.models.tiny import TINY

@@ -1,15 +1,13 @@
 """The mesh and what lies where on it.
 
-One table maps parameter paths to mesh axes; it speaks of trailing dimensions, so that stacked
-layers need no entry of their own. What no rule names is divided by shape (its largest dimension
-that `fsdp` divides) and reported. The optimiser's moments carry their parameters' paths and follow.
+Parameters follow the table of models/partition.py; what it does not name is divided by shape and
+reported. The optimiser's moments carry their parameters' paths and follow.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,29 +17,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from seqzoo.models.ops.layout.sharding import BATCH_AXES, SEQUENCE_AXIS, axis_size
+from seqzoo.models.partition import partition
 from seqzoo.train.config import MeshConfig
 
 AXES = tuple(field.name for field in dataclasses.fields(MeshConfig))
-SMALL = 2**12  # elements; below, dividing by shape costs more in messages than it saves
-
-# Pattern of the path's end -> axes of the trailing dimensions; the first that matches counts.
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(position_)?embed(ding)?(/embedding)?", ("tensor", "fsdp")),
-    (r"experts/up_proj/kernel", ("expert", "fsdp", "tensor")),
-    (r"experts/down_proj/kernel", ("expert", "tensor", "fsdp")),
-    (r"(out|down)_proj/kernel", ("tensor", "fsdp")),
-    (r"(\w+_proj|head\w*)/kernel", ("fsdp", "tensor")),
-    (r"hidden_kernel", ("fsdp", "tensor")),
-    (r"(out|down)_proj/bias", (None,)),
-    (r"(\w+_proj|head\w*)/bias", ("tensor",)),
-    (r"(scale|bias|hidden_bias|hidden_scale|key_scale|distance_scale|dt_bias|initial)", (None,)),
-    (r"conv(/kernel)?", (None, None)),
-    (r"projection|calls|code_\w+", ()),  # random directions and their count; codebooks
-    (r"B_\w+", ("tensor", "fsdp")),  # LRU's dense maps into and out of the state
-    (r"C_\w+", ("fsdp", "tensor")),
-    (r"(log_\w+|\w+_log|decay(_\w+)?|bonus|mix|A_\w+|B_\w+|C_\w+|P_\w+|D)", ()),
-)
-_COMPILED = tuple((re.compile(rf"(?:.*/)?{pattern}"), axes) for pattern, axes in RULES)
 
 
 class Placement(NamedTuple):
@@ -165,25 +144,3 @@ def place_state(state: PyTree, mesh: Mesh, rows: NamedSharding) -> Placement:
     placed = place(state._replace(carry=()), mesh)
     carry = jax.tree.map(lambda _: rows, state.carry)
     return placed._replace(shardings=placed.shardings._replace(carry=carry))
-
-
-def partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[PartitionSpec, bool]:
-    """The axes of a variable, and whether a rule named it."""
-    for pattern, axes in _COMPILED:
-        if pattern.fullmatch(path) and len(axes) <= len(shape):
-            lead = len(shape) - len(axes)
-            # An axis that does not divide its dimension is left out rather than padded.
-            fits = [
-                axis if axis and n % mesh.shape[axis] == 0 else None
-                for axis, n in zip(axes, shape[lead:], strict=True)
-            ]
-            return PartitionSpec(*(None,) * lead, *fits), True
-    return _by_shape(shape, mesh.shape["fsdp"]), False
-
-
-def _by_shape(shape: tuple[int, ...], size: int) -> PartitionSpec:
-    divisible = [(n, i) for i, n in enumerate(shape) if n % size == 0]
-    if size == 1 or not divisible or math.prod(shape) < SMALL:
-        return PartitionSpec()
-    _, best = max(divisible)
-    return PartitionSpec(*("fsdp" if i == best else None for i in range(len(shape))))

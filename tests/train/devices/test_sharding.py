@@ -14,8 +14,9 @@ from jax.sharding import PartitionSpec as P
 
 from seqzoo.models import MIXERS, PRESETS, ModelSpec, build_model
 from seqzoo.models.heads import default_backbone
+from seqzoo.models.partition import partition
 from seqzoo.train.config import MeshConfig
-from seqzoo.train.devices.sharding import check_batch, hybrid, make_mesh, partition, place
+from seqzoo.train.devices.sharding import check_batch, hybrid, make_mesh, place
 from seqzoo.train.loop.program import make_program
 from seqzoo.train.loop.state import blueprint, seed_keys
 from seqzoo.train.plan.plan import Plan, devices_of
