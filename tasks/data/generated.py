@@ -75,6 +75,7 @@ class GeneratedSource:
     task: GeneratedTask
     split: Split
     seed: int
+    stream: str = ""  # another name for the draws, where a task has several sources
 
     def __len__(self) -> int:
         return getattr(self.task, f"{self.split}_size")
@@ -83,7 +84,7 @@ class GeneratedSource:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         index = int(index)
-        draws = Draws(self.task.name, self.split, self.seed, index)
+        draws = Draws(self.stream or self.task.name, self.split, self.seed, index)
         return self.task._example(draws, self.split, index)
 
 

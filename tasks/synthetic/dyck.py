@@ -73,8 +73,8 @@ class Dyck(GeneratedTask):
         return 8 * self.max_depth * (self.max_depth - 2) + 60
 
     def lengths(self, split: Split) -> tuple[int, int]:
-        """Shortest and longest string, END included."""
-        return (self.longest + 1, 2 * self.longest) if split == "test" else (1, self.longest)
+        """Shortest and longest string, END included; none is empty."""
+        return (self.longest + 1, 2 * self.longest) if split == "test" else (3, self.longest)
 
     def tokens_per_string(self, split: Split, count: int = 1000) -> float:
         """The mean over the first `count` strings of a split."""
@@ -113,7 +113,7 @@ class Dyck(GeneratedTask):
             # The lowest bit decides between opening and its alternative, the others what is opened.
             opens = turn & 1 if 0 < len(stack) < deepest else not stack
             if not stack and turn & 1:  # END, drawn again while the string is too short
-                if len(out.tokens) >= shortest:
+                if len(out.tokens) + 1 >= shortest:
                     return out
                 turn = next(turns)
             if len(out.tokens) + 1 >= longest:

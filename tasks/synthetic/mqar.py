@@ -214,6 +214,7 @@ class MQARBased(GeneratedTask):
                 ),
                 split,
                 0,
+                f"{self.name} {s.length}x{s.pairs}",
             )
             for s in segments
         )

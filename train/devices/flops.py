@@ -1,8 +1,9 @@
 """How many operations a model asks for, counted on what JAX traces of its forward pass.
 
 A product of matrices counts 2 m n k, an elementwise operation or a reduction one for each number; a
-loop counts as often as it runs; of branches that give the same (one for each platform) the least
-counts. A training step is three forward passes: what rematerialisation repeats is no progress.
+loop counts as often as it runs, or once where only the data decide that; of branches that give the
+same (one for each platform) the least counts. A training step is three forward passes: what
+rematerialisation repeats is no progress.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
 _FREE = {
     *("reshape", "broadcast_in_dim", "transpose", "squeeze", "slice", "dynamic_slice", "pad"),
@@ -50,6 +52,7 @@ def _of_equation(equation: Any) -> Operations:
         return min(inner)
     if inner and not name.startswith("reduce"):
         times = equation.params["length"] if name == "scan" else 1
+        times = _turns(equation) if name == "while" else times
         return Operations(*map(sum, zip(*inner, strict=True))) * times
     if name == "dot_general":
         return _of_product(equation)
@@ -63,6 +66,47 @@ def _of_equation(equation: Any) -> Operations:
     reduces = name.startswith(("reduce", "arg", "cum"))
     sizes = (v.aval for v in (equation.invars if reduces else equation.outvars))
     return Operations(max((getattr(aval, "size", 0) for aval in sizes), default=0), 0)
+
+
+def _turns(loop: Any) -> int:
+    """How often a `while` runs: by running what decides it; 1 where that is more than constants."""
+    names = ("cond_jaxpr", "body_jaxpr")
+    condition, body = _inner({name: loop.params[name] for name in names})
+    first = loop.params["cond_nconsts"], loop.params["body_nconsts"]
+    given = loop.invars[sum(first) :]
+    places: set[int] = set()  # of the carried values that decide: those that the condition reads,
+    found = {p - first[0] for p in _slice(condition, condition.outvars)[1]}
+    while not found <= places:  # and those that make them
+        places |= found
+        if not all(p >= 0 and isinstance(given[p], Literal) for p in places):
+            return 1
+        found = {p - first[1] for p in _slice(body, [body.outvars[p] for p in places])[1]}
+    order = sorted(places)
+
+    def part(jaxpr: Any, first: int, outputs: list) -> Any:
+        inputs = [jaxpr.invars[first + p] for p in order]
+        equations = _slice(jaxpr, outputs)[0]
+        made = jaxpr.replace(invars=inputs, outvars=outputs, eqns=equations)
+        return jaxpr_as_fun(ClosedJaxpr(made, ()))
+
+    goes_on = part(condition, first[0], condition.outvars)
+    turn = part(body, first[1], [body.outvars[p] for p in order])
+    turns, *_ = jax.lax.while_loop(
+        lambda state: goes_on(*state[1:])[0],
+        lambda state: (state[0] + 1, *turn(*state[1:])),
+        (0, *(given[p].val for p in order)),
+    )
+    return int(turns)
+
+
+def _slice(jaxpr: Any, outputs: list) -> tuple[list, list[int]]:
+    """The equations that make some outputs, and the places of the inputs that they read."""
+    wanted, kept = {v for v in outputs if isinstance(v, Var)}, []
+    for equation in reversed(jaxpr.eqns):
+        if not wanted.isdisjoint(equation.outvars):
+            kept.append(equation)
+            wanted |= {v for v in equation.invars if isinstance(v, Var)}
+    return kept[::-1], [i for i, v in enumerate(jaxpr.invars) if v in wanted]
 
 
 def _of_product(equation: Any) -> Operations:

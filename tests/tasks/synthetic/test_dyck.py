@@ -52,9 +52,13 @@ def test_the_next_token_follows_the_automaton(small):
 @pytest.mark.parametrize(("depth", "longest"), [(3, 84), (5, 180)])
 def test_test_strings_are_longer(depth, longest):
     task = build("dyck", max_depth=depth)
-    sizes = stack(task, "test", 100)["segment_ids"].sum(1)
-    assert longest < sizes.min() <= sizes.max() <= 2 * longest
-    assert stack(task, "train", 100)["segment_ids"].sum(1).max() <= longest
+    sizes = stack(task, "test", 300)["segment_ids"].sum(1)
+    assert task.lengths("test") == (longest + 1, 2 * longest)
+    assert sizes.min() == longest + 1
+    assert sizes.max() <= 2 * longest
+    sizes = stack(task, "train", 300)["segment_ids"].sum(1)
+    assert task.lengths("train") == (sizes.min(), longest)
+    assert sizes.max() <= longest
     assert task.spec.length == 2 * longest
 
 

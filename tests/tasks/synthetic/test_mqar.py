@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -148,6 +150,14 @@ def test_the_mixture_has_its_shares(split, kinds):
     assert dict(zip(found, counts, strict=True)) == (
         expected if split == "train" else dict.fromkeys(found, 10)
     )
+
+
+def test_the_parts_of_the_mixture_are_drawn_apart():
+    task = build("mqar_based", train_size=90, test_size=70)
+    rows = [row for split in ("train", "test") for row in examples(task, split, 70)["inputs"]]
+    begins = [set(row[:8].tolist()) for row in rows]  # the shortest list of pairs
+    shared = [len(a & b) for a, b in itertools.combinations(begins, 2)]
+    assert max(shared) < 3  # of 8 from 8192
 
 
 def test_labels_are_the_values_shown():
