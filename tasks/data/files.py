@@ -20,6 +20,7 @@ from rich.progress import track
 
 from seqzoo.tasks.data.atomic import new_folder
 from seqzoo.tasks.data.cache import Key
+from seqzoo.tasks.data.places import place
 
 HUGGING_FACE = "huggingface"
 BLOCK = 1 << 20
@@ -36,7 +37,7 @@ def missing(task: str, looked: str | Path, fetch: str) -> FileNotFoundError:
 
 def folder_of(task: str, data: str, fetch: str) -> Path:
     """The folder that the user names. Raises FileNotFoundError where there is none."""
-    root = Path(data).expanduser()
+    root = place(data) if data else Path()
     if not data or not root.exists():
         raise missing(task, data and root, fetch)
     return root

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
 from seqzoo.tasks.language.modelling import LanguageModelling
@@ -49,7 +50,7 @@ class Bytes(LanguageModelling):
     def _files(self) -> list[Path]:
         if not self.data:
             raise FileNotFoundError("task bytes: name a text file or folder with the option data")
-        root = Path(self.data).expanduser()
+        root = place(self.data)
         found = [root] if root.is_file() else corpus.files_below(root, self.pattern)
         if not found:
             raise FileNotFoundError(f"task bytes: no file {self.pattern!r} in {root}")
@@ -67,7 +68,7 @@ class Bytes(LanguageModelling):
 
     def _own(self, files: list[Path]) -> dict[str, list[Path]] | None:
         """The files of each split, where the folder says; raises ValueError where it half does."""
-        root = Path(self.data).expanduser()
+        root = place(self.data)
         if root.is_file():
             return None
         named: dict[str, list[Path]] = {}

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
 from seqzoo.tasks.language.modelling import LanguageModelling
@@ -39,7 +40,7 @@ class _HutterPrize(LanguageModelling):
 
 @functools.lru_cache(maxsize=2)
 def _whole(kind: type[_HutterPrize], data: str) -> np.ndarray:
-    name, root = kind.name, Path(data or name).expanduser()
+    name, root = kind.name, place(data or name)
     places = [root, root / name, root / f"{name}.zip", root / name / name]
     path = next((place for place in places if place.is_file()), None)
     if path is not None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import ClassVar
 
+from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
 from seqzoo.tasks.language.modelling import LanguageModelling
@@ -43,7 +43,7 @@ class PG19(LanguageModelling):
 
 @functools.lru_cache(maxsize=3)
 def _books(task: PG19, split: Split) -> Corpus:
-    root = Path(task.data or task.name).expanduser()
+    root = place(task.data or task.name)
     files = corpus.files_below(root / split, "*.txt") if (root / split).is_dir() else []
     tables = [] if files else corpus.parquet_files(root, ("data",), split)
     if files:

@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 from typing import ClassVar
 
+from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
 from seqzoo.tasks.language.modelling import LanguageModelling
@@ -48,7 +49,7 @@ class PythonSource(LanguageModelling):
         return self.digest[:20]
 
     def _root(self) -> Path:
-        return Path(self.data or sysconfig.get_paths()["stdlib"]).expanduser()
+        return place(self.data or sysconfig.get_paths()["stdlib"])
 
     def _text(self, split: Split) -> Corpus:
         root = self._root()

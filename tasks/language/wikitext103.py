@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
 from seqzoo.tasks.language.modelling import LanguageModelling
@@ -55,7 +56,7 @@ def _text_of_wikipedia(task: WikiText103, split: Split) -> Corpus:
         "tokens": ("tokens", "wikitext-103"),
         "raw": ("raw", "wikitext-103-raw"),
     }[task.variant]
-    root = Path(task.data or folder).expanduser()
+    root = place(task.data or folder)
     short = "valid" if split == "validation" else split
     file = f"wiki.{short}.{suffix}"
     plain = [root / file, root / folder / file]

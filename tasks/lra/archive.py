@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from seqzoo.tasks.data.places import place
+
 # The archive nests its folder twice and repeats some tasks outside; the inner copies are the ones
 # that published results used (the outer pathfinder128 is broken).
 NESTING = ("lra_release/lra_release", "lra_release", ".")
@@ -15,7 +17,7 @@ def find_file(root: str | Path, task: str, folder: str, name: str, size: str) ->
     `root` may be where the archive was unpacked, either `lra_release` folder, or `folder` itself.
     Raises FileNotFoundError, which says what to fetch; `size` is that of the task's own files.
     """
-    root = Path(root).expanduser()
+    root = place(root)
     for above in NESTING:
         if (root / above / folder).is_dir():
             found = root / above / folder / name

@@ -7,7 +7,6 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -22,7 +21,7 @@ from seqzoo.train.cli.experiment import (
     mixer_options,
     needed,
 )
-from seqzoo.train.cli.flags import CommandLine, bare_field, parse, read
+from seqzoo.train.cli.flags import CommandLine, Run, bare_field, parse, read
 from seqzoo.train.compare import comparison
 from seqzoo.train.compare.comparison import Match, Vectorise
 from seqzoo.train.compare.cost import match_parameters
@@ -34,7 +33,7 @@ from seqzoo.train.config import Experiment
 class CompareOptions:
     """What to compare."""
 
-    out: Path  # folder of the results; a comparison that was stopped continues there
+    out: Run  # folder of the results; a comparison that was stopped continues there
     task: str = ""  # what to learn; see seqzoo list
     models: str = ""  # a,b,c=a,d+e: label=model, with a plus between the mixers of a pattern
     seeds: int = 3  # runs of each model

@@ -14,7 +14,6 @@ import dataclasses
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,7 +23,7 @@ from seqzoo.models.backbone import BackboneConfig
 from seqzoo.tasks.task import Task
 from seqzoo.train.cli.console import ProgressBars
 from seqzoo.train.cli.errors import INTERRUPTED
-from seqzoo.train.cli.flags import parse, read
+from seqzoo.train.cli.flags import Run, parse, read
 from seqzoo.train.compare.comparison import compare, show
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
@@ -106,7 +105,7 @@ def sections(steps_scale: float = 1.0) -> dict[str, Section]:
 class Demo:
     """What the demo may be told."""
 
-    out: Path  # folder of the results; a demo that was stopped continues there
+    out: Run  # folder of the results; a demo that was stopped continues there
     seeds: int = 3
     steps_scale: float = 1.0  # factor on the length of every run
 

@@ -16,6 +16,7 @@ from seqzoo.models.heads import default_backbone
 from seqzoo.models.registry import MIXERS, pattern_options, resolve
 from seqzoo.train.cli.flags import CommandLine, bare_field
 from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
+from seqzoo.train.folder.files import run_path
 
 DEPENDS = (
     "Which --data.* and --mixer.* flags there are, and their defaults, depends on --task and "
@@ -60,13 +61,16 @@ def experiment_fields(task: str, model: str, base: Experiment | None = None) -> 
 
 def experiment_of(parsed: Any, model: str, mixer: Any = None) -> Experiment:
     """The experiment of parsed `experiment_fields`; `mixer` in place of the parsed options."""
+    train = parsed.train
+    if train.init_from:
+        train = dataclasses.replace(train, init_from=str(run_path(train.init_from)))
     return Experiment(
         task=parsed.data,
         model=model,
         mixer=dataclasses.asdict(parsed.mixer if mixer is None else mixer),
         backbone=parsed.backbone,
         optim=parsed.optim,
-        train=parsed.train,
+        train=train,
         mesh=parsed.mesh,
     )
 

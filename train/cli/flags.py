@@ -11,11 +11,13 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Union
+from typing import Annotated, Any, Literal, NamedTuple, NewType, Union
 
 from seqzoo.models.errors import unknown
+from seqzoo.tasks.data.places import place
 from seqzoo.train.folder.files import run_path
 
+Run = NewType("Run", Path)  # the folder of a run, which may be in a bucket
 SHOWN = 60  # characters of a value that an error repeats
 
 
@@ -224,4 +226,6 @@ def _word(name: str, kind: Any, text: str) -> Any:
             word = "an integer" if kind is int else "a number"
             shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
             raise ValueError(f"{name} must be {word}; got {shown!r}") from None
-    return Path(text) if kind is Path else text
+    if kind is Run:
+        return run_path(text)
+    return place(text) if kind is Path else text

@@ -11,12 +11,11 @@ from typing import Any
 from seqzoo.train.cli.console import ProgressBars
 from seqzoo.train.cli.errors import exit_code
 from seqzoo.train.cli.experiment import DEPENDS, chosen, experiment_fields, experiment_of
-from seqzoo.train.cli.flags import CommandLine, bare_field, parse, read
+from seqzoo.train.cli.flags import CommandLine, Run, bare_field, parse, read
 from seqzoo.train.cli.words import bare, words
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.backend import prepare
 from seqzoo.train.devices.processes import Processes, is_first, joined
-from seqzoo.train.folder.files import run_path
 from seqzoo.train.loop import runner
 from seqzoo.train.published import published
 
@@ -28,7 +27,7 @@ class TrainOptions:
     task: str = ""  # what to learn, or OBJECTIVE:TASK to pretrain; see seqzoo list
     model: str = ""  # a mixer, a preset, or mixers separated by commas; see seqzoo list
     published: str = ""  # a published configuration in place of task and model; see seqzoo list
-    out: Path  # the run's folder; the same command again continues what is there
+    out: Run  # the run's folder; the same command again continues what is there
     change_steps: bool = False  # continue a run under another number of steps
     deterministic: bool = False  # bitwise repeatable on a GPU too, at some cost
 
@@ -45,10 +44,9 @@ def main(argv: Sequence[str]) -> int:
     ]
     kind = dataclasses.make_dataclass("Train", fields, kw_only=True)
     parsed = parse(kind, line, "seqzoo train", f"Trains {model} on {task}. {DEPENDS}")
-    out = run_path(parsed.own.out)
     prepare(parsed.own.deterministic)
     with joined(parsed.processes, exit_code):
-        return _train(experiment_of(parsed, model), out, parsed.own.change_steps)
+        return _train(experiment_of(parsed, model), parsed.own.out, parsed.own.change_steps)
 
 
 def _published(line: CommandLine) -> Experiment | None:

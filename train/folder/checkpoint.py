@@ -50,7 +50,7 @@ class Checkpoints:
 
     def __init__(self, run: Path, *, keep: int = 2):
         path = run_path(run)
-        self.folder = (path if in_bucket(path) else path.resolve()) / FOLDER
+        self.folder = (path if in_bucket(path) else path.absolute()) / FOLDER
         self._keep = keep
         self._orbax = ocp.StandardCheckpointer()
         self._background = ThreadPoolExecutor(1, "checkpoint")

@@ -7,24 +7,33 @@ pathlib's. An object there is seen whole or not at all; there is no renaming, ap
 from __future__ import annotations
 
 import importlib.util
-import re
 import shutil
 from pathlib import Path
 
 from seqzoo.tasks.data.atomic import write_file
+from seqzoo.tasks.data.places import address, place
 
 BUCKET = "gs://"
+PATTERN = {"*", "?", "[", "\\"}  # what Orbax and TensorStore do not take for themselves
 
 
 def run_path(path: Path | str) -> Path:
     """The folder of a run: a path on a file system, or in a bucket.
 
-    Raises ValueError for another kind of address, or where nothing is installed to read buckets.
+    Raises ValueError for what `place` refuses and for another kind of address, where nothing is
+    installed to read buckets, and for a path with what Orbax takes for a pattern.
     """
-    address = re.match(r"(\w\w+):/+(.*)", str(path))
-    if address is None:
-        return Path(path)
-    if address[1] != "gs":
+    kind, rest = address(path)
+    if kind in ("", "file"):
+        path = place(path)
+        if PATTERN & {*str(path.absolute())}:
+            signs = " ".join(sorted(PATTERN))
+            raise ValueError(
+                f"{path.absolute()}: checkpoints below a path with {signs} cannot be read again; "
+                "give one without them, such as that of a link to this folder"
+            )
+        return path
+    if kind != "gs" or not rest:
         raise ValueError(
             f"{path}: a run's folder is on a file system or in a bucket (gs://BUCKET/RUN); mount "
             "other storage and give its path"
@@ -36,7 +45,7 @@ def run_path(path: Path | str) -> Path:
         )
     from etils import epath
 
-    return epath.Path(BUCKET + address[2])  # pathlib makes one slash of two
+    return epath.Path(BUCKET + rest)
 
 
 def in_bucket(path: Path) -> bool:
