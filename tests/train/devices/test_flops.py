@@ -36,6 +36,12 @@ LOOPS = {  # what a loop runs on, and how often that is
         )[1],
         5,
     ),
+    "growing steps": (
+        lambda x: lax.while_loop(
+            lambda c: c[0] < 10, lambda c: (c[0] + c[2], c[1] @ W, 2 * c[2]), (0, x, 1)
+        )[1],
+        4,
+    ),
     "the data": (lambda x: counted_up(x, x.sum().astype(int)), 1),
 }
 
