@@ -13,7 +13,7 @@ import dataclasses
 import io
 import wave
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,7 +21,9 @@ from jaxtyping import Int16
 
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.files import check_sum, folder_of, missing, per_file, unpack
+from seqzoo.tasks.data.archives import unpack
+from seqzoo.tasks.data.damage import MEND, lines_of, reading
+from seqzoo.tasks.data.folders import check_sum, folder_of, missing, per_file, stray
 from seqzoo.tasks.data.stored import Part, StoredTask, Subset
 from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.task import Example, Source, Split
@@ -182,14 +184,17 @@ def recordings(lists: tuple[Path, ...], folder: Path) -> dict[str, tuple[str, ..
     Raises ValueError, naming list and line, for a name that is malformed or not there.
     """
     there = sorted(
-        f"{word}/{path.name}" for word in WORDS for path in (folder / word).glob("*.wav")
+        f"{word}/{path.name}"
+        for word in WORDS
+        for path in (folder / word).glob("*.wav")
+        if not stray(PurePath(path.name))
     )
     known, named = set(there), {}
     for split, file in zip(LISTS, lists, strict=True):
-        lines = file.read_text(encoding="utf-8").split()
+        lines = [line.strip() for line in lines_of(file)]
         for number, line in enumerate(lines, 1):
             if line not in known:
-                raise ValueError(f"{file}, line {number}: there is no recording {line!r}")
+                raise ValueError(f"{file}, line {number}: there is no recording {line!r}; {MEND}")
         named[split] = tuple(sorted(lines))
     taken = {name for names in named.values() for name in names}
     return {"train": tuple(name for name in there if name not in taken), **named}
@@ -200,14 +205,13 @@ def read_wave(content: bytes) -> Int16[np.ndarray, "samples"]:
 
     Raises ValueError for anything else, and for a file that is cut short.
     """
-    try:
-        with wave.open(io.BytesIO(content)) as file:
-            kind = file.getnchannels(), file.getsampwidth(), file.getframerate()
-            announced, data = file.getnframes(), file.readframes(file.getnframes())
-    except (wave.Error, EOFError) as error:
-        raise ValueError(f"no WAV file, or cut short ({error or 'it ends early'})") from error
+    with reading("the recording", "a WAV file", content), wave.open(io.BytesIO(content)) as file:
+        kind = file.getnchannels(), file.getsampwidth(), file.getframerate()
+        announced, data = file.getnframes(), file.readframes(file.getnframes())
     if kind != (1, 2, RATE):
-        raise ValueError(f"channels, bytes and rate are {kind}; they must be {(1, 2, RATE)}")
+        wanted = f"they must be {(1, 2, RATE)}"
+        raise ValueError(f"channels, bytes and rate are {kind}; {wanted}: fetch the original")
     if not 0 < announced <= RATE or len(data) != 2 * announced:
-        raise ValueError(f"{announced} samples announced, {len(data) // 2} there, at most {RATE}")
+        there = f"{announced} samples announced, {len(data) // 2} there, at most {RATE}"
+        raise ValueError(f"{there}: fetch it again")
     return np.frombuffer(data, "<i2").astype(np.int16)

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int64
 
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.files import HUGGING_FACE, files_key, missing, per_file
+from seqzoo.tasks.data.folders import HUGGING_FACE, files_key, missing, per_file
+from seqzoo.tasks.data.parquet import read_table
 from seqzoo.tasks.data.streams import words
 from seqzoo.tasks.task import (
     SPLITS,
@@ -132,9 +133,11 @@ class StoredTask(Task):
         """Raises ValueError where a part has not the size that the options say."""
         expected, options = self.expected(name)
         if found != expected:
+            which = "" if name == "all" else f"{name} "
             raise ValueError(
-                f"task {self.name}: the {name} files in {self.data} hold {found} examples, but "
-                f"{options} = {expected}: they are cut short or others, or set these options"
+                f"task {self.name}: the {which}files in {self.data} hold {found} examples, but "
+                f"{options} = {expected}: they are cut short or others (fetch them again), or set "
+                "these options"
             )
 
     def check_balance(self, name: str, rows: cache.Rows) -> None:
@@ -226,7 +229,7 @@ class TableRows:
         if lacking:
             raise ValueError(
                 f"{self._place()} has no column {', '.join(sorted(lacking))}; it has "
-                f"{', '.join(self._table.column_names)}"
+                f"{', '.join(self._table.column_names)}: fetch the original"
             )
 
     def __len__(self) -> int:
@@ -250,19 +253,8 @@ class TableRows:
 @per_file
 def _table(files: tuple[Path, ...], origin: tuple) -> Any:
     """The Arrow table of files or of the hub. Raises ValueError for a damaged file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     kind, task, where, part = origin
-    if kind == "hub":
-        return _downloaded(task, where, part)
-    tables = []
-    for path in files:
-        try:
-            tables.append(pq.read_table(path))
-        except pa.ArrowException as error:
-            raise ValueError(f"{path} is no Parquet file, or damaged ({error})") from error
-    return pa.concat_tables(tables, promote_options="permissive")
+    return _downloaded(task, where, part) if kind == "hub" else read_table(files)
 
 
 def _downloaded(task: str, hub: Hub, part: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from seqzoo.tasks.data.folders import files_below
 from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
@@ -51,7 +52,7 @@ class Bytes(LanguageModelling):
         if not self.data:
             raise FileNotFoundError("task bytes: name a text file or folder with the option data")
         root = place(self.data)
-        found = [root] if root.is_file() else corpus.files_below(root, self.pattern)
+        found = [root] if root.is_file() else files_below(root, f"**/{self.pattern}")
         if not found:
             raise FileNotFoundError(f"task bytes: no file {self.pattern!r} in {root}")
         return found

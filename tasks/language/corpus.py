@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from jaxtyping import Int64, UInt8
 
 from seqzoo.tasks.data import cache
 from seqzoo.tasks.data.atomic import new_folder
+from seqzoo.tasks.data.damage import BOM, HEAD, LFS_POINTER, damaged
 
 LARGE = 2**28  # bytes from which a collection is kept in the cache rather than in memory
 SPLIT = 20  # of as many files in a row, one is for validation and one for test
@@ -47,22 +47,26 @@ class Corpus(NamedTuple):
 
 def mapped(path: Path) -> UInt8[np.ndarray, "bytes"]:
     """A file's bytes, mapped into memory."""
-    if path.stat().st_size == 0:
-        return np.zeros(0, np.uint8)
+    if path.stat().st_size <= HEAD:  # empty files cannot be mapped, and pointers are short
+        return np.frombuffer(read(path), np.uint8)
     return np.memmap(path, np.uint8, "r")
 
 
-def unzipped(path: Path, member: str) -> bytes:
-    """The one file of a zip archive that is called `member`; nothing is unpacked.
+def plain(data: UInt8[np.ndarray, "bytes"]) -> UInt8[np.ndarray, "fewer"]:
+    """A text without a byte order mark and with plain line ends, whatever it was saved by."""
+    begins = data[: 1 << 16].tobytes()
+    if not begins.startswith(BOM) and b"\r\n" not in begins:
+        return data
+    text = data.tobytes().removeprefix(BOM).replace(b"\r\n", b"\n")
+    return np.frombuffer(text, np.uint8)
 
-    Raises ValueError where the archive does not hold exactly one.
-    """
-    with zipfile.ZipFile(path) as archive:
-        found = [name for name in archive.namelist() if name.rpartition("/")[2] == member]
-        if len(found) != 1:
-            held = ", ".join(archive.namelist()[:5])
-            raise ValueError(f"{path} should hold one {member}; it holds {held}")
-        return archive.read(found[0])
+
+def read(path: Path) -> bytes:
+    """A file's bytes. Raises ValueError for a pointer in its place."""
+    content = path.read_bytes()
+    if content.startswith(LFS_POINTER):
+        raise damaged(path, "a text", content[:HEAD])
+    return content
 
 
 def joined(documents: Iterable[bytes]) -> Corpus:
@@ -75,8 +79,8 @@ def joined(documents: Iterable[bytes]) -> Corpus:
 def joined_files(files: Sequence[Path]) -> Corpus:
     """Files one after another, each a document; large collections through the cache."""
     if sum(path.stat().st_size for path in files) < LARGE:
-        return joined(path.read_bytes() for path in files)
-    return kept(files, "files", (path.read_bytes() for path in files))
+        return joined(map(read, files))
+    return kept(files, "files", map(read, files))
 
 
 def kept(files: Sequence[Path], what: str, documents: Iterable[bytes]) -> Corpus:
@@ -132,18 +136,6 @@ def content_digest(root: Path, files: Sequence[Path]) -> str:
     return total.hexdigest()
 
 
-def files_below(root: Path, pattern: str, without: Sequence[str] = ()) -> list[Path]:
-    """Files under `root` that match, by path; without hidden ones and folders `without`."""
-
-    def wanted(path: Path) -> bool:
-        parts = path.relative_to(root).parts
-        hidden = any(part.startswith(".") for part in parts)
-        return not hidden and not set(parts[:-1]) & set(without) and path.is_file()
-
-    found = [path for path in root.rglob(pattern) if wanted(path)]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
-
-
 def of_split(files: Sequence[Path], split: str) -> list[Path]:
     """Of each twenty files in a row, the 19th is validation and the 20th test: 90, 5 and 5%."""
     place = {"validation": SPLIT - 2, "test": SPLIT - 1}
@@ -158,31 +150,3 @@ def cut(data: UInt8[np.ndarray, "bytes"], split: str) -> UInt8[np.ndarray, "part
     ranges = {"train": (0, first), "validation": (first, second), "test": (second, len(data))}
     begin, end = ranges[split]
     return data[begin:end]
-
-
-def parquet_files(root: Path, folders: Sequence[str], split: str) -> list[Path]:
-    """The Parquet files of a split in the first of `folders` (or `root` itself) that has any."""
-    for folder in (*folders, "."):
-        base = root / folder
-        found = sorted({*base.glob(f"{split}-*.parquet"), *base.glob(f"{split}/*.parquet")})
-        if found:
-            return found
-    return []
-
-
-def parquet_column(files: Sequence[Path], column: str) -> Iterator[bytes]:
-    """The values of a text column as UTF-8, row by row, through all files.
-
-    Raises ValueError where a file lacks the column.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for path in files:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if column not in names:
-                raise ValueError(f"{path} has no column {column!r}; it has {', '.join(names)}")
-            for batch in file.iter_batches(columns=[column], batch_size=256):
-                for value in batch.column(0).cast(pa.large_binary()):
-                    yield value.as_py() or b""

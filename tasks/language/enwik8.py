@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from seqzoo.tasks.data.archives import is_zip, zip_member
+from seqzoo.tasks.data.damage import HEAD, damaged
+from seqzoo.tasks.data.parquet import column_bytes, split_files
 from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
@@ -42,15 +44,13 @@ class _HutterPrize(LanguageModelling):
 def _whole(kind: type[_HutterPrize], data: str) -> np.ndarray:
     name, root = kind.name, place(data or name)
     places = [root, root / name, root / f"{name}.zip", root / name / name]
-    path = next((place for place in places if place.is_file()), None)
+    path = next((p for p in places if p.is_file()), None)
     if path is not None:
-        zipped = zipfile.is_zipfile(path)
-        whole = (
-            np.frombuffer(corpus.unzipped(path, name), np.uint8) if zipped else corpus.mapped(path)
-        )
+        zipped = is_zip(path)
+        whole = np.frombuffer(zip_member(path, name), np.uint8) if zipped else corpus.mapped(path)
     else:
         path = root
-        parts = [corpus.parquet_files(root, ("data",), split) for split in SPLITS]
+        parts = [split_files(root, split, ("data", ".")) for split in SPLITS]
         if not all(parts):
             raise FileNotFoundError(
                 f"task {name}: there is no {name} or {name}.zip in {root}. Fetch {name}.zip (about "
@@ -58,16 +58,17 @@ def _whole(kind: type[_HutterPrize], data: str) -> np.ndarray:
                 "or its folder as the option data"
             )
         whole = np.concatenate([_only_row(files, kind) for files in parts])
+    what, head = f"the file {name}", whole[:HEAD].tobytes()
     if len(whole) != kind.SIZE:
-        raise ValueError(f"{path} has {len(whole):,} bytes; {name} has {kind.SIZE:,}")
+        raise damaged(path, what, head, f"{len(whole):,} bytes; {name} has {kind.SIZE:,}")
     found = hashlib.md5(whole, usedforsecurity=False).hexdigest()
     if found != kind.MD5:
-        raise ValueError(f"{path} has the MD5 sum {found}; that of {name} is {kind.MD5}")
+        raise damaged(path, what, head, f"its MD5 sum is {found}, not {kind.MD5}")
     return whole
 
 
 def _only_row(files: Sequence[Path], kind: type[_HutterPrize]) -> np.ndarray:
-    return np.frombuffer(b"".join(corpus.parquet_column(files, "text")), np.uint8)
+    return np.frombuffer(b"".join(column_bytes(files, "text")), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

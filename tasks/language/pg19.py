@@ -6,6 +6,8 @@ import dataclasses
 import functools
 from typing import ClassVar
 
+from seqzoo.tasks.data.folders import files_below
+from seqzoo.tasks.data.parquet import column_bytes, split_files
 from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
@@ -44,12 +46,12 @@ class PG19(LanguageModelling):
 @functools.lru_cache(maxsize=3)
 def _books(task: PG19, split: Split) -> Corpus:
     root = place(task.data or task.name)
-    files = corpus.files_below(root / split, "*.txt") if (root / split).is_dir() else []
-    tables = [] if files else corpus.parquet_files(root, ("data",), split)
+    files = files_below(root / split, "**/*.txt") if (root / split).is_dir() else []
+    tables = [] if files else split_files(root, split, ("data", "."))
     if files:
         found, count = corpus.joined_files(files), len(files)
     elif tables:
-        found = corpus.kept(tables, f"pg19-{split}", corpus.parquet_column(tables, "text"))
+        found = corpus.kept(tables, f"pg19-{split}", column_bytes(tables, "text"))
         count = len(found.starts) - 1
     else:
         raise FileNotFoundError(

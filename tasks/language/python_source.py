@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 from typing import ClassVar
 
+from seqzoo.tasks.data.folders import files_below
 from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
@@ -69,7 +70,7 @@ def _source_digest(root: Path) -> str:
 
 
 def _sources(root: Path) -> list[Path]:
-    found = corpus.files_below(root, "*.py", PythonSource.WITHOUT)
+    found = files_below(root, "**/*.py", without=PythonSource.WITHOUT)
     if not found:
         raise FileNotFoundError(
             f"task python_source: no .py files in {root}; this Python comes without its sources, "

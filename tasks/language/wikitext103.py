@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from seqzoo.tasks.data.archives import is_zip, zip_member
+from seqzoo.tasks.data.damage import HEAD, damaged
+from seqzoo.tasks.data.parquet import column_bytes, split_files
 from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
@@ -61,11 +63,11 @@ def _text_of_wikipedia(task: WikiText103, split: Split) -> Corpus:
     file = f"wiki.{short}.{suffix}"
     plain = [root / file, root / folder / file]
     archives = [root, root / f"{folder}-v1.zip"]
-    tables = corpus.parquet_files(root, (f"{folder}-v1",), split)
+    tables = split_files(root, split, (f"{folder}-v1", "."))
     if path := next((p for p in plain if p.is_file()), None):
-        data = corpus.mapped(path)
-    elif path := next((p for p in archives if p.is_file() and zipfile.is_zipfile(p)), None):
-        data = np.frombuffer(corpus.unzipped(path, file), np.uint8)
+        data = corpus.plain(corpus.mapped(path))
+    elif path := next((p for p in archives if p.is_file() and is_zip(p)), None):
+        data = corpus.plain(np.frombuffer(zip_member(path, file), np.uint8))
     elif tables:
         path = tables[0].parent
         data = corpus.kept(tables, task.corpus_key(), _lines(tables)).data
@@ -76,8 +78,11 @@ def _text_of_wikipedia(task: WikiText103, split: Split) -> Corpus:
             "zip archive of the original, and give its folder as the option data"
         )
     lines = int(np.count_nonzero(data == ord("\n")))
+    while lines > task.LINES[split] and data[-2:].tobytes() == b"\n\n":  # an editor's
+        data, lines = data[:-1], lines - 1
     if lines != task.LINES[split]:
-        raise ValueError(f"{path}: {split} has {lines:,} lines, not {task.LINES[split]:,}")
+        wrong = f"{split} has {lines:,} lines, not {task.LINES[split]:,}"
+        raise damaged(path, f"the file {file}", data[:HEAD].tobytes(), wrong)
     if task.variant == "tokens" and len(data) <= task.COUNTED:
         words = lines + len(data.tobytes().decode().split())
         if words != task.WORDS[split]:
@@ -87,7 +92,7 @@ def _text_of_wikipedia(task: WikiText103, split: Split) -> Corpus:
 
 def _lines(files: Sequence[Path]) -> Iterator[bytes]:
     # Blank lines come as empty rows, others with their line end.
-    return (row.rstrip(b"\n") + b"\n" for row in corpus.parquet_column(files, "text"))
+    return (row.rstrip(b"\n") + b"\n" for row in column_bytes(files, "text"))
 
 
 def _articles(data: np.ndarray) -> np.ndarray:

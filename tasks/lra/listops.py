@@ -24,6 +24,7 @@ from rich.progress import track
 
 from seqzoo.models.spec import ModelSpec, Pooling
 from seqzoo.tasks.data import cache
+from seqzoo.tasks.data.damage import MEND, check_kind, head_of
 from seqzoo.tasks.lra.archive import find_file
 from seqzoo.tasks.lra.expression_trees import CHECKSUMS, Grammar
 from seqzoo.tasks.lra.expressions import (
@@ -324,19 +325,23 @@ def read_tsv(path: Path) -> list[cache.Row]:
 
     Raises ValueError, which names file and line, for a malformed line or a wrong target.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = csv.reader(file, delimiter="\t")
+    check_kind(path, "a table of expressions", head_of(path))
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines, number = csv.reader(file, delimiter="\t"), 1
         try:
             header = next(lines, None)
             if header != ["Source", "Target"]:
                 raise ValueError(f"the header must be Source<TAB>Target; got {header}")
-            large = path.stat().st_size > 50e6
-            return [
-                _parse(line)
-                for line in track(lines, f"reading {path.name}", total=None, disable=not large)
-            ]
+            large, rows, blank = path.stat().st_size > 50e6, [], []
+            for line in track(lines, f"reading {path.name}", total=None, disable=not large):
+                if not any(line):  # allowed at the end alone
+                    blank.append(lines.line_num)
+                    continue
+                number = blank[0] if blank else lines.line_num
+                rows.append(_parse([] if blank else line))
         except (ValueError, csv.Error) as error:  # a UnicodeDecodeError is a ValueError
-            raise ValueError(f"{path}, line {max(lines.line_num, 1)}: {error}") from error
+            raise ValueError(f"{path}, line {number}: {error}; {MEND}") from error
+    return rows
 
 
 def _parse(line: list[str]) -> cache.Row:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
@@ -18,14 +18,15 @@ import numpy as np
 
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.files import files_key, folder_of, missing, per_file
+from seqzoo.tasks.data.damage import MEND, head_of, lines_of, reading
+from seqzoo.tasks.data.folders import files_key, folder_of, missing, per_file
 from seqzoo.tasks.data.stored import Part, StoredSource, StoredTask, Subset, class_counts
 from seqzoo.tasks.data.streams import Draws
 from seqzoo.tasks.lra.archive import NESTING
 from seqzoo.tasks.lra.pathfinder_pictures import RECIPES, Recipe, draw_picture
 from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.pixels.images import pixel_example, pixel_spec, pixel_values
-from seqzoo.tasks.pixels.png import decode_png
+from seqzoo.tasks.pixels.pictures import read_png
 from seqzoo.tasks.protocols import ProtocolTask
 from seqzoo.tasks.task import (
     SPLITS,
@@ -134,7 +135,8 @@ class Pathfinder(_Pathfinder, StoredTask):
     def part(self, name: str) -> Part:
         """All pictures: the archive has no parts."""
         folder = self.folder
-        key = files_key(self._dataset, "all", metadata_files(folder), reader=1)
+        looked = [*metadata_files(folder), *some_pictures(folder)]
+        key = files_key(self._dataset, "all", looked, reader=1)
         return Part(key, lambda: PictureRows(folder, self.resolution))
 
     def part_of(self, split: Split) -> str:
@@ -300,7 +302,7 @@ class PictureRows:
     def __getitem__(self, index: int) -> cache.Row:
         path, label = self._listed[index]
         try:
-            pixels = decode_png((self.folder / path).read_bytes())
+            pixels = read_png((self.folder / path).read_bytes())
             if pixels.shape != (self.resolution, self.resolution, 1):
                 raise ValueError(
                     f"a picture of shape {pixels.shape}; it must be "
@@ -320,6 +322,17 @@ def metadata_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: int(path.stem))
 
 
+def some_pictures(folder: Path) -> list[Path]:
+    """The folders of pictures and a few from each: what changes when pictures do."""
+    folders = spread(sorted(path for path in (folder / "imgs").iterdir() if path.is_dir()))
+    return [*folders, *(p for each in folders for p in spread(sorted(each.glob("*.png")), 4))]
+
+
+def spread(items: Sequence, most: int = 16) -> list:
+    """At most so many of some items, from the first to the last."""
+    return [items[len(items) * i // most] for i in range(most)] if len(items) > most else [*items]
+
+
 def listing(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
     """(path, label) of every picture below a folder, and the paths of the empty ones.
 
@@ -337,9 +350,9 @@ def _listing(files: tuple[Path, ...], folder: Path) -> tuple[list[tuple[str, int
             path = f"{fields[0]}/{fields[1]}"
             picture = folder / path
             if fields[3] not in ("0", "1") or Path(path).is_absolute() or ".." in path.split("/"):
-                raise ValueError(f"{file}, line {number}: malformed: {' '.join(fields)!r}")
+                raise ValueError(f"{file}, line {number}: malformed: {' '.join(fields)!r}; {MEND}")
             if not picture.is_file():
-                raise ValueError(f"{file}, line {number}: there is no {picture}")
+                raise ValueError(f"{file}, line {number}: there is no {picture}; {MEND}")
             if picture.stat().st_size:
                 listed.append((path, int(fields[3])))
             else:
@@ -352,15 +365,15 @@ def read_metadata(file: Path) -> list[list[str]]:
 
     Raises ValueError for a line without its 11 columns.
     """
-    content = file.read_bytes()
-    if content.startswith(b"\x93NUMPY"):
-        rows = np.load(file, allow_pickle=False)
+    if head_of(file).startswith(b"\x93NUMPY"):
+        with reading(file, "a NumPy array of text", file):
+            rows = np.load(file, allow_pickle=False)
         lines = [[str(x) for x in row] for row in np.atleast_2d(rows)]
     else:
-        lines = [line.split() for line in content.decode("utf-8").splitlines()]
+        lines = [line.split() for line in lines_of(file)]
     for number, fields in enumerate(lines, 1):
         if len(fields) != COLUMNS:
             raise ValueError(
-                f"{file}, line {number}: {len(fields)} columns; the metadata has {COLUMNS}"
+                f"{file}, line {number}: {len(fields)} columns; the metadata has {COLUMNS}; {MEND}"
             )
     return lines

@@ -11,7 +11,8 @@ import numpy as np
 
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.files import files_key, folder_of, missing, per_file
+from seqzoo.tasks.data.damage import MEND, check_kind, head_of
+from seqzoo.tasks.data.folders import files_key, folder_of, missing, per_file
 from seqzoo.tasks.data.stored import Part
 from seqzoo.tasks.lra.archive import NESTING
 from seqzoo.tasks.lra.documents import DocumentTask, as_bytes
@@ -73,6 +74,7 @@ class PairRows:
 
     def __init__(self, path: Path):
         self.path = path
+        check_kind(path, "a text of pairs of papers", head_of(path))
         self._ends = line_ends(path)
 
     def __len__(self) -> int:
@@ -86,7 +88,7 @@ class PairRows:
         try:
             return pair_of(line)
         except ValueError as error:
-            raise ValueError(f"{self.path}, line {index + 1}: {error}") from error
+            raise ValueError(f"{self.path}, line {index + 1}: {error}; {MEND}") from error
 
     def __reduce__(self):
         return PairRows, (self.path,)
@@ -94,19 +96,26 @@ class PairRows:
 
 @per_file
 def line_ends(path: Path) -> np.ndarray:
-    """The offset after each line of a file; the last one may lack its line end."""
+    """The offset after each line of a file; blank ones at the end are none."""
     ends, at = [], 0
     with path.open("rb") as file:
         while block := file.read(1 << 24):
             ends.append(np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + at + 1)
             at += len(block)
-    found = np.concatenate(ends) if ends else np.zeros(0, np.int64)
-    return found if at == 0 or (len(found) and found[-1] == at) else np.append(found, at)
+        found = np.concatenate(ends) if ends else np.zeros(0, np.int64)
+        if at and not (len(found) and found[-1] == at):
+            found = np.append(found, at)
+        while len(found):
+            file.seek(found[-2] if len(found) > 1 else 0)
+            if file.read(int(found[-1]) - file.tell()).strip():
+                break
+            found = found[:-1]
+    return found
 
 
 def pair_of(line: bytes) -> cache.Row:
     """A row of an AAN line. Raises ValueError for a malformed one."""
-    columns = line.decode("utf-8").rstrip("\r\n").split("\t")
+    columns = line.decode("utf-8-sig").rstrip("\r\n").split("\t")
     if len(columns) != 5:
         raise ValueError(f"expected 5 columns separated by tabs; got {len(columns)}")
     if columns[0] not in ("0.0", "1.0", "0", "1"):

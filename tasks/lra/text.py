@@ -11,15 +11,17 @@ import numpy as np
 
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.files import (
+from seqzoo.tasks.data.archives import tar_members
+from seqzoo.tasks.data.damage import text_of
+from seqzoo.tasks.data.folders import (
     HUGGING_FACE,
     check_sum,
+    files_below,
     files_key,
     folder_of,
-    members,
     missing,
-    parquet_files,
 )
+from seqzoo.tasks.data.parquet import split_files
 from seqzoo.tasks.data.stored import Hub, Part, check_class
 from seqzoo.tasks.lra.documents import DocumentTask, as_bytes
 from seqzoo.tasks.task import Split
@@ -74,11 +76,12 @@ class Text(DocumentTask):
             archive = root if root.name == IMDB_ARCHIVE else root / IMDB_ARCHIVE
             for folder in (root / IMDB_FOLDER, root):
                 if (folder / name / "pos").is_dir():
-                    return _reviews_part(sorted(folder.glob(f"{name}/[np][eo][gs]/*.txt")), name)
+                    paths = files_below(folder, f"{name}/neg/*.txt", f"{name}/pos/*.txt")
+                    return _reviews_part(paths, name)
             if archive.is_file():
                 key = files_key("imdb", name, [archive], reader=1)
                 return Part(key, lambda: _archived_reviews(archive, name))
-            paths = parquet_files(root, name)
+            paths = split_files(root, name)
             if not paths:
                 raise missing(self.name, root, self.fetch)
         return self._table_part(name, review_of, paths)
@@ -116,17 +119,14 @@ def _reviews_part(paths: list[Path], name: str) -> Part:
 def _archived_reviews(archive: Path, part: str) -> list[cache.Row]:
     if archive.stat().st_size == IMDB_BYTES:
         check_sum(archive, "md5", IMDB_MD5)
-    found = {}
-    for name, content in members(archive):
-        folders = name.split("/")
-        if folders[-3:-1] in ([part, "neg"], [part, "pos"]) and name.endswith(".txt"):
-            found[name] = content
+
+    def wanted(name: str) -> bool:
+        folders = name.split("/")[-3:-1]
+        return folders in ([part, "neg"], [part, "pos"]) and name.endswith(".txt")
+
+    found = tar_members(archive, wanted)
     return [_review(f"{archive}:{name}", found[name]) for name in sorted(found)]
 
 
 def _review(name: str, content: bytes) -> cache.Row:
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: {error}") from error
-    return {"text": as_bytes(text), "target": np.uint8("/pos/" in name)}
+    return {"text": as_bytes(text_of(name, content)), "target": np.uint8("/pos/" in name)}

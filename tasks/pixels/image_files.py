@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.files import check_sum, members, per_file
+from seqzoo.tasks.data.archives import gunzipped, tar_members
+from seqzoo.tasks.data.damage import HEAD, damaged
+from seqzoo.tasks.data.folders import check_sum, per_file
 from seqzoo.tasks.data.stored import check_class
 
 CIFAR_ARCHIVE, CIFAR_FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
@@ -91,25 +91,18 @@ def _cifar_records(files: tuple[Path, ...], part: str) -> UInt8[np.ndarray, "rec
     else:
         if files[0].stat().st_size == CIFAR_BYTES:
             check_sum(files[0], "md5", CIFAR_MD5)
-        inside = {Path(name).name: data for name, data in _members(files[0])}
+        found = tar_members(files[0], lambda name: Path(name).name in CIFAR_NAMES[part])
+        inside = {Path(name).name: data for name, data in found.items()}
         lacking = [name for name in CIFAR_NAMES[part] if name not in inside]
         if lacking:
             raise ValueError(f"{files[0]} has no {', '.join(lacking)}")
         contents = {f"{files[0]}:{name}": inside[name] for name in CIFAR_NAMES[part]}
     for name, content in contents.items():
         if not content or len(content) % CIFAR_RECORD:
-            raise ValueError(
-                f"{name}, record {len(content) // CIFAR_RECORD}: cut short; the file has "
-                f"{len(content)} bytes, records have {CIFAR_RECORD}"
-            )
+            cut = f"{len(content)} bytes; records have {CIFAR_RECORD}"
+            raise damaged(name, "a batch of CIFAR-10's binary version", content[:HEAD], cut)
     joined = b"".join(contents.values())
     return np.frombuffer(joined, np.uint8).reshape(-1, CIFAR_RECORD)
-
-
-def _members(path: Path):
-    for name, content in members(path):
-        if name.endswith(".bin"):
-            yield name, content
 
 
 def idx_files(root: Path, part: str) -> list[Path]:
@@ -156,18 +149,12 @@ def read_idx(path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
     """The bytes of an idx file with so many axes. Raises ValueError where it is damaged."""
     if path.name in IDX_MD5 and path.stat().st_size == IDX_BYTES[path.name]:
         check_sum(path, "md5", IDX_MD5[path.name])
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no gzip file, or cut short ({error})") from error
-    header = 4 + 4 * axes
+    content = gunzipped(path) if path.suffix == ".gz" else path.read_bytes()
+    header, kind = 4 + 4 * axes, f"an idx file of bytes with {axes} axes"
     if len(content) < header or content[:4] != bytes([0, 0, 8, axes]):
-        raise ValueError(f"{path} is no idx file of bytes with {axes} axes")
+        raise damaged(path, kind, content[:HEAD])
     shape = np.frombuffer(content[4:header], ">i4")
     if len(content) - header != np.prod(shape, dtype=np.int64):
-        raise ValueError(
-            f"{path} has {len(content) - header} bytes after its header; {tuple(shape.tolist())} "
-            f"entries are announced, so row {(len(content) - header) // max(1, shape[1:].prod())} "
-            "is cut short or there is too much"
-        )
+        there = f"{len(content) - header} bytes for {tuple(shape.tolist())} entries"
+        raise damaged(path, kind, content[:HEAD], there)
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -18,11 +18,12 @@ from jaxtyping import Float32, UInt8
 
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.files import HUGGING_FACE, files_key, folder_of, missing, parquet_files
+from seqzoo.tasks.data.folders import HUGGING_FACE, files_key, folder_of, missing
+from seqzoo.tasks.data.parquet import split_files
 from seqzoo.tasks.data.stored import Hub, Part, StoredTask, check_class
 from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.pixels.image_files import BinaryRows, IdxRows, cifar_files, idx_files
-from seqzoo.tasks.pixels.png import decode_png
+from seqzoo.tasks.pixels.pictures import read_png
 from seqzoo.tasks.protocols import ProtocolTask
 from seqzoo.tasks.task import Example
 
@@ -57,7 +58,7 @@ class PngRow:
         content = (values[self.image] or {}).get("bytes")
         if not content:
             raise ValueError("an empty picture")
-        pixels = decode_png(content)
+        pixels = read_png(content)
         if pixels.shape != (self.side, self.side, self.channels):
             raise ValueError(
                 f"a picture of shape {pixels.shape}; it must be "
@@ -96,7 +97,7 @@ class _Cifar(StoredTask):
             if binary:
                 key = files_key(self._dataset, name, binary, reader=1)
                 return Part(key, lambda: BinaryRows(binary, name))
-            paths = parquet_files(root, name)
+            paths = split_files(root, name)
             if not paths:
                 raise missing(self.name, root, self.fetch)
         return self._table_part(name, convert, paths)
@@ -222,7 +223,7 @@ class SequentialMnist(StoredTask):
             if idx:
                 key = files_key(self._dataset, name, idx, reader=1)
                 return Part(key, lambda: IdxRows(*idx))
-            paths = parquet_files(root, name)
+            paths = split_files(root, name)
             if not paths:
                 raise missing(self.name, root, self.fetch)
         return self._table_part(name, PngRow("image", 28, 1), paths)

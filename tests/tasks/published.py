@@ -23,23 +23,60 @@ PAIRS = [
 ]
 
 
-def png(pixels, filters=(0, 1, 2, 3, 4), colour=None, palette=b"", **broken):
-    """A PNG picture whose lines use the filters in turn; pixels [H, W] or [H, W, C]."""
-    pixels = np.asarray(pixels, np.uint8)
+ADAM7 = [
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+]
+
+
+def png(
+    pixels, filters=(0, 1, 2, 3, 4), colour=None, palette=b"", depth=8, interlaced=False, **other
+):
+    """A PNG picture whose lines use the filters in turn; pixels [H, W] or [H, W, C] in 8 bits.
+
+    `depth` 1 takes bits; 16 takes 8 bits, or with `full` all of them. `size` is one that is a lie.
+    """
+    pixels = np.asarray(pixels)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     height, width, channels = pixels.shape
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels] if colour is None else colour
-    lines = []
-    for row in range(height):
-        kind = filters[row % len(filters)]
-        lines.append(bytes([kind]) + _filtered(pixels.astype(int), row, kind).tobytes())
-    header = struct.pack(">IIBBBBB", width, height, broken.get("depth", 8), colour, 0, 0, 0)
-    body = zlib.compress(b"".join(lines))
+    passes = ADAM7 if interlaced else [(0, 0, 1, 1)]
+    body = b""
+    for y, x, down, right in passes:
+        part = pixels[y::down, x::right]
+        if part.size:
+            body += _lines(_packed(part, depth, other.get("full", False)), filters)
+    size = other.get("size", (width, height))
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlaced)
+    body = zlib.compress(body)
     parts = [(b"IHDR", header), *([(b"PLTE", palette)] if palette else [])]
     parts += [(b"IDAT", body[:20]), (b"IDAT", body[20:]), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in parts
+    )
+
+
+def _packed(pixels, depth, full):
+    """Pixels as bytes [H, W, bytes a pixel]; bits eight to a byte."""
+    if depth == 1:
+        return np.packbits(pixels[..., 0].astype(bool), axis=1)[..., None]
+    if depth == 16:
+        wide = np.asarray(pixels if full else 257 * pixels, ">u2")
+        return wide.view(np.uint8).reshape(*pixels.shape[:2], -1)
+    return pixels.astype(np.uint8)
+
+
+def _lines(x, filters):
+    kinds = [filters[row % len(filters)] for row in range(len(x))]
+    return b"".join(
+        bytes([kind]) + _filtered(x.astype(int), row, kind).tobytes()
+        for row, kind in enumerate(kinds)
     )
 
 

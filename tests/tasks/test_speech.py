@@ -45,8 +45,6 @@ def test_recordings_are_standardised_and_only_the_test_split_is_halved(tmp_path)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "cut short"),
-        (published.sound(np.zeros(400))[:-10], "395 there"),
         (published.sound(np.zeros(400), rate=8000), r"\(1, 2, 8000\)"),
         (published.sound(np.zeros(400), channels=2), r"\(2, 2, 16000\)"),
         (published.sound(np.zeros(16001)), "16001 samples announced"),

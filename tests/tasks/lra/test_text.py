@@ -100,10 +100,3 @@ def test_missing_data_says_what_to_fetch(tmp_path):
             kind(data=str(tmp_path)).source("train")
         for word in (*words, kind.name, "--data.data"):
             assert word in str(caught.value)
-
-
-def test_an_archive_that_is_cut_short_is_named(tmp_path):
-    path = published.tar(tmp_path / "aclImdb_v1.tar.gz", published.imdb_files())
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"aclImdb_v1.tar.gz"):
-        Text(data=str(tmp_path), **SIZES).source("train")

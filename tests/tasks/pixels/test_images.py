@@ -202,7 +202,6 @@ def test_the_hub_is_asked_for_the_right_split(monkeypatch):
     ("picture", "label", "message"),
     [
         (b"", 1, "empty picture"),
-        (published.png(np.zeros((28, 28)))[:-20], 1, "cut short"),
         (published.png(np.zeros((14, 28))), 1, r"shape \(14, 28, 1\)"),
         (published.png(np.zeros((28, 28))), 10, "integer from 0 to 9; got 10"),
         (published.png(np.zeros((28, 28))), -1, "got -1"),
@@ -223,8 +222,6 @@ def test_damaged_files_are_named(tmp_path):
     task = Image(data=str(tmp_path), **SIZES)
     whole = (folder / "test_batch.bin").read_bytes()
     for content, message in [
-        (whole[:-100], "test_batch.bin, record 2: cut short"),
-        (b"", "record 0: cut short"),
         (whole[:3073] + bytes([77]) + whole[3074:], "record 1: the label.*got 77"),
         (whole[:3073], r"hold 1 examples, but test_size = 3"),
     ]:
@@ -233,17 +230,11 @@ def test_damaged_files_are_named(tmp_path):
             task.source("test")
 
 
-def test_damaged_idx_files_are_named(tmp_path):
-    published.idx(tmp_path / "t10k-labels-idx1-ubyte", np.arange(3))
-    path = published.idx(tmp_path / "t10k-images-idx3-ubyte.gz", np.zeros((3, 28, 28)))
-    for content, message in [
-        (path.read_bytes()[:30], "cut short"),
-        (b"text", "no gzip file"),
-        (published.gzip.compress(b"\0\0\x08\x01abcdefghijkl"), "with 3 axes"),
-    ]:
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=message):
-            SequentialMnist(data=str(tmp_path), **SIZES).source("test")
+def test_labels_in_place_of_pictures_are_named(tmp_path):
+    for name in ("t10k-labels-idx1-ubyte", "t10k-images-idx3-ubyte"):
+        published.idx(tmp_path / name, np.arange(3))
+    with pytest.raises(ValueError, match=r"images-idx3-ubyte is no idx file .* with 3 axes"):
+        SequentialMnist(data=str(tmp_path), **SIZES).source("test")
 
 
 def test_a_wrong_class_balance_is_refused(tmp_path, monkeypatch):
@@ -257,6 +248,3 @@ def test_wrong_columns_are_named(tmp_path):
     published.parquet(tmp_path / "test.parquet", {"picture": [b""], "label": [1]})
     with pytest.raises(ValueError, match="has no column image; it has picture, label"):
         SequentialMnist(data=str(tmp_path), **SIZES).source("test")
-    (tmp_path / "test.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(ValueError, match=r"test.parquet is no Parquet file"):
-        SequentialMnist(data=str(tmp_path), validation_size=3, test_size=1).source("test")

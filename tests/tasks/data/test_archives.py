@@ -3,7 +3,8 @@ import tarfile
 
 import pytest
 
-from seqzoo.tasks.data.files import check_sum, per_file, unpack
+from seqzoo.tasks.data.archives import unpack
+from seqzoo.tasks.data.folders import check_sum, per_file
 from tests.tasks import published
 
 GOOD = {"a/b.txt": b"one", "c.txt": b"two"}
