@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.sharding import everywhere, undivided
 
 Kernel = Float[Array, "*H I O"]
@@ -64,6 +65,9 @@ class Opened(NamedTuple):
         return h, factors, products
 
 
+Static = tuple[Opened, bool]  # and whether time is reversed
+
+
 def product(v: Float[Array, "... *H I"], kernel: Kernel) -> Float[Array, "... *H O"]:
     """v W, head by head where W has heads."""
     return v @ kernel if kernel.ndim == 2 else jnp.einsum("...HI,HIO->...HO", v, kernel)
@@ -85,7 +89,7 @@ def kernel_scan(
     """
     kernels = tuple(map(everywhere, kernels))
     opened, consts = _open(cell, kernels, h0, jax.tree.map(lambda a: a[0], x))
-    return _scan(opened, reverse, kernels, consts, h0, x, masks)
+    return _scan((opened, reverse), kernels, consts, h0, x, masks)
 
 
 def _open(cell: Callable, kernels: tuple, h: PyTree, x: PyTree) -> tuple[Opened, list[Array]]:
@@ -122,10 +126,11 @@ def _open(cell: Callable, kernels: tuple, h: PyTree, x: PyTree) -> tuple[Opened,
     return Opened(converted, found), list(consts)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scan(
-    opened: Opened, reverse: bool, kernels: tuple, consts: list, h0: PyTree, x: PyTree, masks: Masks
+def _loop(
+    static: Static, kernels: tuple, consts: list, h0: PyTree, x: PyTree, masks: Masks
 ) -> tuple[PyTree, PyTree]:
+    opened, reverse = static
+
     def step(h: PyTree, inputs: tuple[PyTree, Masks]) -> tuple[PyTree, PyTree]:
         x, masks = inputs
         h = masks.choose(opened.closed(kernels, consts, masks.begin(h), x)[0], h)
@@ -134,13 +139,14 @@ def _scan(
     return lax.scan(step, h0, (x, masks), reverse=reverse)
 
 
-def _scan_forward(opened: Opened, reverse: bool, *args: Any):
-    last, h = _scan(opened, reverse, *args)
-    return (last, h), (*args, h)
+def _forward(static: Static, *args: Any):
+    last, h = _scan(static, *args)
+    return (last, h), (args, h)
 
 
-def _scan_backward(opened: Opened, reverse: bool, kept: tuple, cotangents: tuple):
-    kernels, consts, h0, x, masks, h = kept
+def _backward(static: Static, kept: tuple, cotangents: tuple):
+    opened, reverse = static
+    (kernels, consts, h0, x, masks), h = kept
     last, g = cotangents
     before = jax.tree.map(functools.partial(_shifted, reverse), h, h0)
     before = masks.begin(before)
@@ -164,7 +170,7 @@ def _scan_backward(opened: Opened, reverse: bool, kept: tuple, cotangents: tuple
     return d_kernels, d_consts, dh0, dx, None
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+_scan = with_backward(_loop, _forward, _backward)
 
 
 def _pulled(opened: Opened, transposed: list, consts: list, h, x, products: list, new: PyTree):

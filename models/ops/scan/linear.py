@@ -2,12 +2,13 @@
 
 Two forms: a loop over time, which reads and writes each array once, and a parallel prefix
 (Martin and Cundy 2018, arXiv:1709.04057) of log2(L) passes; `forms.py` says which runs where.
-The backward pass is again such a recurrence, run against time, and needs only a and h:
+Both derivatives are again such recurrences and need only a and h:
 
+    h'_t = a_t h'_{t-1} + (a'_t h_{t-1} + b'_t)
     λ_t = g_t + a_{t+1} λ_{t+1},   ∂b_t = λ_t,   ∂a_t = λ_t h_{t-1},   ∂h_0 = a_1 λ_1,
 
-with g the cotangent of h. It is written as a call of the same function, so that derivatives of
-derivatives exist and memory stays linear in L whichever form runs.
+the second against time, with g the cotangent of h. They are written as calls of the same function,
+so that derivatives of derivatives exist and memory stays linear in L whichever form runs.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact, Int
 
 from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import carried_over, cut, parts, repeat
 
@@ -135,8 +136,7 @@ def _mask(a: Array, b: Array, layout: Segments, reverse: bool) -> tuple[Array, A
     return a, jnp.where(valid, b, 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
+def _either_form(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
     """The recurrence on arrays of one dtype; a has b's number of axes."""
     table = {
         "sequential": functools.partial(_sequential, reverse),
@@ -145,12 +145,12 @@ def _scan(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
     return forms.run("linear_scan", table, a, b, h0)
 
 
-def _scan_forward(reverse: bool, a: Array, b: Array, h0: Array):
+def _forward(reverse: bool, a: Array, b: Array, h0: Array):
     h = _scan(reverse, a, b, h0)
     return h, (a, h0, h)
 
 
-def _scan_backward(reverse: bool, kept, g: Array):
+def _backward(reverse: bool, kept: tuple[Array, Array, Array], g: Array):
     a, h0, h = kept
     adjoint = _scan(not reverse, _after(a, reverse), g, jnp.zeros_like(h0))
     a_grad = adjoint * _before(h, h0, reverse)
@@ -159,7 +159,12 @@ def _scan_backward(reverse: bool, kept, g: Array):
     return _sum_to(a_grad, a.shape), adjoint, h0_grad
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+def _tangent(reverse: bool, kept: tuple[Array, Array, Array], tangents: tuple) -> Array:
+    (a, h0, h), (da, db, dh0) = kept, tangents
+    return _scan(reverse, a, da * _before(h, h0, reverse) + db, dh0)
+
+
+_scan = with_backward(_either_form, _forward, _backward, _tangent)
 
 
 def _before(h: Array, h0: Array, reverse: bool) -> Array:

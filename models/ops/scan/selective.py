@@ -27,6 +27,7 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact, Int
 
 from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import carried_over, cut, parts
 
@@ -146,8 +147,7 @@ def _over_devices(count: int, chunk: int, x: _Inputs, A: Array, h0: Array) -> tu
     return carried_over(run, summarize, compose, x, h0, count)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(chunk: int, x: _Inputs, A: Array, h0: Array) -> tuple[Array, Array]:
+def _either_form(chunk: int, x: _Inputs, A: Array, h0: Array) -> tuple[Array, Array]:
     """y and the last state; A is [N, D], states are [B, N, D]."""
     return _scan_forward(chunk, x, A, h0)[0]
 
@@ -158,7 +158,7 @@ def _scan_forward(chunk: int, x: _Inputs, A: Array, h0: Array):
         "associative": functools.partial(_forward, _prefix_states, chunk, WIDE),
     }
     y, h, borders = forms.run("selective_scan", table, x, A, h0)
-    return (y, h), (x, A, borders)
+    return (y, h), ((x, A, h0), borders)
 
 
 def _scan_backward(chunk: int, kept, cotangents):
@@ -166,12 +166,12 @@ def _scan_backward(chunk: int, kept, cotangents):
         "sequential": functools.partial(_backward, _loop_adjoint, chunk, 1),
         "associative": functools.partial(_backward, _prefix_adjoint, chunk, WIDE),
     }
-    x, A, borders = kept
+    (x, A, _), borders = kept
     (du, ddt, dB, dC), dA, dh = forms.run("selective_scan", table, x, A, borders, *cotangents)
     return _Inputs(du, ddt, dB, dC, None), dA, dh
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+_scan = with_backward(_either_form, _scan_forward, _scan_backward)
 
 
 # Both forms go over the chunks alike; `borders` holds the states before every chunk.

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.sharding import undivided
 from seqzoo.models.ops.softmax.masks import LOW, Rule, Side, block_pairs, visible
 from seqzoo.models.ops.softmax.relative import Terms, pull_back
@@ -58,24 +59,31 @@ class Sight(NamedTuple):
     keys: Side
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+Static = tuple[Rule, float]  # and the scale
+
+
+def _value(static: Static, operands: Operands, sight: Sight) -> Array:
+    return _run(_forward, *static, operands, sight)[0]
+
+
+def _save(static: Static, operands: Operands, sight: Sight):
+    o, lse = _run(_forward, *static, operands, sight)
+    return o, ((operands, sight), o, lse)
+
+
+def _differentiate(static: Static, kept: tuple, cotangent: Array):
+    (operands, sight), *results = kept
+    return _run(_backward, *static, operands, sight, *results, cotangent), None
+
+
+_attend = with_backward(_value, _save, _differentiate)
+
+
 def blockwise(
     rule: Rule, scale: float, operands: Operands, sight: Sight
 ) -> Float[Array, "B L H V"]:
     """softmax(scale q kᵀ + bias + term) v over the visible keys; 0 for a query that sees none."""
-    return _run(_forward, rule, scale, operands, sight)[0]
-
-
-def _save(rule: Rule, scale: float, operands: Operands, sight: Sight):
-    o, lse = _run(_forward, rule, scale, operands, sight)
-    return o, (operands, sight, o, lse)
-
-
-def _differentiate(rule: Rule, scale: float, saved, cotangent: Array):
-    return _run(_backward, rule, scale, *saved, cotangent), None
-
-
-blockwise.defvjp(_save, _differentiate)
+    return _attend((rule, scale), operands, sight)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))  # or calls outside jit would be traced every time
@@ -215,7 +223,7 @@ def _forward(plan: _Plan, operands: Operands, sight: Sight) -> _Pass:
     def step(masked: bool, carry, i, j):
         m, l, a = (_at(x, i) for x in carry)
         s = _scores(plan, masked, blocks, i, j)
-        top = jnp.maximum(m, s.max(-1, keepdims=True))
+        top = jax.lax.stop_gradient(jnp.maximum(m, s.max(-1, keepdims=True)))
         base = _finite(top)
         p = jnp.exp(s - base)
         shrink = jnp.exp(m - base)

@@ -13,11 +13,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.sharding import everywhere
 from seqzoo.models.ops.ssm.chunks import Tables, check, chunk_of, chunked
@@ -146,15 +146,14 @@ def _transit(A: Float[Array, "H N N"], h: Float[Array, "B H N"]) -> Array:
     return jnp.swapaxes(_product(jnp.swapaxes(h, 0, 1), jnp.swapaxes(A, 1, 2)), 0, 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(
+def _loop(
     reverse: bool,
     A: Float[Array, "H N N"],
     b: Float[Array, "G H B N"],
     stays: Float[Array, "G 1 B 1"],
     h0: Float[Array, "H B N"],
 ) -> Float[Array, "G H B N"]:
-    """All states of h_g = stays_g A h_{g-1} + b_g.
+    """All states of h_g = stays_g A h_{g-1} + b_g; `stays` has no derivative.
 
     Its own backward pass, a scan with A^T against time, takes A's gradient as one product over all
     steps; that of `lax.scan` would add up a matrix per step.
@@ -169,21 +168,30 @@ def _scan(
     return lax.scan(step, h0, (b, stays), reverse=reverse)[1]
 
 
-def _scan_forward(reverse: bool, A: Array, b: Array, stays: Array, h0: Array):
+def _forward(reverse: bool, A: Array, b: Array, stays: Array, h0: Array):
     h = _scan(reverse, A, b, stays, h0)
     return h, (A, stays, h0, h)
 
 
-def _scan_backward(reverse: bool, kept, g: Array):
+def _backward(reverse: bool, kept: tuple, g: Array):
     A, stays, h0, h = kept
     first = -1 if reverse else 0
     after = jnp.roll(stays, 1 if reverse else -1, axis=0)
     back = jnp.swapaxes(A, 1, 2)
     adjoint = _scan(not reverse, back, g, after, jnp.zeros_like(h0))
-    ends = (h[1:], h0[None]) if reverse else (h0[None], h[:-1])
-    before = stays * jnp.concatenate(ends)
+    before = stays * _before(reverse, h, h0)
     dA = jnp.einsum("GHBM,GHBN->HMN", adjoint, before, precision=lax.Precision.HIGHEST)
-    return dA, adjoint, jnp.zeros_like(stays), stays[first] * _product(adjoint[first], A)
+    return dA, adjoint, None, stays[first] * _product(adjoint[first], A)
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+def _tangent(reverse: bool, kept: tuple, tangents: tuple) -> Array:
+    (A, stays, h0, h), (dA, db, _, dh0) = kept, tangents
+    more = _product(stays * _before(reverse, h, h0), jnp.swapaxes(dA, 1, 2))
+    return _scan(reverse, A, db + more, stays, dh0)
+
+
+def _before(reverse: bool, h: Array, h0: Array) -> Array:
+    return jnp.concatenate([h[1:], h0[None]] if reverse else [h0[None], h[:-1]])
+
+
+_scan = with_backward(_loop, _forward, _backward, _tangent)
