@@ -1,7 +1,8 @@
 """The primitives: pure functions on arrays [B, L, ...], the same in training and streaming.
 
 All take `segment_ids` (integers, 0 at padding, or a `Segments`) where there is a recurrence or a
-convolution, are differentiable in everything, and work in float64 under `jax_enable_x64`.
+convolution, have derivatives in everything, forward, reverse and of any order, and work in float64
+under `jax_enable_x64`.
 """
 
 from seqzoo.models.ops.conv.fft import fft_conv

@@ -67,7 +67,9 @@ def with_backward(
         def pull(kept: Leaves, cotangents: Leaves) -> Leaves:
             cotangent = value_tree.unflatten(cotangents)
             found = []
-            for part, d in zip(tree.children(), backward(static, kept_tree.unflatten(kept), cotangent), strict=True):
+            for part, d in zip(
+                tree.children(), backward(static, kept_tree.unflatten(kept), cotangent), strict=True
+            ):
                 found += [None] * part.num_leaves if d is None else part.flatten_up_to(d)
             each = zip(moving, found, zeros, strict=True)
             return [zero() if d is None else d for m, d, zero in each if m]
