@@ -2,26 +2,49 @@
 
 import ast
 import graphlib
+import os
 import pathlib
+import subprocess
+import sys
 import tomllib
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
+WHOLE = "train/package"  # what stands under the name seqzoo beside the folders
 
 
 def test_every_folder_with_code_is_in_the_package():
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {
-        "seqzoo." + ".".join(path.parent.relative_to(ROOT).parts)
+        path.parent.relative_to(ROOT).as_posix()
         for top in ("models", "tasks", "train")
         for path in (ROOT / top).rglob("*.py")
     }
-    assert set(config["packages"]) == folders
-    assert set(config["package-dir"]) == folders
-    for name, folder in config["package-dir"].items():
-        assert name == "seqzoo." + folder.replace("/", ".")
-        assert (ROOT / folder / "__init__.py").exists()
+    named = {f"seqzoo.{folder}".replace("/", "."): folder for folder in folders - {WHOLE}}
+    assert config["package-dir"] == named | {"seqzoo": WHOLE}
+    assert set(config["packages"]) == {*named, "seqzoo"}
+    assert all((ROOT / folder / "__init__.py").exists() for folder in folders)
+
+
+def test_the_package_is_a_program(tmp_path):
+    inside = tmp_path / "seqzoo"
+    inside.mkdir()
+    for path in (
+        *(ROOT / WHOLE).glob("*.py"),
+        *(ROOT / top for top in ("models", "tasks", "train")),
+    ):
+        (inside / path.name).symlink_to(path)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    call = "import seqzoo; print(seqzoo.__doc__.splitlines()[0], seqzoo.__version__)"
+    said = [
+        subprocess.run([sys.executable, *argv], env=env, capture_output=True, text=True).stdout
+        for argv in (("-m", "seqzoo", "--version"), ("-c", call))
+    ]
+    version = said[0].removeprefix("seqzoo ")
+    assert said[0].startswith("seqzoo 0.")
+    assert said[1].startswith("A JAX/Flax NNX zoo")
+    assert said[1].endswith(version)
 
 
 # From the ground up: a folder may import itself and what stands on lower floors. Folders of one
@@ -34,6 +57,7 @@ FLOORS = {
         ("train/loop",),
         ("train/compare", "train/plan", "train/bench"),
         ("train/cli",),
+        ("train/package",),  # what `import seqzoo` and `python -m seqzoo` find
     ),
     "models/ops": (
         ("models/ops/layout",),

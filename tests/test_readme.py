@@ -52,7 +52,7 @@ def test_the_commands_of_the_readme_parse():
         assert not code, verb
 
 
-class Parsed(Exception):
+class Parsed(BaseException):
     """Raised in place of the work of a command."""
 
 

@@ -12,11 +12,13 @@ too: who makes the set again after an interruption continues with the parts that
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import multiprocessing
 import os
 import shutil
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from rich.progress import track
 
+from seqzoo.tasks.data import places
 from seqzoo.tasks.data.atomic import new_folder, write_file
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ Row = dict[str, np.ndarray]  # arrays of one axis, or scalars
 Key = Mapping[str, str | int | float | bool | None]
 
 CHUNK = 512  # rows made at a time
+ROOM = 2**16  # bytes without which a cache is full
 LARGE = 20_000  # rows from which more than one process is worth its start
 
 
@@ -51,24 +55,93 @@ class Rows(Protocol):
 
 
 def folder() -> Path:
-    """The cache folder of this user; it may not exist yet."""
-    if os.environ.get("SEQZOO_CACHE"):
-        return Path(os.environ["SEQZOO_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "seqzoo"
+    """The cache folder of this user; it may not exist yet. A temporary one where there is none."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return places.place(os.environ.get("SEQZOO_CACHE") or f"{base}/seqzoo")
+    except ValueError as error:  # no home, for one
+        return _temporary(f"there is no cache ({error})")
 
 
 def place(key: Key) -> Path:
     """Where the set of a key is kept; `key` has at least "task" and "split"."""
+    return folder() / _name_of(key)
+
+
+def _name_of(key: Key) -> str:
     text = json.dumps(dict(key), sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
-    return folder() / f"{key['task']}-{key['split']}-{digest}"
+    return f"{key['task']}-{key['split']}-{digest}"
+
+
+def kept(name: str, make: Callable[[Path], None], *, once: bool = False) -> Path:
+    """The file or folder `name` of the cache; where it is not there, `make(path)` makes it first.
+
+    `make` writes it whole or not at all, and can be called again unless it works `once`. Where the
+    cache cannot be written, because it is full or read-only, for one, it is made in a temporary
+    folder that is gone when this process ends. Raises OSError where that cannot be written either.
+    """
+    found = _found(name)
+    if found is not None:
+        return found
+    try:
+        _try(folder())
+        if once:
+            final = folder() / name
+        else:
+            make(folder() / name)
+            return folder() / name
+    except OSError as error:
+        if not _of_the_cache(error):
+            raise
+        final = _temporary(f"{folder()} cannot be written ({error.strerror or error})") / name
+    make(final)
+    return final
+
+
+def _try(cache: Path) -> None:
+    """Raises OSError where nothing can be written."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=cache) as file:
+        file.write(bytes(ROOM))
+
+
+def _found(name: str) -> Path | None:
+    """Where the cache, or what stands in for it, has `name`."""
+    try:
+        held = (folder(), *([Path(_stand_in.name)] if _stand_in else ()))
+    except OSError:  # nothing can stand in
+        return None
+    return next((path / name for path in held if (path / name).exists()), None)
+
+
+_stand_in: tempfile.TemporaryDirectory | None = None
+
+
+def _temporary(why: str) -> Path:
+    """The folder that stands in for the cache; said once, with what it costs."""
+    global _stand_in
+    if _stand_in is None:
+        _stand_in = tempfile.TemporaryDirectory(prefix="seqzoo-")
+        warnings.warn(
+            f"{why}, so that what is prepared is kept in {_stand_in.name} until this command ends, "
+            "and made again by the next; set SEQZOO_CACHE to a folder that can be written",
+            stacklevel=2,
+        )
+    return Path(_stand_in.name)
+
+
+def _of_the_cache(error: OSError) -> bool:
+    """Whether writing to the cache failed, not reading what is to be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return True
+    return error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(folder())
 
 
 def find(key: Key) -> CachedRows | None:
     """The set of a key, or None if it is not there. Raises ValueError if it is damaged."""
-    path = place(key)
-    return CachedRows(path) if path.is_dir() else None
+    path = _found(_name_of(key))
+    return None if path is None else CachedRows(path)
 
 
 def write(key: Key, rows: Rows, *, workers: int | None = None, progress: bool = True) -> CachedRows:
@@ -76,20 +149,22 @@ def write(key: Key, rows: Rows, *, workers: int | None = None, progress: bool = 
 
     `workers` processes make the rows, by default one for small sets and one a core for large ones.
     Where a set of several parts was interrupted, the parts that are there are not made again.
-    Raises OSError if the cache folder cannot be written.
+    Raises OSError as `kept` does.
     """
-    final = place(key)
-    parts = final.with_name(f".{final.name}.parts")
-    try:
-        with new_folder(final) as partial:
-            chunks = _chunks(rows, parts, workers, progress, f"{key['task']} {key['split']}")
-            _save(chunks, partial, final.name)
-            (partial / "key.json").write_text(json.dumps(dict(key), indent=1, sort_keys=True))
-        shutil.rmtree(parts, ignore_errors=True)
-    except FileNotFoundError:
-        if not final.is_dir():  # else a faster process has finished and taken the parts away
-            raise
-    return CachedRows(final)
+
+    def make(final: Path) -> None:
+        parts = final.with_name(f".{final.name}.parts")
+        try:
+            with new_folder(final) as partial:
+                chunks = _chunks(rows, parts, workers, progress, f"{key['task']} {key['split']}")
+                _save(chunks, partial, final.name)
+                (partial / "key.json").write_text(json.dumps(dict(key), indent=1, sort_keys=True))
+            shutil.rmtree(parts, ignore_errors=True)
+        except FileNotFoundError:
+            if not final.is_dir():  # else a faster process has finished and taken the parts away
+                raise
+
+    return CachedRows(kept(_name_of(key), make))
 
 
 def keep(key: Key, rows: Rows) -> Rows:

@@ -47,9 +47,10 @@ def bits_per_byte(
     train = None if train is None or len(train) > PRIMED else train
     digest = hashlib.blake2b(short.tobytes(), digest_size=10)
     digest.update(b"" if train is None else train.tobytes())
-    path = cache.folder() / f"compressed-{digest.hexdigest()}.json"
-    if not path.is_file():
-        write_file(path, json.dumps(_measured(short, train)))
+    path = cache.kept(
+        f"compressed-{digest.hexdigest()}.json",
+        lambda path: write_file(path, json.dumps(_measured(short, train))),
+    )
     note = f" (first {MOST // 10**6} MB)" if len(data) > MOST else ""
     return {name + note: value for name, value in json.loads(path.read_text()).items()}
 

@@ -96,10 +96,12 @@ def kept_arrays(
 
     Made by whichever process is first, whole or not at all; mapped into memory.
     """
-    final = cache.folder() / name
-    if not final.is_dir():
+
+    def make(final: Path) -> None:
         with new_folder(final) as partial:
             _write(partial, dtype, chunks)
+
+    final = cache.kept(name, make, once=True)
     starts = np.load(final / "starts.npy", allow_pickle=False)
     raw = mapped(final / "data.bin").view(dtype)
     if len(raw) != starts[-1]:

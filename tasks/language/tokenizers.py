@@ -129,8 +129,7 @@ def bpe(text: Corpus, size: int, key: str) -> BPE:
     """
     import tokenizers
 
-    path = _place(key, size)
-    if not path.is_file():
+    def make(path: Path) -> None:
         library = _learn(text.head(LEARN_FROM), size)
         found = library.get_vocab_size()
         if found != size:
@@ -138,11 +137,9 @@ def bpe(text: Corpus, size: int, key: str) -> BPE:
                 f"the text gives a tokenizer of {found} tokens, not {size}; ask for at most {found}"
             )
         write_file(path, library.to_str())
+
+    path = cache.kept(f"bpe-{size}-{key}-v{VERSION}.json", make)
     return BPE(tokenizers.Tokenizer.from_str(path.read_text()))
-
-
-def _place(key: str, size: int) -> Path:
-    return cache.folder() / f"bpe-{size}-{key}-v{VERSION}.json"
 
 
 def _learn(text: Corpus, size: int) -> tokenizers.Tokenizer:

@@ -1,19 +1,26 @@
-"""The command `seqzoo`.
-
-Exit codes: 0 done (also after SIGTERM or Ctrl-C, all saved), 2 a request that cannot be,
-3 a step that was not finite, 4 a full disk, a checkpoint that cannot be written, or none that can
-be read, 5 another process of the run is gone. Set SEQZOO_DEBUG=1 to see where an error arose.
-"""
+"""The command `seqzoo`; exit codes are those of `errors`."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from seqzoo.models.errors import unknown
-from seqzoo.train.cli.errors import PIPE, USAGE, exit_code
+from seqzoo.train.cli.errors import (
+    CHECKPOINT,
+    FAULT,
+    INTERRUPTED,
+    PIPE,
+    USAGE,
+    debugging,
+    exit_code,
+    only_sentences,
+    sentence,
+)
 
 # Each verb is a module of its name beside this one, imported when it is asked for.
 VERBS = {
@@ -37,16 +44,25 @@ COMPUTING = ("train", "compare", "demo", "bench", "evaluate", "sample")
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one verb and exits."""
     words = list(sys.argv[1:] if argv is None else argv)
+    only_sentences()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # a terminal may not know all signs
     if words[:1] and words[0] in COMPUTING:
         from seqzoo.train.devices.backend import reuse_memory
 
         reuse_memory()
+    code = 0
     try:
         code = dispatch(words)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except BrokenPipeError:  # who read our output, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = PIPE
+    except OSError as error:  # of what the output is written to
+        if not code:
+            print(f"seqzoo: the output cannot be written: {error}", file=sys.stderr)
+        code = code or exit_code(error)
+    if code in (PIPE, CHECKPOINT) and sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
@@ -55,17 +71,24 @@ def dispatch(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if argv else USAGE
+    if argv[0] in ("-V", "--version", "version"):
+        print(f"seqzoo {importlib.metadata.version('seqzoo')}")
+        return 0
     verb, *rest = argv
     try:
         if verb not in VERBS:
             raise unknown("verb", verb, VERBS)
         return importlib.import_module(f"seqzoo.train.cli.{verb}").main(rest)
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        print(f"seqzoo {verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
-        code = exit_code(error)
-        if code is None or os.environ.get("SEQZOO_DEBUG"):
-            raise
-        print(f"seqzoo {verb}: {error}", file=sys.stderr)
-        return code
+        if debugging():
+            traceback.print_exception(error)
+        print(f"seqzoo {verb}: {sentence(error)}", file=sys.stderr)
+        return exit_code(error) or FAULT
 
 
 def _overview() -> str:

@@ -1,23 +1,123 @@
-"""Exit codes, and which of them an error has."""
+"""What a command ends with: an exit code, and of an error one sentence.
+
+    0    done
+    1    a fault of seqzoo, or something wrong that `doctor` found
+    2    a request that cannot be
+    3    a step that was not finite
+    4    a full or broken disk, a checkpoint that cannot be written, or none that can be read
+    5    another process of the run is gone
+    75   stopped and saved; the same command continues
+    130  Ctrl-C before there was anything to save, or twice
+    141  whoever read the output is gone
+
+Any other signal ends a command as it ends others. SEQZOO_DEBUG=1 shows where an error arose.
+"""
 
 from __future__ import annotations
 
 import errno
+import logging
+import os
+import sys
+import threading
+import traceback
+import warnings
 
-USAGE, NONFINITE, CHECKPOINT, LOST = 2, 3, 4, 5
+FAULT, USAGE, NONFINITE, CHECKPOINT, LOST = 1, 2, 3, 4, 5
+INCOMPLETE = 75  # sysexits.h's EX_TEMPFAIL
 INTERRUPTED = 128 + 2  # as a shell counts SIGINT
 PIPE = 128 + 13  # as a shell counts SIGPIPE
+
+_NAMED = {"NonFiniteError": NONFINITE, "CheckpointError": CHECKPOINT, "ProcessLostError": LOST}
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EFBIG)
+_USERS = (ValueError, OSError, MemoryError, ImportError)
+LINES, WIDTH = 9, 2000  # of an error that are shown
 
 
 def exit_code(error: BaseException) -> int | None:
     """The exit code of an error that is the user's to mend; None for a fault of ours."""
-    name = type(error).__name__
-    if name == "NonFiniteError":
-        return NONFINITE
-    if name == "CheckpointError":
+    if type(error).__name__ in _NAMED:
+        return _NAMED[type(error).__name__]
+    if isinstance(error, OSError) and error.errno in _DISK:
         return CHECKPOINT
-    if name == "ProcessLostError":
-        return LOST
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CHECKPOINT
-    return USAGE if isinstance(error, ValueError | FileNotFoundError | PermissionError) else None
+    if isinstance(error, _USERS) or _no_memory(error) or _no_device(error):
+        return USAGE
+    return None
+
+
+def sentence(error: BaseException) -> str:
+    """What the user reads of an error: its own words, a fault's with its place."""
+    if _no_memory(error):
+        text = (
+            "there is not enough memory for this: give a smaller --batch-size, --accumulate or "
+            f"--backbone.remat full; `seqzoo plan` says what fits ({_first_line(error)})"
+        )
+    elif exit_code(error) is None:
+        frame = traceback.extract_tb(error.__traceback__)[-1:]
+        where = f" in {os.path.basename(frame[0].filename)}:{frame[0].lineno}" if frame else ""
+        text = (
+            f"a fault of seqzoo, not of the request: {type(error).__name__}: {_first_line(error)}"
+            f"{where}; SEQZOO_DEBUG=1 shows more"
+        )
+    elif _no_device(error):
+        text = (
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} asks for what is not here "
+            f"({_first_line(error) or 'JAX finds no such device'}); unset it, set "
+            "JAX_PLATFORMS=cpu, or install what drives the device: seqzoo[cuda], seqzoo[tpu]"
+        )
+    else:
+        text = str(error) or type(error).__name__
+    lines = [line[:WIDTH] for line in text.splitlines()]
+    if len(lines) > LINES:
+        lines[LINES - 2 : -1] = [f"  ... {len(lines) - LINES + 1} more lines"]
+    return "\n".join(lines)
+
+
+def debugging() -> bool:
+    """Whether whoever started the command wants to see where errors arise."""
+    return bool(os.environ.get("SEQZOO_DEBUG"))
+
+
+def only_sentences() -> None:
+    """Keeps libraries from printing their tracebacks before and after an error's sentence.
+
+    Threads of Orbax, TensorStore and asyncio print what they raise, tens of times on a full disk,
+    and raise it in the caller too.
+    """
+    if debugging():
+        return
+    logging.getLogger().addHandler(_OneLine(logging.WARNING))
+    sys.excepthook = sys.unraisablehook = lambda *_: None
+    threading.excepthook = _of_thread
+    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+
+
+class _OneLine(logging.Handler):
+    """JAX's warnings, which speak of devices; of no other library's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] == "jax":
+            print(record.getMessage().partition("\n")[0], file=sys.stderr)
+
+
+def _of_thread(args: threading.ExceptHookArgs) -> None:
+    """A line for what a thread of ours raises."""
+    frames = (frame for frame, _ in traceback.walk_tb(args.exc_traceback))
+    ours = any(frame.f_globals.get("__name__", "").startswith("seqzoo.") for frame in frames)
+    if ours and args.exc_value is not None:
+        print(f"seqzoo: {sentence(args.exc_value)}", file=sys.stderr)
+
+
+def _no_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _no_device(error: BaseException) -> bool:
+    """Whether JAX looked for devices and found none of those that it was told to use."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    looked = bool(last) and os.path.basename(last[0].filename) == "xla_bridge.py"
+    return looked and isinstance(error, RuntimeError | AssertionError)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:300]

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,6 +74,18 @@ def experiment_of(parsed: Any, model: str, mixer: Any = None) -> Experiment:
         train=train,
         mesh=parsed.mesh,
     )
+
+
+def say_notes(experiment: Experiment) -> None:
+    """Says what can be done, but perhaps not as it was meant."""
+    steps = experiment.train.steps
+    warmup = experiment.optim.warmup_steps(steps)
+    if warmup > steps:
+        print(
+            f"note: a warm-up of {warmup} steps does not fit into {steps}: it takes them all, so "
+            "that the learning rate never falls; --optim.warmup 0.1 is a tenth of the steps",
+            file=sys.stderr,
+        )
 
 
 def mixer_options(model: str, more: Mapping[str, Any]) -> Any:

@@ -10,7 +10,13 @@ from typing import Any
 
 from seqzoo.train.cli.console import ProgressBars
 from seqzoo.train.cli.errors import exit_code
-from seqzoo.train.cli.experiment import DEPENDS, chosen, experiment_fields, experiment_of
+from seqzoo.train.cli.experiment import (
+    DEPENDS,
+    chosen,
+    experiment_fields,
+    experiment_of,
+    say_notes,
+)
 from seqzoo.train.cli.flags import CommandLine, Run, bare_field, parse, read
 from seqzoo.train.cli.words import bare, words
 from seqzoo.train.config import Experiment
@@ -45,8 +51,11 @@ def main(argv: Sequence[str]) -> int:
     kind = dataclasses.make_dataclass("Train", fields, kw_only=True)
     parsed = parse(kind, line, "seqzoo train", f"Trains {model} on {task}. {DEPENDS}")
     prepare(parsed.own.deterministic)
+    experiment = experiment_of(parsed, model)
     with joined(parsed.processes, exit_code):
-        return _train(experiment_of(parsed, model), parsed.own.out, parsed.own.change_steps)
+        if is_first():
+            say_notes(experiment)
+        return _train(experiment, parsed.own.out, parsed.own.change_steps)
 
 
 def _published(line: CommandLine) -> Experiment | None:

@@ -1,11 +1,15 @@
+import errno
 import json
 import multiprocessing
 import os
 import pickle
+import pwd
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -102,14 +106,70 @@ def test_a_failing_row_leaves_nothing(cache_folder):
     assert not list(cache_folder.iterdir())
 
 
-def test_an_unwritable_cache_costs_speed_only(tmp_path, monkeypatch):
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """Where a cache that cannot be written is replaced, anew for this test."""
+    monkeypatch.setattr(cache, "_stand_in", None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    yield tmp_path / "tmp"
+    if cache._stand_in:
+        cache._stand_in.cleanup()
+
+
+def no_home(monkeypatch, tmp_path):
+    for name in ("HOME", "SEQZOO_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: {}["no such user"])
+
+
+def below_a_file(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SEQZOO_CACHE", str(tmp_path / "file" / "below"))
+
+
+def full_from_the_start(monkeypatch, tmp_path):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache, "_try", full)
+
+
+def full_on_the_way(monkeypatch, tmp_path):
+    def save(chunks, path, name, real=cache._save):
+        if path.is_relative_to(cache.folder()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(chunks, path, name)
+
+    monkeypatch.setattr(cache, "_save", save)
+
+
+@pytest.mark.parametrize("trouble", [no_home, below_a_file, full_from_the_start, full_on_the_way])
+def test_without_a_cache_sets_live_as_long_as_the_process(monkeypatch, tmp_path, stand_in, trouble):
+    trouble(monkeypatch, tmp_path)
+    task = build("listops_short", train_size=8, test_size=8)
+    with pytest.warns(UserWarning, match="until this command ends") as said:
+        source = task.source("test")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        task.prepare("train")
+    assert len(said) == 1
+    for split, made in (("test", source), ("train", task.source("train"))):
+        assert made.rows.path.is_relative_to(stand_in)
+        assert task.source(split).rows.path == made.rows.path  # found again, not made again
+
+
+def test_where_nothing_can_be_written_examples_are_made_when_they_are_read(
+    monkeypatch, tmp_path, stand_in
+):
+    below_a_file(monkeypatch, tmp_path)
+    stand_in.rmdir()
+    stand_in.write_text("")
     task = build("listops_short", train_size=8, test_size=8)
     with pytest.warns(UserWarning, match="SEQZOO_CACHE"):
         source = task.source("test")
     assert isinstance(source.rows, GeneratedRows)
-    with pytest.raises(OSError, match="below"):
+    with pytest.raises(OSError, match="tmp"):
         task.prepare("train")
 
 
@@ -139,6 +199,7 @@ def test_several_processes_make_the_same_set():
 
 SLOW_SAVE = """
 import time
+import warnings
 from seqzoo.tasks.data import cache
 from seqzoo.tasks import build
 save = cache._save

@@ -1,0 +1,125 @@
+"""What a command ends with: a documented code, and of an error its sentence alone."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+import threading
+
+import jax
+import pytest
+
+from seqzoo.train.cli import command, errors, report
+from seqzoo.train.cli.command import dispatch, main
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Lets `seqzoo report` fail with an error."""
+
+    def fail(error):
+        def raises(_):
+            raise error
+
+        monkeypatch.setattr(report, "main", raises)
+        return dispatch(["report", "x"])
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (ValueError("no such thing"), 2, "no such thing"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "Permission denied: '/x'"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), 2, "Read-only"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), 2, "too long"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x"), 2, "Not a directory"),
+        (OSError(errno.ENOSPC, "No space left on device"), 4, "No space"),
+        (OSError(errno.EIO, "Input/output error"), 4, "Input/output"),
+        (OSError(errno.ESTALE, "Stale file handle"), 4, "Stale"),
+        (MemoryError(), 2, "MemoryError"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GiB\nmore"), 2, "seqzoo plan"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            KeyError("rate"),
+            1,
+            "a fault of seqzoo, not of the request: KeyError: 'rate' in",
+        ),
+        (ValueError("\n".join(map(str, range(50)))), 2, "... 42 more lines\n49"),
+        (ValueError("long" * 10_000), 2, "long"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_an_error_is_its_sentence(failing, capsys, error, code, says):
+    assert failing(error) == code
+    said = capsys.readouterr().err
+    assert said.startswith("seqzoo report: ")
+    assert says in said
+    assert said.count("\n") <= 10
+    assert len(said) < 5000
+
+
+def test_whoever_debugs_sees_where_an_error_arose(failing, capsys, monkeypatch):
+    monkeypatch.setenv("SEQZOO_DEBUG", "1")
+    assert failing(ValueError("no such thing")) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_named_by_the_doctor_too():
+    env = {**os.environ, "JAX_PLATFORMS": "nonsense", "PYTHONIOENCODING": "ascii"}
+    call = [sys.executable, "-m", "seqzoo.train.cli", "doctor"]
+    done = subprocess.run(call, env=env, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("seqzoo doctor: JAX_PLATFORMS=nonsense asks for what is not here")
+    assert done.stderr.count("\n") == 1
+
+
+def test_libraries_print_no_tracebacks_beside_the_sentence(monkeypatch, capsys):
+    for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.setattr(errors.warnings, "showwarning", errors.warnings.showwarning)
+    monkeypatch.setattr(errors.logging.getLogger(), "handlers", [])
+    errors.only_sentences()
+    sys.excepthook(ValueError, ValueError("from a library's thread"), None)
+    errors.logging.getLogger("absl").error("a library's log")
+    errors.logging.getLogger("jax._src.xla_bridge").warning("no GPU\nand more")
+    thread = threading.Thread(target=errors.sentence, args=(None,))
+    thread.start()
+    thread.join()
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "no GPU"
+    assert len(said) == 2
+    assert said[1].startswith("seqzoo: a fault of seqzoo")
+
+
+class Full(io.RawIOBase):
+    """What /dev/full is."""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fileno(self):
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+@pytest.mark.parametrize(("raw", "code"), [(io.BytesIO, 0), (lambda: io.BufferedWriter(Full()), 4)])
+def test_output_that_knows_few_signs_or_is_full(monkeypatch, capsys, raw, code):
+    monkeypatch.setattr(command, "only_sentences", lambda: None)
+    written = raw()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    with pytest.raises(SystemExit) as stop:
+        main(["list"])
+    assert stop.value.code == code
+    if code == 0:
+        assert rb"1 + s + s\xb2/2" in written.getvalue()
+        assert capsys.readouterr().err == ""
+
+
+def test_the_version(capsys):
+    assert dispatch(["--version"]) == 0
+    assert capsys.readouterr().out == "seqzoo 0.1.0\n"

@@ -1,0 +1,5 @@
+"""`python -m seqzoo`."""
+
+from seqzoo.train.cli import main
+
+main()
