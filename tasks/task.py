@@ -168,13 +168,14 @@ def check_count(task: Task, field: str, *, least: int = 1, most: int | None = No
 def metric_value(total: Array, weight: Array, *, batch_dims: int = 0) -> Array:
     """total / weight, and the mean of that over the axes after the first `batch_dims`.
 
-    Entries of weight 0 do not count; 0 where no entry counts.
+    Entries of weight 0 do not count; NaN where no entry counts.
     """
     counts = weight > 0
     xp = jnp if isinstance(total, jax.Array) else np
     ratio = xp.where(counts, total, 0) / xp.where(counts, weight, 1)
     axes = tuple(range(batch_dims, ratio.ndim))
-    return ratio.sum(axes) / xp.maximum(counts.sum(axes), 1)
+    number = counts.sum(axes)
+    return xp.where(number > 0, ratio.sum(axes) / xp.maximum(number, 1), xp.nan)
 
 
 def example_weight(batch: Mapping[str, Array]) -> Float[Array, "B"]:

@@ -74,11 +74,20 @@ class TrainConfig:
     batch_size: int = 32  # examples a step, over all devices
     accumulate: int = 1  # microbatches a step; divides batch_size
     seed: int = 0  # of initialisation, data order and dropout
+    replicas: int = 1  # trained side by side in one program, of the seeds seed, seed + 1, ...
     init_from: str = ""  # a run whose encoder to start from; empty: from scratch
     eval_every: int = 200  # steps between evaluations of the whole validation split; 0: at the end
     eval_batch_size: int = 0  # examples at once in evaluation; 0: batch_size
-    save_every: int = 200  # steps between checkpoints; 0: at the end
-    keep_best: bool = True  # save at each best validation result, and keep the best
+    save_every: int = dataclasses.field(
+        default=200, metadata=RUNTIME
+    )  # steps between checkpoints; 0: at the end
+    save_seconds: float = dataclasses.field(
+        default=0.0, metadata=RUNTIME
+    )  # after which a checkpoint is written too; 0: never
+    keep_best: bool = True  # save at each best validation result; replicas keep a copy of theirs
+    max_skipped: float = dataclasses.field(
+        default=0.01, metadata=RUNTIME
+    )  # share of the steps that may be skipped as not finite; the next one ends the run
     keep: int = dataclasses.field(
         default=2, metadata=RUNTIME
     )  # newest checkpoints kept; at least 1
@@ -91,15 +100,21 @@ class TrainConfig:
     profile_steps: int = dataclasses.field(default=20, metadata=RUNTIME)  # in the trace
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "keep", "profile_steps"):
+        for name in ("steps", "batch_size", "accumulate", "replicas", "keep", "profile_steps"):
             _check(getattr(self, name) >= 1, self, name, "must be at least 1")
         counts = ("seed", "eval_every", "eval_batch_size", "save_every", "threads", "prefetch")
-        for name in (*counts, "stop_seconds"):
+        for name in (*counts, "save_seconds", "stop_seconds"):
             _check(getattr(self, name) >= 0, self, name, "must not be negative")
+        _check(0 <= self.max_skipped <= 1, self, "max_skipped", "is a share of steps in [0, 1]")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate must divide batch_size; got {self.batch_size=}, {self.accumulate=}"
             )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those of the replicas."""
+        return tuple(range(self.seed, self.seed + self.replicas))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,9 +182,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differen
 
 
 def comparable(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A `to_dict` form without what may differ on resume."""
-    runtime = {f.name for f in dataclasses.fields(TrainConfig) if "runtime" in f.metadata}
-    train = {k: v for k, v in data["train"].items() if k not in runtime}
+    """A `to_dict` form without what may differ on resume, and with what is newer than it."""
+    fields = dataclasses.fields(TrainConfig)
+    train = {f.name: f.default for f in fields} | dict(data["train"])
+    runtime = {f.name for f in fields if "runtime" in f.metadata}
+    train = {k: v for k, v in train.items() if k not in runtime}
     return {**{k: v for k, v in data.items() if k != "mesh"}, "train": train}
 
 

@@ -12,4 +12,9 @@
 set -euo pipefail
 ARGS=${ARGS:-"--task listops --model s4d --steps 100000 --batch-size 256"}
 # shellcheck disable=SC2086  # ARGS holds several words
-srun seqzoo train $ARGS --stop-seconds 110 --out "${OUT:-$HOME/runs/listops-s4d}"
+srun seqzoo train $ARGS --stop-seconds 110 --out "${OUT:-$HOME/runs/listops-s4d}" || {
+  code=$?
+  # Stopped in time and saved: the queue gives it the next turn.
+  if [ "$code" -eq 75 ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi
+  exit "$code"
+}

@@ -16,7 +16,8 @@ import zlib
 import numpy as np
 from jaxtyping import UInt8
 
-from seqzoo.tasks.data.cache_folder import text_entry
+from seqzoo.tasks.data import cache
+from seqzoo.tasks.data.atomic import write_file
 
 MOST = 10_000_000  # bytes that are compressed; of longer texts the first ones
 PRIMED = 32_000_000  # bytes of a train split up to which xz reads it first
@@ -46,13 +47,12 @@ def bits_per_byte(
     train = None if train is None or len(train) > PRIMED else train
     digest = hashlib.blake2b(short.tobytes(), digest_size=10)
     digest.update(b"" if train is None else train.tobytes())
-    found = text_entry(
+    path = cache.kept(
         f"compressed-{digest.hexdigest()}.json",
-        lambda: json.dumps(_measured(short, train)),
-        lambda text: {name: float(bits) for name, bits in json.loads(text).items()},
+        lambda path: write_file(path, json.dumps(_measured(short, train))),
     )
     note = f" (first {MOST // 10**6} MB)" if len(data) > MOST else ""
-    return {name + note: value for name, value in found.items()}
+    return {name + note: value for name, value in json.loads(path.read_text()).items()}
 
 
 def _measured(

@@ -18,9 +18,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from seqzoo.models.registry import build
-from tests.flags import set_flags
 from tests.helpers import relative_error
-from tests.laws import perturbed
+from tests.models.laws import perturbed
 from tests.models.tiny import TINY
 
 B, L, D = 4, 16, 8
@@ -134,5 +133,7 @@ def write(new: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    set_flags()
+    import tests.conftest  # noqa: F401  eight virtual devices
+
+    jax.config.update("jax_platforms", "cpu")
     main(sys.argv[1:])

@@ -25,7 +25,6 @@ import numpy as np
 
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.folder.metrics import read_lines
-from tests.flags import set_flags
 from tests.train.devices.test_processes import SAVE_LESS, Pair
 from tests.train.loop.test_runner import state_of
 
@@ -168,5 +167,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    set_flags()
+    import tests.conftest  # noqa: F401  the flags of tests, which compile quickly
+
     main()

@@ -64,11 +64,22 @@ def test_values_out_of_range_are_named(config, field):
 
 def test_the_schedule_rises_linearly_and_falls_to_its_end():
     schedule = make_schedule(OptimConfig(peak_lr=1.0, warmup=4, final_lr=0.1), 20)
-    rates = np.array([schedule(jnp.int32(n)) for n in range(21)])
+    rates = np.array([schedule(jnp.int32(n)) for n in range(20)])
     np.testing.assert_allclose(rates[:4], [0.25, 0.5, 0.75, 1.0], rtol=1e-6)
-    assert (np.diff(rates[4:]) < 0).all()
-    np.testing.assert_allclose(rates[12], 0.1 + 0.9 / 2, rtol=1e-5)
-    np.testing.assert_allclose(rates[20], 0.1, rtol=1e-5)
+    assert (np.diff(rates[3:]) < 0).all()
+    np.testing.assert_allclose(rates[11], 0.1 + 0.9 / 2, rtol=1e-5)
+    np.testing.assert_allclose(rates[19], 0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("warmup", [0, 0.1, 3])
+@pytest.mark.parametrize("steps", [2, 10, 11])
+def test_the_last_step_has_the_final_rate_and_the_first_one_learns(warmup, steps):
+    schedule = make_schedule(OptimConfig(peak_lr=1.0, warmup=warmup, final_lr=0.1), steps)
+    rates = np.array([schedule(jnp.int32(n)) for n in range(steps)])
+    assert rates[0] > 0
+    assert rates.max() == 1
+    if warmup < steps:  # else it rises to its end
+        np.testing.assert_allclose(rates[-1], 0.1, rtol=1e-5)
 
 
 def test_groups_have_their_rates_and_decay():

@@ -13,7 +13,7 @@ from rich.console import Console
 from seqzoo import tasks
 from seqzoo.models.registry import resolve
 from seqzoo.train.cli.console import ProgressBars
-from seqzoo.train.cli.errors import INTERRUPTED
+from seqzoo.train.cli.errors import INCOMPLETE, exit_code
 from seqzoo.train.cli.experiment import (
     DEPENDS,
     experiment_fields,
@@ -26,7 +26,11 @@ from seqzoo.train.compare import comparison
 from seqzoo.train.compare.comparison import Match, Vectorise
 from seqzoo.train.compare.cost import match_parameters
 from seqzoo.train.compare.page import FILE as REPORT
-from seqzoo.train.config import Experiment
+from seqzoo.train.compare.results import Comparison
+from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.devices.processes import Processes, is_first, joined
+
+TRAIN = TrainConfig(save_every=0, save_seconds=60.0)  # many small models: by time, not by steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,12 +51,11 @@ def main(argv: Sequence[str]) -> int:
     task = needed(line, "--task", "mqar")
     tasks.kind(task)
     models = dict(labelled(needed(line, "--models", "attention")))
-    options, experiments = _experiments(line, task, models)
-    if options.match == "parameters":
-        experiments = match_parameters(experiments)
-    console = Console()
-    try:
-        with contextlib.closing(ProgressBars(console)) as bars:
+    options, processes, experiments = _experiments(line, task, models)
+    with joined(processes, exit_code):
+        if options.match == "parameters":
+            experiments = match_parameters(experiments)
+        with contextlib.closing(ProgressBars(Console())) as bars:
             compared = comparison.compare(
                 experiments,
                 options.out,
@@ -61,17 +64,22 @@ def main(argv: Sequence[str]) -> int:
                 command=shlex.join(["seqzoo", "compare", *argv]),
                 progress=bars,
             )
-    except KeyboardInterrupt:
-        console.print(
-            f"stopped; {options.out} keeps the models that are done, and the same command "
-            "continues",
-            markup=False,
-            highlight=False,
-        )
-        return INTERRUPTED
-    comparison.show(compared, console)
-    console.print(f"report: {options.out / REPORT}", markup=False, highlight=False, soft_wrap=True)
-    return 0
+        missing = [label for label in experiments if compared.model(label) is None]
+        if is_first():
+            said(compared, missing, options.out)
+        return INCOMPLETE if missing else 0
+
+
+def said(compared: Comparison, missing: Sequence[str], out: Path) -> None:
+    """Prints the table, and what is missing or where the report is."""
+    console = Console()
+    if compared.models:
+        comparison.show(compared, console)
+    if missing:
+        text = f"stopped and saved in {out} without {', '.join(missing)}; the same command goes on"
+    else:
+        text = f"report: {out / REPORT}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def labelled(text: str) -> Iterator[tuple[str, str]]:
@@ -97,8 +105,8 @@ def labelled(text: str) -> Iterator[tuple[str, str]]:
 
 def _experiments(
     line: CommandLine, task: str, models: Mapping[str, str]
-) -> tuple[CompareOptions, dict[str, Experiment]]:
-    """What to compare, and the experiment of each label."""
+) -> tuple[CompareOptions, Processes, dict[str, Experiment]]:
+    """What to compare, on which processes, and the experiment of each label."""
     about = f"Trains {', '.join(models)} on {task}. {DEPENDS}"
     mixers = {_flag_name(label): mixer_options(model, {}) for label, model in models.items()}
     fields = [
@@ -108,14 +116,17 @@ def _experiments(
     experiments = {}
     for label, model in models.items():
         # A preset brings block options: the flags are read with the defaults of each model.
-        shared = [field for field in experiment_fields(task, model) if field[0] != "mixer"]
+        own_flags = ("mixer", "train")
+        shared = [field for field in experiment_fields(task, model) if field[0] not in own_flags]
         own = bare_field("own", CompareOptions)
         mixer = ("mixer", every, dataclasses.field(default=every()))
-        kind = dataclasses.make_dataclass("Compare", [own, mixer, *shared], kw_only=True)
+        rest = (bare_field("train", TRAIN), bare_field("processes", Processes()))
+        fields = [own, mixer, *shared, *rest]
+        kind = dataclasses.make_dataclass("Compare", fields, kw_only=True)
         parsed = parse(kind, line, "seqzoo compare", about)
         options = getattr(parsed.mixer, _flag_name(label))
         experiments[label] = experiment_of(parsed, model, options)
-    return parsed.own, experiments
+    return parsed.own, parsed.processes, experiments
 
 
 def _flag_name(label: str) -> str:

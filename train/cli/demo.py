@@ -22,7 +22,7 @@ from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.tasks.task import Task
 from seqzoo.train.cli.console import ProgressBars
-from seqzoo.train.cli.errors import INTERRUPTED
+from seqzoo.train.cli.errors import INCOMPLETE
 from seqzoo.train.cli.flags import Run, parse, read
 from seqzoo.train.compare.comparison import compare, show
 from seqzoo.train.compare.page import write_report
@@ -76,6 +76,8 @@ def sections(steps_scale: float = 1.0) -> dict[str, Section]:
             batch_size=batch_size,
             eval_every=max(1, steps // 4),
             eval_batch_size=250,
+            save_every=0,
+            save_seconds=60,
         )
 
     recall = Section(
@@ -115,19 +117,17 @@ def main(argv: Sequence[str]) -> int:
     demo, console = parse(Demo, read(argv), "seqzoo demo"), Console()
     started = time.perf_counter()
     command = shlex.join(["seqzoo", "demo", *argv])
-    try:
-        for name, section in sections(demo.steps_scale).items():
-            experiments = section.experiments(MODELS)
-            console.print(f"\n{name}: {section.task.description}", markup=False, highlight=False)
-            out = demo.out / name
-            with contextlib.closing(ProgressBars(console)) as bars:
-                compared = compare(
-                    experiments, out, seeds=demo.seeds, command=command, progress=bars
-                )
+    for name, section in sections(demo.steps_scale).items():
+        experiments = section.experiments(MODELS)
+        console.print(f"\n{name}: {section.task.description}", markup=False, highlight=False)
+        out = demo.out / name
+        with contextlib.closing(ProgressBars(console)) as bars:
+            compared = compare(experiments, out, seeds=demo.seeds, command=command, progress=bars)
+        if compared.models:
             show(compared, console)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command continues", markup=False)
-        return INTERRUPTED
+        if any(compared.model(label) is None for label in experiments):
+            console.print("stopped and saved; the same command continues", markup=False)
+            return INCOMPLETE
     report = write_report(demo.out)
     console.print(
         f"{time.perf_counter() - started:.0f} s; report: {report}", highlight=False, soft_wrap=True

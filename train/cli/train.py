@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.train.cli.console import ProgressBars
-from seqzoo.train.cli.errors import exit_code
+from seqzoo.train.cli.errors import INCOMPLETE, exit_code
 from seqzoo.train.cli.experiment import (
     DEPENDS,
     chosen,
@@ -72,12 +72,13 @@ def _published(line: CommandLine) -> Experiment | None:
 
 
 def _train(experiment: Experiment, out: Path, change_steps: bool) -> int:
-    before = runner.finished(experiment, out, change_steps=change_steps)
+    result = before = runner.finished(experiment, out, change_steps=change_steps)
     if not before:
         with contextlib.closing(ProgressBars()) as bars:
             result = runner.run(experiment, out, change_steps=change_steps, progress=bars)
+    code = 0 if result["complete"] else INCOMPLETE
     if not is_first():
-        return 0
+        return code
     if before:
         print(f"{out} is already complete at step {before['step']}: {_results(before)}")
     elif result["complete"]:
@@ -87,9 +88,9 @@ def _train(experiment: Experiment, out: Path, change_steps: bool) -> int:
             f"{out}: stopped and saved at step {result['step']} of {experiment.train.steps}; "
             "the same command continues"
         )
-    return 0
+    return code
 
 
 def _results(result: dict[str, Any]) -> str:
-    loss = f"loss {result['train'].get('loss', float('nan')):.4g}"
+    loss = words({"loss": result["train"].get("loss")})
     return f"{loss}; validation {words(bare(result['validation']))}"

@@ -1,16 +1,17 @@
 """Several models on one task with several seeds: trains, tabulates, reports.
 
-Each model is an `Experiment`; all share task, length of the run and seeds. Results are written
-after every model, so that a comparison that was stopped continues where it was, and another model
-joins one that is there. Which step's model is tested belongs to the task's protocol.
+Each model is an `Experiment`; all share task, length of the run and seeds. A comparison is a folder
+of ordinary runs and an index, so one that was stopped or killed goes on where it was, another model
+joins one that is there, and several processes share the work of one folder, model by model. Which
+step's model is tested belongs to the task's protocol.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +19,19 @@ import numpy as np
 from rich.console import Console
 
 from seqzoo.tasks.describe import describe
-from seqzoo.tasks.task import Source
+from seqzoo.tasks.task import SPLITS, Source
 from seqzoo.train.compare import results
 from seqzoo.train.compare.cost import cost
 from seqzoo.train.compare.page import write_report
-from seqzoo.train.compare.results import Comparison, ModelResult
-from seqzoo.train.compare.seeds import SeedData, Trained, seed_data, train_seeds
+from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.tables import failures, results_table
+from seqzoo.train.compare.work import Work, laid_out_together, units_of
 from seqzoo.train.config import Experiment, comparable, differences
+from seqzoo.train.devices.processes import from_first, is_first
+from seqzoo.train.folder.files import plain, run_path
 from seqzoo.train.loop.progress import SILENT, ComparisonProgress
+from seqzoo.train.loop.selection import check_kept
+from seqzoo.train.loop.signals import StopRequest
 
 Vectorise = Literal["auto", "always", "never"]
 Match = Literal["none", "parameters"]
@@ -43,7 +48,7 @@ NOTES = (
 
 def compare(
     models: Mapping[str, Experiment],
-    out: Path,
+    out: Path | str,
     *,
     seeds: int = 3,
     vectorise: Vectorise = "auto",
@@ -51,6 +56,9 @@ def compare(
     progress: ComparisonProgress = SILENT,
 ) -> Comparison:
     """Trains every model that `out` does not hold yet; writes results.json and report.html there.
+
+    What it returns lacks models (`Comparison.missing`) where SIGTERM or Ctrl-C came: all is saved
+    then, and the same call goes on.
 
     Args:
         models: label -> experiment; `train.seed` is the first seed.
@@ -64,30 +72,58 @@ def compare(
         ValueError: for models that do not share task and training, and where `out` holds results
             of another configuration; nothing is then written.
     """
-    out = Path(out)
+    out = run_path(out)
     check_models(models, seeds)
     first = next(iter(models.values()))
     places = tuple(range(first.train.seed, first.train.seed + seeds))
-    found = _found(models, out, places)
     # Building each model and asking for each cost finds what cannot be before anything is written.
     costs = {label: cost(experiment) for label, experiment in models.items()}
-    data = seed_data(first, places)
-    comparison = _started(found, first, places, data, command)
-    missing = {k: v for k, v in models.items() if comparison.model(k) is None}
-    progress.models(len(models), len(models) - len(missing))
-    if missing:
-        # The first model would otherwise be timed with the making of everybody's data.
-        data.train.fill(first.train.steps)
-    for label, experiment in missing.items():
-        together = _together(vectorise, seeds * costs[label]["parameters"])
-        trained = _train(label, experiment, places, data, together, progress)
-        done = _model_result(label, experiment, trained, costs[label])
-        comparison = dataclasses.replace(comparison, models=(*comparison.models, done))
-        results.save(comparison, out)
-        progress.models(len(models), sum(comparison.model(k) is not None for k in models))
-    results.save(comparison, out)
-    write_report(out)
-    return comparison
+
+    labels = list(models)
+
+    def look() -> dict[str, bool]:
+        found = _found(models, out, places)
+        if found is None and not results.create(_started(first, places), out):
+            found = _found(models, out, places)  # another process was faster
+        found = _save(out, labels, command)
+        missing = [label for label in models if found.model(label) is None]
+        wanted = {k: _together(vectorise, seeds * costs[k]["parameters"]) for k in missing}
+        return {k: laid_out_together(out, k, places, wanted[k]) for k in missing}
+
+    together = from_first("what is missing", look)
+    units = {k: units_of(k, models[k], places, out, together=together[k]) for k in together}
+    own = {label: _own(experiment) for label, experiment in models.items()}
+    done = len(models) - len(units)
+    progress = progress if is_first() else SILENT
+    progress.models(len(models), done)
+    with StopRequest(first.train.stop_seconds, lambda: work.release()) as stop:
+        work = Work(units, costs, own, stop, progress)
+        for _ in work.each():
+            done += 1
+            if is_first():
+                _save(out, labels, command)
+            progress.models(len(models), done)
+    if is_first():
+        write_report(out)
+    return results.load(out / results.FILE)
+
+
+def _save(out: Path, labels: Sequence[str], command: str) -> Comparison:
+    """Writes the index with all models that are through, whoever trained them."""
+    while True:
+        found = results.load(out / results.FILE)
+        every = [*found.labels, *(m.name for m in found.models), *labels]
+        commands = dict.fromkeys([*found.command.splitlines(), *command.splitlines()])
+        now = dataclasses.replace(
+            found,
+            labels=tuple(dict.fromkeys(every)),
+            command="\n".join(commands),
+            created=results.now(),
+        )
+        results.save(now, out)
+        # Of several who write at once each looks again, so the last one misses nothing.
+        if len(results.load(out / results.FILE).models) == len(now.models):
+            return now
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -104,6 +140,19 @@ def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1; got {seeds}")
     (label, first), *rest = models.items()
+    check_kept(first)
+    for name in models:
+        if not re.fullmatch(r"[^\W_][\w+.-]*", name):
+            raise ValueError(
+                f"{name!r} cannot name a model: give letters, digits and _ + . -, a letter first"
+            )
+    if first.train.replicas != 1:
+        raise ValueError("a comparison has --seeds, so leave out --replicas")
+    if first.train.init_from:
+        raise ValueError(
+            "a comparison trains every model from scratch, so init_from cannot be set; "
+            "fine-tune with `seqzoo train`"
+        )
     if first.task.pretrained:
         raise ValueError(
             f"protocol {first.task.protocol} fine-tunes, and a comparison trains from scratch: "
@@ -150,12 +199,13 @@ def _found(
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     # `differences` reads the forms of whole experiments.
-    old, new = ({"train": {}, **results.plain(x)} for x in (old, new))
+    old, new = ({"train": {}, **plain(x)} for x in (old, new))
     return [f"{prefix}{d.key}: {d.old!r} there, {d.new!r} here" for d in differences(old, new)]
 
 
 def _shared(experiment: Experiment, seeds: tuple[int, ...]) -> dict[str, Any]:
     whole = comparable(experiment.to_dict())
+    whole["train"].pop("replicas")  # `seeds` says it, however they are trained
     return {**{part: whole[part] for part in SHARED}, "seeds": list(seeds)}
 
 
@@ -163,17 +213,8 @@ def _own(experiment: Experiment) -> dict[str, Any]:
     return {k: v for k, v in comparable(experiment.to_dict()).items() if k not in SHARED}
 
 
-def _started(
-    found: Comparison | None,
-    experiment: Experiment,
-    seeds: tuple[int, ...],
-    data: SeedData,
-    command: str,
-) -> Comparison:
-    """The comparison before the missing models."""
-    if found is not None:
-        commands = dict.fromkeys([*found.command.splitlines(), *command.splitlines()])
-        return dataclasses.replace(found, command="\n".join(commands), created=results.now())
+def _started(experiment: Experiment, seeds: tuple[int, ...]) -> Comparison:
+    """A comparison without models."""
     task = experiment.task
     return Comparison(
         title=task.name,
@@ -182,11 +223,9 @@ def _started(
         main_metric=task.main_metric,
         higher_is_better=task.higher_is_better,
         models=(),
-        command=command,
-        created=results.now(),
         config=_shared(experiment, seeds),
         versions=results.versions(),
-        data={**data.sizes, **_digests(experiment, seeds)},
+        data=_about_data(experiment, seeds),
         baselines=task.baselines("test"),
         notes=(_selection_note(experiment), *NOTES, *task.notes),
         selection=task.selection,
@@ -204,13 +243,18 @@ def _selection_note(experiment: Experiment) -> str:
     )
 
 
-def _digests(experiment: Experiment, seeds: tuple[int, ...]) -> dict[str, str]:
-    """sha256 of the first examples of every split, that of training for the first seed."""
+def _about_data(experiment: Experiment, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """Sizes, and of the first examples sha256 and looks; of training those of the first seed."""
     task = experiment.task
-    sources = {"train": task.source("train", seeds[0]), "test": task.source("test")}
-    found = {f"{name} sha256": digest_of(source) for name, source in sources.items()}
+    sources = {split: task.source(split, seeds[0]) for split in SPLITS}
+    sizes = {split: len(source) for split, source in sources.items()}
+    digests = {f"{split} sha256": digest_of(sources[split]) for split in ("train", "test")}
     test = describe(task, sources["test"], DIGESTED)
-    return {**found, "test length": test.length, "test classes": test.balance}
+    rows = [sources["train"][i] for i in range(min(DIGESTED, sizes["train"]))]
+    real = sum(map(task.real_tokens, rows)) / sum(map(task.positions, rows))
+    looks = {"test length": test.length, "test classes": test.balance}
+    padding = {"train padding": f"{1 - real:.1%} of the positions"} if real < 1 else {}
+    return {**sizes, **digests, **looks, **padding}
 
 
 def digest_of(source: Source, count: int = DIGESTED) -> str:
@@ -226,36 +270,3 @@ def digest_of(source: Source, count: int = DIGESTED) -> str:
 
 def _together(vectorise: Vectorise, parameters: int) -> bool:
     return vectorise == "always" or (vectorise == "auto" and parameters <= SMALL)
-
-
-def _train(
-    label: str,
-    experiment: Experiment,
-    seeds: tuple[int, ...],
-    data: SeedData,
-    together: bool,
-    progress: ComparisonProgress,
-) -> list[Trained]:
-    """All seeds in one program, or one after another."""
-    if together:
-        return [train_seeds(experiment, seeds, data, progress, title=label)]
-    return [
-        train_seeds(experiment, (seed,), None, progress, title=f"{label} seed {seed}")
-        for seed in seeds
-    ]
-
-
-def _model_result(
-    label: str, experiment: Experiment, trained: list[Trained], costs: Mapping[str, Any]
-) -> ModelResult:
-    timings = [t.timing for t in trained]
-    return ModelResult(
-        name=label,
-        seeds=tuple(itertools.chain.from_iterable(t.seeds for t in trained)),
-        steps=experiment.train.steps,
-        config=_own(experiment),
-        tokens_per_second=float(np.median([t.tokens_per_second for t in timings])),
-        train_seconds=sum(t.train_seconds for t in timings),
-        compile_seconds=sum(t.compile_seconds for t in timings),
-        **costs,
-    )

@@ -1,7 +1,14 @@
-"""What a comparison found, as plain data: `results.json`, one file an experiment.
+"""What a comparison found, as plain data.
 
-`compare` writes it after every model and `report` reads it. The file is strict JSON: a number that
-is not finite is stored as null.
+    OUT/results.json              what was found: the same file however often the work was stopped
+    OUT/timings.json              when, how fast and how long: another one each time
+    OUT/runs/LABEL/               the run of a model's seeds, or seedN/ for each, as `train` has it
+    OUT/runs/LABEL/model.json     what came of it, when all its seeds are through
+    OUT/runs/LABEL/timing.json    how fast and how long
+
+`compare` writes them model by model, and `load` joins them: a model that another process has
+finished is there, whoever wrote results.json last. All are strict JSON: a number that is not finite
+is null. Folders of before, a results.json with everything in it, are read too.
 """
 
 from __future__ import annotations
@@ -11,16 +18,17 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from seqzoo.train.folder.files import write_atomically
+from seqzoo.train.folder.files import plain, write_atomically, write_new
 
-FILE = "results.json"
+FILE, TIMINGS, RUNS = "results.json", "timings.json", "runs"
+MODEL, TIMING = "model.json", "timing.json"
+TIMED = ("tokens_per_second", "train_seconds", "compile_seconds")  # fields that are no results
 VERSION = 1
 PACKAGES = ("seqzoo", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
 
@@ -35,7 +43,8 @@ class SeedResult:
     final: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # test split
     curves: Mapping[str, Curve] = dataclasses.field(default_factory=dict)  # split -> curve
     tested: int | None = None  # the step whose parameters `final` is of; None: the last
-    failure: Mapping[str, Any] | None = None  # {"step": int, "groups": [str], "loss": float | None}
+    failure: Mapping[str, Any] | None = None  # step, groups, loss and skipped; None: it finished
+    skipped: int = 0  # steps that were not finite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +58,7 @@ class ModelResult:
     parameters: int | None = None
     state_size: int | None = None  # elements of recurrent state per sequence
     state_growth: str = "constant"  # "linear" where state_size is that of a full-length row
-    tokens_per_second: float | None = None  # median over steps, all seeds together
+    tokens_per_second: float | None = None  # of one seed, the same batch for all, with padding
     train_seconds: float | None = None  # wall time of the steps, compilation and evaluation not in
     compile_seconds: float | None = None
 
@@ -73,10 +82,16 @@ class Comparison:
     notes: tuple[str, ...] = ()
     final_split: str = "test"  # that `SeedResult.final` is measured on
     selection: str = "last"  # the step tested: last, or each seed's best on validation (best)
+    labels: tuple[str, ...] = ()  # of all models asked for, in their order; empty in old files
 
     def model(self, name: str) -> ModelResult | None:
         """The results of one model, if it has been run."""
         return next((m for m in self.models if m.name == name), None)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Labels of the models that were asked for and are not there."""
+        return tuple(label for label in self.labels if self.model(label) is None)
 
 
 def versions() -> dict[str, str]:
@@ -103,48 +118,83 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON types: dataclasses become dicts, scalars Python numbers, NaN null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def save(comparison: Comparison, folder: Path) -> Path:
-    """Writes `folder`/results.json."""
-    path = Path(folder) / FILE
+    """Writes `folder`/results.json and `folder`/timings.json."""
+    content = plain(comparison)
+    timings = {"created": content.pop("created"), "models": {}}
+    for model in content["models"]:
+        timings["models"][model["name"]] = {name: model.pop(name) for name in TIMED}
+    _write(folder / TIMINGS, timings)
+    return _write(folder / FILE, {"seqzoo_results": VERSION, **content})
+
+
+def create(comparison: Comparison, folder: Path) -> bool:
+    """Writes the results file of a comparison without models; False where there is one already."""
+    folder.mkdir(parents=True, exist_ok=True)
     content = {"seqzoo_results": VERSION, **plain(comparison)}
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return path
+    return write_new(folder / FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def save_model(model: ModelResult, folder: Path) -> None:
+    """Writes what came of one model into the folder of its runs; model.json last."""
+    content = plain(model)
+    _write(folder / TIMING, {name: content.pop(name) for name in TIMED})
+    _write(folder / MODEL, content)
 
 
 def load(path: Path) -> Comparison:
-    """Reads a results file.
+    """Reads a results file, with the models in `runs` beside it that are not in it yet.
 
     Raises:
         ValueError: naming the file, and what it lacks or has too much.
     """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); run the comparison again") from error
-    if not isinstance(content, dict) or content.pop("seqzoo_results", None) != VERSION:
+    content = _read(path)
+    if content.pop("seqzoo_results", None) != VERSION:
         raise ValueError(f"{path} is not a results file of version {VERSION} of this program")
+    timings = _read_if_there(path.parent / TIMINGS)
     try:
-        models = tuple(
-            ModelResult(**{**m, "seeds": tuple(SeedResult(**s) for s in m["seeds"])})
-            for m in content.pop("models")
-        )
-        notes = tuple(content.pop("notes", ()))
-        return Comparison(**content, models=models, notes=notes)
+        models = [_model(m, timings.get("models", {}).get(m["name"])) for m in content["models"]]
+        names, labels = [m.name for m in models], [*content.get("labels", ())]
+        found = {m.name: m for m in [*models, *finished_models(path.parent, names)]}
+        order = [*labels, *(name for name in found if name not in labels)]
+        content |= {
+            "created": timings.get("created", content.get("created", "")),
+            "models": tuple(found[name] for name in order if name in found),
+            "notes": tuple(content.get("notes", ())),
+            "labels": tuple(order) if labels else (),
+        }
+        return Comparison(**content)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} has a missing or unknown field: {error}") from error
+
+
+def finished_models(folder: Path, known: Collection[str] = ()) -> list[ModelResult]:
+    """The models of a comparison's folder whose runs are through, but for the `known` ones."""
+    runs = folder / RUNS
+    found = sorted(runs.glob(f"*/{MODEL}")) if runs.is_dir() else []
+    models = [_read(path) | _read_if_there(path.parent / TIMING) for path in found]
+    return [_model(model) for model in models if model["name"] not in known]
+
+
+def _model(content: Mapping[str, Any], timing: Mapping[str, Any] | None = None) -> ModelResult:
+    seeds = tuple(SeedResult(**seed) for seed in content["seeds"])
+    return ModelResult(**{**content, **(timing or {}), "seeds": seeds})
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> Path:
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); run the comparison again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a file of version {VERSION} of this program")
+    return content
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return _read(path) if path.exists() else {}

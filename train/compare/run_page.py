@@ -7,39 +7,46 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.tasks.describe import describe
+from seqzoo.train.compare.curves import VALIDATION, read_curves
 from seqzoo.train.compare.results import Comparison, ModelResult, SeedResult
-from seqzoo.train.config import task_of
+from seqzoo.train.config import TrainConfig, task_of
 from seqzoo.train.folder.files import run_path
 
 LOOKED_AT = 1000  # examples that statistics are of
-NOT_CURVES = ("examples", "lr", "weight", "grad_norm", "epoch")
+POINTS = 400  # of a training curve, more than a screen shows apart
 
 
 def comparison_of_run(folder: Path) -> Comparison:
-    """One model, one seed, from `folder`/metrics.jsonl and config.json where there is one.
+    """One model, one seed or several, from `folder`/metrics.jsonl and config.json if there is one.
 
     Final values are those of the last validation, or of training where there was none. Statistics
     and trivial baselines of the validation split stand beside them where its data is at hand.
     """
     folder = run_path(folder)
     config = _config(folder / "config.json")
-    curves = _curves(folder)
-    steps = max((c["step"][-1] for c in curves.values()), default=0)
-    task = config.get("task", {})
+    train, task = config.get("train", {}), config.get("task", {})
+    replicas, seed = train.get("replicas", 1), train.get("seed", TrainConfig.seed)
+    curves = read_curves(folder, train.get("steps", 1), replicas, POINTS)
+    steps = max((c["step"][-1] for c in curves[0].values()), default=0)
     # A run does not look at the test split; `seqzoo evaluate` does.
-    split = "validation" if "validation" in curves else "train"
-    last = {k: v[-1] for k, v in curves.get(split, {}).items() if k != "step"}
-    seed = config.get("train", {}).get("seed", 0)
-    run = SeedResult(seed=seed, final=last, curves=curves)
-    metrics = {k for c in curves.values() for k in c}
-    about = _about(task, seed, metrics, split) if split == "validation" else {}
+    split = VALIDATION if VALIDATION in curves[0] else "train"
+    runs = tuple(
+        SeedResult(
+            seed=seed + i,
+            final={k: v[-1] for k, v in own.get(split, {}).items() if k != "step"},
+            curves=own,
+        )
+        for i, own in enumerate(curves)
+    )
+    metrics = {k for c in curves[0].values() for k in c}
+    about = _about(task, seed, metrics, split) if split == VALIDATION else {}
     notes = ("One training run, read from its folder.", *about.pop("notes", ()))
     metric = about.pop("main_metric", "accuracy" if "accuracy" in metrics else "loss")
     return Comparison(
         title=task.get("name", folder.resolve().name),
         main_metric=metric,
         higher_is_better=about.pop("higher_is_better", metric == "accuracy"),
-        models=(ModelResult(name=config.get("model", "model"), seeds=(run,), steps=steps),),
+        models=(ModelResult(name=config.get("model", "model"), seeds=runs, steps=steps),),
         config=config,
         final_split=split,
         notes=notes,
@@ -76,21 +83,3 @@ def _config(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def _curves(folder: Path) -> dict[str, dict[str, list]]:
-    """split -> {"step": [...], metric: [...]}; a metric without a split is of training."""
-    from seqzoo.train.folder.metrics import read_lines  # late: it brings the checkpoint library
-
-    points: dict[str, dict[int, dict[str, float]]] = {}
-    for step, values in read_lines(folder):
-        for name, value in values.items():
-            split, _, metric = name.rpartition("/")
-            if metric not in NOT_CURVES:
-                points.setdefault(split or "train", {}).setdefault(step, {})[metric] = value
-    curves = {}
-    for split, by_step in points.items():
-        steps = sorted(by_step)
-        names = sorted({name for values in by_step.values() for name in values})
-        curves[split] = {"step": steps} | {n: [by_step[s].get(n) for s in steps] for n in names}
-    return curves

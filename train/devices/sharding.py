@@ -79,6 +79,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def behind_replicas(rows: NamedSharding) -> NamedSharding:
+    """`rows` for arrays with replicas in front of the rows, whole on every device."""
+    return NamedSharding(rows.mesh, PartitionSpec(None, *rows.spec))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -131,7 +136,7 @@ def place(tree: PyTree, mesh: Mesh) -> Placement:
     def sharding_of(keys: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         path = next((str(k.key) for k in reversed(keys) if hasattr(k, "key")), "")
         spec, named = partition(path, leaf.shape, mesh)
-        if not named and leaf.ndim:
+        if not named and leaf.ndim and path:  # counts of steps have none
             by_shape.append(path)
         return NamedSharding(mesh, spec)
 

@@ -26,6 +26,7 @@ from seqzoo.train.devices.processes import barrier, from_first, is_first
 from seqzoo.train.folder.files import (
     files_under,
     in_bucket,
+    plain,
     remove_tree,
     run_path,
     write_atomically,
@@ -179,7 +180,7 @@ class Checkpoints:
         partial, final = self._unfinished(step), self.folder / str(step)
         if not is_first():
             return
-        write_atomically(partial / META, json.dumps(meta))
+        write_atomically(partial / META, json.dumps(plain(meta), allow_nan=False))
         digest, paths = not in_bucket(partial), sorted(files_under(partial))
         files = {path: _entry(partial / path, digest) for path in paths}
         write_atomically(partial / MANIFEST, json.dumps({"version": 1, "files": files}))

@@ -6,9 +6,15 @@ pathlib's. An object there is seen whole or not at all; there is no renaming, ap
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import math
+import os
+import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from seqzoo.tasks.data.atomic import write_file
 from seqzoo.tasks.data.places import address, place
@@ -79,3 +85,36 @@ def write_atomically(path: Path, text: str) -> None:
         path.write_text(text)
         return
     write_file(path, text)
+
+
+def write_new(path: Path, text: str) -> bool:
+    """Writes a file that is not there, whole or not at all; False where it is there already."""
+    if in_bucket(path):
+        if path.exists():
+            return False
+        path.write_text(text)
+        return True
+    own = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        write_file(own, text)
+        os.link(own, path)  # appears with its content or not at all
+    except FileExistsError:
+        return False
+    finally:
+        own.unlink(missing_ok=True)
+    return True
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON has it: dataclasses become dicts, scalars numbers, NaN null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,23 +22,26 @@ from seqzoo.train.folder.files import in_bucket, run_path, write_atomically
 
 FILE = "metrics.jsonl"
 LAG = 4  # steps between the start of a step and the reading of its metrics
-NONFINITE = "nonfinite/"
 WAIT = "wait for the device"  # an event in profiles
 
 
 class NonFiniteError(ArithmeticError):
-    """A step whose loss or gradient was not finite.
+    """A step whose loss or gradient was not finite, where no more steps may be skipped.
 
     Attributes:
         step: the step, from 1.
         loss: its loss.
         groups: the parameter groups whose gradient was not finite.
+        skipped: steps that were not finite so far, this one among them.
     """
 
-    def __init__(self, step: int, loss: float, groups: tuple[str, ...]):
-        self.step, self.loss, self.groups = step, loss, groups
+    def __init__(self, step: int, loss: float, groups: tuple[str, ...], skipped: int = 1):
+        self.step, self.loss, self.groups, self.skipped = step, loss, groups, skipped
         where = f"the gradient of the group(s) {', '.join(groups)}" if groups else "the loss alone"
-        super().__init__(f"step {step} was not finite: loss {loss}, {where}; the state was kept")
+        text = f"step {step} was not finite: loss {loss}, {where}; the state was kept"
+        if skipped > 1:
+            text += f". It was the {skipped}th such step, more than --max-skipped allows"
+        super().__init__(text)
 
 
 class Late:
@@ -51,29 +54,13 @@ class Late:
         """Keeps the metrics of a step that was started."""
         self._waiting.append((step, metrics))
 
-    def read(self, lag: int = LAG) -> Iterator[tuple[int, dict[str, float]]]:
-        """The metrics of all but the last `lag` steps, waiting for those to end.
-
-        Raises NonFiniteError for a step that was not finite.
-        """
+    def read(self, lag: int = LAG) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """The metrics of all but the last `lag` steps, waiting for those to end."""
         while len(self._waiting) > lag:
             step, metrics = self._waiting.popleft()
             with jax.profiler.TraceAnnotation(WAIT):
                 jax.block_until_ready(metrics)
-            yield step, finite_values(step, metrics)
-
-
-def finite_values(step: int, metrics: Mapping[str, Array]) -> dict[str, float]:
-    """Host numbers of a step's metrics. Raises NonFiniteError where the step was not finite."""
-    values = {name: np.asarray(value).item() for name, value in metrics.items()}
-    groups = tuple(
-        name.removeprefix(NONFINITE)
-        for name, bad in values.items()
-        if name.startswith(NONFINITE) and bad
-    )
-    if groups or not math.isfinite(values["loss"]):
-        raise NonFiniteError(step, values["loss"], groups)
-    return {name: float(v) for name, v in values.items() if not name.startswith(NONFINITE)}
+            yield step, jax.device_get(dict(metrics))
 
 
 class MetricsLog:
@@ -83,12 +70,13 @@ class MetricsLog:
         run: the run's folder. In a bucket lines appear at each flush, and no events are written.
         done: the step that training continues from; later lines are removed.
         every: steps between TensorBoard points of the training metrics.
+        seeds: of several replicas, whose metrics are lists; each has TensorBoard events of its own.
     """
 
-    def __init__(self, run: Path, done: int, *, every: int = 10):
+    def __init__(self, run: Path, done: int, *, every: int = 10, seeds: Sequence[int] = ()):
         self._path, self._every, self._text = run_path(run) / FILE, every, ""
         truncate(self._path, done)
-        self._lines, self._events = None, None
+        self._lines, self._events = None, []
         if in_bucket(self._path):  # whose objects are written whole
             self._text = self._path.read_text() if self._path.exists() else ""
             return
@@ -96,11 +84,15 @@ class MetricsLog:
 
         self._lines = self._path.open("a")
         purge = done + 1 if done else None
-        self._events = SummaryWriter(str(Path(run) / "tensorboard"), purge_step=purge)
+        parts = [f"seed{seed}" for seed in seeds] if len(seeds) > 1 else [""]
+        self._events = [
+            SummaryWriter(str(Path(run) / "tensorboard" / part), purge_step=purge) for part in parts
+        ]
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds the line of a step; evaluations are recognised by a "/" in their names."""
-        line = json.dumps({"step": step, **_strict(values)}) + "\n"
+        values = {name: _strict(value) for name, value in values.items()}
+        line = json.dumps({"step": step, **values}) + "\n"
         if self._lines is None:
             self._text += line
             return
@@ -108,7 +100,9 @@ class MetricsLog:
         for name, value in values.items():
             if "/" in name or step % self._every == 0:
                 tag = name if "/" in name else f"train/{name}"
-                self._events.add_scalar(tag, value, step)
+                each = value if isinstance(value, list) else [value] * len(self._events)
+                for events, own in zip(self._events, each, strict=True):
+                    events.add_scalar(tag, math.nan if own is None else own, step)
 
     def flush(self) -> None:
         """Returns when all lines are on disk, as they must be before a checkpoint counts."""
@@ -117,20 +111,22 @@ class MetricsLog:
             return
         self._lines.flush()
         os.fsync(self._lines.fileno())
-        self._events.flush()
+        for events in self._events:
+            events.flush()
 
     def close(self) -> None:
         """Flushes and closes."""
         self.flush()
         if self._lines is not None:
             self._lines.close()
-            self._events.close()
+        for events in self._events:
+            events.close()
 
 
 class NoLog:
     """Stands for the log in processes that write nothing."""
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Does nothing."""
 
     def flush(self) -> None:
@@ -171,6 +167,8 @@ def truncate(path: Path, done: int) -> None:
             write_atomically(path, text)
 
 
-def _strict(values: Mapping[str, float]) -> dict[str, float | None]:
+def _strict(value: Any) -> Any:
     # Nine digits bring a float32 back exactly; JSON has no NaN.
-    return {n: float(f"{v:.9g}") if math.isfinite(v) else None for n, v in values.items()}
+    if isinstance(value, list | np.ndarray):
+        return [_strict(each) for each in value]
+    return float(f"{value:.9g}") if math.isfinite(value) else None

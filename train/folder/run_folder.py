@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.train.config import Difference, Experiment, differences
-from seqzoo.train.folder.files import in_bucket, run_path, write_atomically
+from seqzoo.train.folder.files import in_bucket, plain, run_path, write_atomically
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", "lock.json"
 ABANDONED = 600.0  # seconds without a sign of life after which another host's lock is void
@@ -29,6 +29,10 @@ class RunFolder:
 
     def __init__(self, path: Path | str):
         self.path = run_path(path)
+
+    def exists(self) -> bool:
+        """Whether a run was started there."""
+        return (self.path / CONFIG).exists()
 
     def experiment(self) -> Experiment:
         """The configuration of the run. Raises RunFolderError where there is none."""
@@ -47,7 +51,7 @@ class RunFolder:
         """Raises RunFolderError if the folder belongs to another configuration or to no run."""
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; give a folder for the run")
-        if not (self.path / CONFIG).exists():
+        if not self.exists():
             there = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
             leftover = any(name != LOCK and not name.startswith(".") for name in there)
             if leftover:
@@ -62,11 +66,11 @@ class RunFolder:
     def adopt(self, experiment: Experiment) -> None:
         """Writes the configuration, which `check` has allowed."""
         text = json.dumps(experiment.to_dict(), indent=2) + "\n"
-        if not (self.path / CONFIG).exists() or self.config() != experiment.to_dict():
+        if not self.exists() or self.config() != experiment.to_dict():
             write_atomically(self.path / CONFIG, text)
 
     def result(self) -> dict[str, Any] | None:
-        """What the finished run reported, None if it has not finished."""
+        """What the run reported that was finished, or failed; None if it has to go on."""
         try:
             return json.loads((self.path / RESULT).read_text())
         except (FileNotFoundError, ValueError):
@@ -74,7 +78,8 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Writes the result."""
-        write_atomically(self.path / RESULT, json.dumps(result, indent=2) + "\n")
+        text = json.dumps(plain(result), indent=2, allow_nan=False)
+        write_atomically(self.path / RESULT, text + "\n")
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:

@@ -2,66 +2,99 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from seqzoo.tasks.task import Source, metric_value
 from seqzoo.train.config import Experiment, MeshConfig, differences
 from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
 from seqzoo.train.folder.run_folder import RunFolder, say_on_stderr
-from seqzoo.train.loop.data import eval_batches, rows_of_process, to_devices
+from seqzoo.train.loop.data import HostBatch, to_devices
 from seqzoo.train.loop.program import Program, count_parameters, make_program
+from seqzoo.train.loop.selection import keeps_copy
 from seqzoo.train.loop.state import Arrays, ModelFactory, TrainState
 from seqzoo.train.loop.step import Measured
+from seqzoo.train.loop.streams import RunData
 
 
-def evaluate(program: Program, params: Arrays, rest: Arrays, source: Source) -> dict[str, float]:
+def evaluate(
+    program: Program, params: Arrays, rest: Arrays, source: Source
+) -> dict[str, float | np.ndarray]:
     """Metrics over a split, totals summed in float64 before dividing, and `examples` seen.
 
-    Raises RuntimeError if the number of examples is not the split's size.
+    A number each, of several replicas an array; NaN where no example counts for a metric. Raises
+    RuntimeError if the number of examples is not the split's size.
     """
-    train = program.experiment.train
-    shards = math.prod(program.mesh.shape[axis] for axis in ("replica", "data", "fsdp"))
-    size = -(-(train.eval_batch_size or train.batch_size) // shards) * shards
-    rows = rows_of_process(program.rows, size)
+    batches = RunData(program.experiment, program.mesh).over(source)(0)
+    return evaluate_batches(program, params, rest, batches, len(source))
+
+
+def evaluate_batches(
+    program: Program, params: Arrays, rest: Arrays, batches: Iterable[HostBatch], size: int
+) -> dict[str, float | np.ndarray]:
+    """`evaluate` on batches that hold `size` examples."""
     task = program.experiment.task
-    reading = {"threads": train.threads, "prefetch": train.prefetch}
-    batches = eval_batches(source, size, rows=rows, lanes=task.stateful, **reading)
-    placed = (to_devices(batch, program.rows) for batch in batches)
+    placed = (to_devices(batch, program.eval_rows) for batch in batches)
     if task.stateful:
-        results, carry = [], program.lanes.start(params, rest, size)
+        results, carry = [], None
         for batch in placed:
+            if carry is None:
+                carry = program.lanes.start(params, rest, len(batch["fresh"]))
             measured, carry = program.lanes.step(params, rest, carry, batch)
             results.append(measured)
     else:
         results = [program.evaluate(params, rest, batch) for batch in placed]
-    metrics = combine(results)
+    metrics = combine(results, several=program.experiment.train.replicas > 1)
     metrics |= task.derived(metrics)
-    if metrics["examples"] != len(source):
-        raise RuntimeError(f"evaluated {metrics['examples']} examples of {len(source)}")
+    if metrics["examples"] != size:
+        raise RuntimeError(f"evaluated {metrics['examples']} examples of {size}")
     return metrics
 
 
-def combine(results: list[Measured]) -> dict[str, float]:
-    """One number a metric from the totals and weights of all batches."""
+def combine(results: list[Measured], several: bool = False) -> dict[str, float | np.ndarray]:
+    """A value for each metric from the totals and weights of all batches."""
     host = jax.device_get(results)
-    metrics = {}
+    counted = np.sum([batch.pop("examples")[0] for batch in host], axis=0, dtype=np.float64)
+    metrics: dict[str, Any] = {}
     for name in host[0]:
-        total, weight = np.sum([batch[name] for batch in host], axis=0, dtype=np.float64)
-        metrics[name] = float(metric_value(total, weight)) if np.any(weight) else math.nan
-    metrics["examples"] = int(sum(batch["examples"][0] for batch in host))
+        pairs = [np.stack(batch[name]) for batch in host]
+        value = metric_value(*np.sum(pairs, axis=0, dtype=np.float64), batch_dims=int(several))
+        metrics[name] = value if several else float(value)
+    if np.ptp(counted):
+        raise RuntimeError(f"replicas were evaluated on different examples: {counted}")
+    metrics["examples"] = int(counted.flat[0])
     return metrics
+
+
+def saved(state: TrainState, best: tuple[Arrays, Arrays] | None) -> PyTree:
+    """What a checkpoint holds; `best` are parameters and other variables (see `keeps_copy`)."""
+    return state if best is None else {"state": state, "best": best}
+
+
+def saved_like(program: Program) -> PyTree:
+    """Shapes, dtypes and shardings of what a run's checkpoints hold."""
+    like = program.like
+    copy = (like.params, like.rest) if keeps_copy(program.experiment.train) else None
+    return saved(like, copy)
+
+
+def from_saved(found: PyTree) -> tuple[TrainState, tuple[Arrays, Arrays] | None]:
+    """Reverses `saved`."""
+    return (found, None) if isinstance(found, TrainState) else (found["state"], found["best"])
 
 
 def load_run(
     run: Path,
     *,
     which: str = "last",
+    seed: int | None = None,
     make_model: ModelFactory | None = None,
     experiment: Experiment | None = None,
 ) -> tuple[Program, TrainState, dict[str, Any]]:
@@ -70,29 +103,82 @@ def load_run(
     Args:
         run: the run's folder.
         which: "last", "best" (on validation) or a step.
+        seed: of a run of several replicas the one that is wanted; by default the first.
         make_model: builds the model, where it is not the configuration's.
         experiment: in place of the run's own, with the same arrays: another rate of its test split,
             another step of its state space.
 
-    Raises ValueError for what is no run or has other arrays, and CheckpointError where there is no
-    whole checkpoint.
+    Raises ValueError for what is no run, has no such seed or other arrays, and CheckpointError
+    where there is no whole checkpoint.
     """
     own = RunFolder(run).experiment()
-    checkpoints = Checkpoints(run)
-    step = _choose(checkpoints, which)
+    place = _place(own, seed)
 
-    def program_of(experiment: Experiment) -> Program:
-        alone = dataclasses.replace(experiment, mesh=MeshConfig())
+    def program_of(experiment: Experiment, replicas: int = 1) -> Program:
+        train = dataclasses.replace(
+            experiment.train, replicas=replicas, seed=own.train.seeds[0 if replicas > 1 else place]
+        )
+        alone = dataclasses.replace(experiment, mesh=MeshConfig(), train=train)
         return make_program(alone, make_model=make_model, devices=jax.local_devices()[:1])
 
     program = program_of(own)
     if experiment is not None:
         kept, program = program.like, program_of(experiment)
         _check_like(kept, program.like)
-    state = checkpoints.restore(step, program.like)
-    meta = checkpoints.meta(step)
-    checkpoints.close()
+    whole = program if own.train.replicas == 1 else program_of(own, own.train.replicas)
+    with contextlib.closing(Checkpoints(run)) as checkpoints:
+        step = _choose(checkpoints, which, own)
+        state, best = from_saved(checkpoints.restore(step, saved_like(whole)))
+        meta = checkpoints.meta(step)
+    if own.train.replicas > 1:
+        meta = _of_replica(meta, place)
+        if which == "best" and meta["best"]:
+            state = state._replace(params=best[0], rest=best[1])
+            meta["step"] = meta["best"]["step"]
+        state = jax.tree.map(lambda x: x[place], state)
     return program, state, meta
+
+
+class Selected(NamedTuple):
+    """What the task's protocol tests of a run, for each replica, where the program has it."""
+
+    params: Arrays
+    rest: Arrays
+    steps: list[int | None] | None  # None: the last; in place of a step: none was finite
+    state: TrainState  # of the same checkpoint
+
+
+def load_selected(program: Program, run: Path) -> Selected:
+    """The parameters of a finished run that are tested."""
+    experiment = program.experiment
+    with contextlib.closing(Checkpoints(run)) as checkpoints:
+        step = _choose(checkpoints, experiment.task.selection, experiment)
+        state, best = from_saved(checkpoints.restore(step, saved_like(program)))
+        found = checkpoints.meta(step)["best"]
+    if experiment.task.selection == "last":
+        return Selected(state.params, state.rest, None, state)
+    steps = found["step"] if found else None
+    if best is None:
+        return Selected(state.params, state.rest, [steps], state)
+    return Selected(*best, steps or [None] * experiment.train.replicas, state)
+
+
+def _place(experiment: Experiment, seed: int | None) -> int:
+    seeds = experiment.train.seeds
+    if seed is None:
+        return 0
+    if seed not in seeds:
+        raise ValueError(f"the run has no seed {seed} (it has {', '.join(map(str, seeds))})")
+    return seeds.index(seed)
+
+
+def _of_replica(value: Any, place: int) -> Any:
+    """The part of one replica in what `Record.meta` gave."""
+    if isinstance(value, Mapping):
+        one = {name: _of_replica(part, place) for name, part in value.items() if name != "key"}
+        best = one.get("best")
+        return {**one, "best": None} if best and best["step"] is None else one
+    return value[place] if isinstance(value, list) else value
 
 
 def _check_like(kept: TrainState, like: TrainState) -> None:
@@ -118,26 +204,47 @@ def evaluate_run(
     """
     own = RunFolder(run).experiment()
     which = own.task.selection if which == "selected" else which
-    program, state, meta = load_run(run, which=which, experiment=experiment)
+    if own.train.replicas > 1:
+        several = [_evaluated(run, split, which, seed, experiment) for seed in own.train.seeds]
+        return {"seeds": list(own.train.seeds)} | _side_by_side(several)
+    return _evaluated(run, split, which, own.train.seed, experiment)
+
+
+def _evaluated(
+    run: Path, split: str, which: str, seed: int, experiment: Experiment | None
+) -> dict[str, Any]:
+    own = RunFolder(run).experiment()
+    program, state, meta = load_run(run, which=which, seed=seed, experiment=experiment)
     experiment = experiment or own
+    task = experiment.task
     changes = {d.key: d.new for d in differences(own.to_dict(), experiment.to_dict())}
-    metrics = evaluate(program, state.params, state.rest, experiment.task.source(split))
-    about = {"task": experiment.task.name, "model": experiment.model, "split": split}
+    # The train split of a generated task is another one for each seed.
+    metrics = evaluate(program, state.params, state.rest, task.source(split, seed))
+    about = {"task": task.name, "model": experiment.model, "split": split}
     about |= {"changes": changes} if changes else {}
     parameters = count_parameters(state.params)
-    trivial = {"baselines": experiment.task.baselines(split)}  # of the main metric
+    trivial = {"baselines": task.baselines(split)}  # of the main metric
     return {**about, "step": meta["step"], "parameters": parameters, **metrics, **trivial}
 
 
-def _choose(checkpoints: Checkpoints, which: str) -> int:
+def _side_by_side(several: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is alike of several results as it is, what differs as a list."""
+    joined = {name: [each[name] for each in several] for name in several[0]}
+    return {name: x[0] if all(y == x[0] for y in x) else x for name, x in joined.items()}
+
+
+def _choose(checkpoints: Checkpoints, which: str, experiment: Experiment) -> int:
     newest = checkpoints.newest_whole(say_on_stderr)
     if newest is None:
         raise CheckpointError(f"{checkpoints.folder.parent} has no checkpoint yet")
     if which == "last":
         return newest
+    if which == "best" and not experiment.train.keep_best:
+        raise ValueError("the run was trained with --no-keep-best; --checkpoint last is there")
     if which == "best":
         best = checkpoints.meta(newest).get("best")
-        which = str(best["step"]) if best else str(newest)
+        apart = best and not keeps_copy(experiment.train)
+        which = str(best["step"] if apart else newest)
     if not which.isdecimal() or int(which) not in checkpoints.steps():
         known = ", ".join(map(str, checkpoints.steps()))
         raise ValueError(f"no checkpoint {which!r} (valid: last, best, {known})")

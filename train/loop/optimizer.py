@@ -1,6 +1,6 @@
 """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with the learning rates of parameter groups.
 
-lr(t) = peak * t / warmup  up to `warmup` steps, then a cosine down to final_lr * peak
+lr(t) = peak * t / warmup  up to `warmup` steps, then a cosine down to final_lr * peak, at the last
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def make_schedule(optim: OptimConfig, steps: int, peak: float | None = None) -> 
     """Learning rate of step t in [0, steps), from `peak` (by default that of the run)."""
     peak = optim.peak_lr if peak is None else peak
     warmup = min(optim.warmup_steps(steps), steps)
-    cosine = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), optim.final_lr)
-    if not warmup:
-        return cosine
     # The first step already learns: a rate of 0 would make it a step that does nothing.
+    if not warmup:
+        return optax.cosine_decay_schedule(peak, max(steps - 1, 1), optim.final_lr)
     rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
-    return optax.join_schedules([rise, cosine], [warmup])
+    fall = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), optim.final_lr)
+    return optax.join_schedules([rise, lambda t: fall(t + 1)], [warmup])
 
 
 def make_optimizer(

@@ -1,4 +1,9 @@
-"""What a configuration compiles to: model, optimiser, mesh, and the functions over them."""
+"""What a configuration compiles to: model, optimiser, mesh, and the functions over them.
+
+With several replicas the same functions are vmapped: states and training batches have the replicas
+in front, evaluation batches are shared. A replica gives what it gives alone, up to rounding: the
+order of summation inside a batched product may differ.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +13,17 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Key, PyTree
 
 from seqzoo.models.heads import build_model
-from seqzoo.train.config import Experiment
+from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.devices.sharding import (
     batch_sharding,
+    behind_replicas,
     check_batch,
     check_length,
     make_mesh,
@@ -31,6 +38,7 @@ from seqzoo.train.loop.state import (
     TrainState,
     blueprint,
     init_state,
+    seed_keys,
 )
 from seqzoo.train.loop.stateful import LaneEvaluation, initial_carry, lane_evaluation
 from seqzoo.train.loop.step import Measured, TrainStep, make_eval_step, make_train_step
@@ -46,7 +54,8 @@ class Program(NamedTuple):
     step: TrainStep  # donates the state
     evaluate: Callable[[Arrays, Arrays, PyTree], Measured]
     like: TrainState  # shapes, dtypes and shardings of the state
-    rows: NamedSharding  # of batches
+    rows: NamedSharding  # of training batches
+    eval_rows: NamedSharding  # of evaluation batches
     lanes: LaneEvaluation  # evaluation of a task whose rows continue each other
     by_shape: tuple[str, ...]  # parameters that no sharding rule names
 
@@ -67,16 +76,20 @@ def make_program(
     mesh = make_mesh(experiment.mesh, devices)
     check_batch(mesh, train.batch_size, train.accumulate)
     check_length(mesh, length or task.spec.length)
+    if train.replicas > 1 and train.init_from:
+        raise ValueError("replicas start from scratch; fine-tune with --replicas 1, seed by seed")
     make_model = make_model or model_factory(experiment)
     plan = blueprint(make_model)
     tx = make_optimizer(optim, train.steps, plan.groups)
     schedule = make_schedule(optim, train.steps)
     start = functools.partial(initial_carry, task, lanes=train.batch_size)
-    init = functools.partial(init_state, make_model, plan, tx, start=start)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    whole, rows = replicated(mesh), batch_sharding(mesh)
+    each = _each_of(train.replicas)
+    init = each(functools.partial(init_state, make_model, plan, tx, start=start))
+    shapes = jax.eval_shape(init, replica_keys(train)[0])
+    whole, eval_rows = replicated(mesh), batch_sharding(mesh)
+    rows = behind_replicas(eval_rows) if train.replicas > 1 else eval_rows
     placement = place_state(shapes, mesh, rows)
-    step = _over(mesh, make_train_step(task, plan, tx, schedule, accumulate=train.accumulate))
+    step = each(make_train_step(task, plan, tx, schedule, accumulate=train.accumulate))
     state = placement.shardings
     return Program(
         experiment,
@@ -84,30 +97,66 @@ def make_program(
         plan,
         jax.jit(init, out_shardings=state),
         jax.jit(
-            step, in_shardings=(state, rows, whole), out_shardings=(state, whole), donate_argnums=0
+            _over(mesh, step),
+            in_shardings=(state, rows, whole),
+            out_shardings=(state, whole),
+            donate_argnums=0,
         ),
         jax.jit(
-            _over(mesh, make_eval_step(task, plan)),
-            in_shardings=(state.params, state.rest, rows),
+            _over(mesh, each(make_eval_step(task, plan), shared=1)),
+            in_shardings=(state.params, state.rest, eval_rows),
             out_shardings=whole,
         ),
         jax.tree.map(_with_sharding, shapes, state),
         rows,
-        _compiled(lane_evaluation(task, plan), state, rows, whole),
+        eval_rows,
+        _compiled(lane_evaluation(task, plan), each, state, rows, eval_rows),
         placement.by_shape,
     )
 
 
+def _each_of(replicas: int) -> Callable[..., Callable]:
+    """What makes a function of one replica one of all; its last `shared` arguments are shared."""
+
+    def each(function: Callable, shared: int = 0) -> Callable:
+        if replicas == 1:
+            return function
+
+        def call(*args: PyTree) -> PyTree:
+            axes = (0,) * (len(args) - shared) + (None,) * shared
+            return jax.vmap(function, in_axes=axes)(*args)
+
+        return call
+
+    return each
+
+
+def replica_keys(train: TrainConfig) -> tuple[Key[Array, "*S"], Key[Array, "*S"]]:
+    """`seed_keys` of the run's seed, or of the seeds of its replicas in front of each other."""
+    if train.replicas == 1:
+        return seed_keys(train.seed)
+    first, steps = zip(*map(seed_keys, train.seeds), strict=True)
+    return jnp.stack(first), jnp.stack(steps)
+
+
 def _compiled(
-    lanes: LaneEvaluation, state: TrainState, rows: NamedSharding, whole: NamedSharding
+    lanes: LaneEvaluation,
+    each: Callable[..., Callable],
+    state: TrainState,
+    rows: NamedSharding,
+    eval_rows: NamedSharding,
 ) -> LaneEvaluation:
     inputs = (state.params, state.rest)
+
+    def start(params: Arrays, rest: Arrays, count: int) -> PyTree:
+        return each(functools.partial(lanes.start, lanes=count))(params, rest)
+
     return LaneEvaluation(
-        jax.jit(lanes.start, static_argnums=2, in_shardings=inputs, out_shardings=rows),
+        jax.jit(start, static_argnums=2, in_shardings=inputs, out_shardings=rows),
         jax.jit(
-            lanes.step,
-            in_shardings=(*inputs, rows, rows),
-            out_shardings=(whole, rows),
+            each(lanes.step, shared=1),
+            in_shardings=(*inputs, rows, eval_rows),
+            out_shardings=(replicated(eval_rows.mesh), rows),
             donate_argnums=2,
         ),
     )

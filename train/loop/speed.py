@@ -1,14 +1,20 @@
-"""How fast a run is, in units of what its chips could do."""
+"""How fast a model trains: in tokens a second, and in units of what its chips could do."""
 
 from __future__ import annotations
 
+import statistics
 import time
+
+import jax
 
 from seqzoo.tasks.task import Task
 from seqzoo.train.devices.chips import chip_of
 from seqzoo.train.devices.flops import Operations, operations
-from seqzoo.train.loop.data import batch_shapes
-from seqzoo.train.loop.program import Program
+from seqzoo.train.loop.data import HostBatch, batch_shapes, to_devices
+from seqzoo.train.loop.program import Program, replica_keys
+from seqzoo.train.loop.state import TrainState
+
+LEAST, MOST, ENOUGH = 6, 50, 0.5  # steps that are timed, and seconds after which they are enough
 
 
 class Speed:
@@ -24,12 +30,9 @@ class Speed:
         self._chip = chip_of(device)
         self._last: float | None = None
         if self._chip is not None:
-            task, size = program.experiment.task, program.experiment.train.batch_size
-            self._seconds_at_peak = (
-                3
-                * forward_operations(program, task, size).products
-                / (self._chip.flops * program.mesh.size)
-            )
+            task, train = program.experiment.task, program.experiment.train
+            work = forward_operations(program, task, train.batch_size).products * train.replicas
+            self._seconds_at_peak = 3 * work / (self._chip.flops * program.mesh.size)
 
     def pause(self) -> None:
         """The time until the next step is not the step's: an evaluation, a checkpoint."""
@@ -46,14 +49,35 @@ class Speed:
         return {"step_seconds": now - last, "mfu": self._seconds_at_peak / (now - last)}
 
 
+def tokens_per_second(program: Program, state: TrainState, batch: HostBatch) -> float:
+    """Positions that training steps on one batch take in a second, padding included; a median.
+
+    For numbers that can be compared the program is of one replica, and the batch the same. The
+    state is donated.
+    """
+    _, key = replica_keys(program.experiment.train)
+    placed, seconds = to_devices(batch, program.rows), []
+    while len(seconds) < LEAST or (sum(seconds[1:]) < ENOUGH and len(seconds) < MOST):
+        started = time.perf_counter()
+        state, metrics = program.step(state, placed, key)
+        jax.block_until_ready(metrics)
+        seconds.append(time.perf_counter() - started)
+    train = program.experiment.train
+    share = len(batch["inputs"]) / train.batch_size  # of several processes each has a part
+    tokens = program.experiment.task.positions(batch) / share
+    return tokens / statistics.median(seconds[1:])  # the first one compiles
+
+
 def forward_operations(
     program: Program, task: Task, batch_size: int, length: int = 0
 ) -> Operations:
-    """Operations of one forward pass over a training batch."""
+    """Operations of one forward pass over a training batch, of one replica."""
 
     def forward(params: dict, rest: dict, inputs: object, ids: object) -> object:
         return program.plan.merge(params, rest)(inputs, ids)
 
-    batch = batch_shapes(task, batch_size, program.rows, length)
-    state = program.like
-    return operations(forward, state.params, state.rest, batch["inputs"], batch.get("segment_ids"))
+    batch = batch_shapes(task, batch_size, program.eval_rows, length)
+    variables = program.like.params, program.like.rest
+    if program.experiment.train.replicas > 1:
+        variables = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables)
+    return operations(forward, *variables, batch["inputs"], batch.get("segment_ids"))

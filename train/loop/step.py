@@ -4,8 +4,9 @@
     state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)            # over a mesh
     states, metrics = jax.jit(jax.vmap(step), donate_argnums=0)(states, batches, keys)   # seeds
 
-A step whose loss or gradient is not finite changes nothing, step count included, and says in which
-group of parameters.
+A step whose loss or gradient is not finite is skipped: it changes nothing, neither the optimiser's
+state nor the count of its steps, and says in which group of parameters. A metric that no example of
+a batch counts for is NaN; a loss of none (no labelled position) is a step like any other.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def make_train_step(
     a step follow from it and the step count. With `accumulate` > 1 the batch is cut into that many
     microbatches whose totals and weights are summed before dividing, so that the gradient is that
     of the whole batch; variables that are not trained see the microbatches in turn, and dropout
-    draws anew for each. Metrics are scalars: loss, the task's, grad_norm, lr, weight,
+    draws anew for each. Metrics are scalars: loss, the task's, grad_norm, lr, weight, skipped,
     nonfinite/<group>, and of mixtures of experts dropped, the share of choices without room.
     """
 
@@ -64,7 +65,7 @@ def make_train_step(
         key = jax.random.fold_in(key, state.step)
         run = _forward_backward if accumulate == 1 else _accumulated(accumulate)
         done = run(task, plan, state.params, state.rest, batch, key, state.carry)
-        weight = done.measured["loss"][1]
+        total, weight = done.measured["loss"]
         grads = jax.tree.map(lambda g: _ratio(g, weight), done.grads)
         aux = _ratio(done.aux, weight)
         metrics = {name: metric_value(*pair) for name, pair in done.measured.items()}
@@ -73,11 +74,13 @@ def make_train_step(
         if any(_is_aux(plan)):
             metrics["aux_loss"] = aux
         nonfinite = _nonfinite(grads, plan.groups)
-        ok = jnp.isfinite(metrics["loss"]) & ~jnp.any(jnp.stack(list(nonfinite.values())))
+        finite_loss = jnp.isfinite(_ratio(total, weight) + aux)
+        ok = finite_loss & ~jnp.any(jnp.stack(list(nonfinite.values())))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new = TrainState(state.step + 1, params, done.rest, opt_state, done.carry)
         metrics |= {f"nonfinite/{group}": bad for group, bad in nonfinite.items()}
+        metrics["skipped"] = ~ok
         metrics |= {"grad_norm": optax.tree.norm(grads), "lr": schedule(state.step)}
         metrics["weight"] = weight
         return jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, state), metrics

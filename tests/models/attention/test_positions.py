@@ -1,6 +1,7 @@
 """Plug-in positions against published attention layers and loops over pairs of tokens."""
 
 import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +10,10 @@ from flax import nnx
 
 from seqzoo.models import Attention, build
 from seqzoo.models.attention.positions import Disentangled, Shaw, Sizes
-from tests.golden import golden
 from tests.helpers import assert_close, x64
-from tests.laws import PACKED, normal, runs
+from tests.models.laws import PACKED, normal, runs
 
+GOLDEN = Path(__file__).parents[2] / "golden/positions"
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
@@ -38,7 +39,7 @@ def sizes(**changes):
 
 
 def test_shaw_equals_published():
-    case = golden("positions/shaw_relative_key")
+    case = np.load(GOLDEN / "shaw_relative_key.npz")
     with x64():
         mixer = published(case)
         left, right = int(case["left_max"]), int(case["right_max"])
@@ -49,7 +50,7 @@ def test_shaw_equals_published():
 
 def test_transformer_xl_equals_published():
     """Their sines are rounded to float32, ours are not."""
-    case = golden("positions/transformer_xl_relative")
+    case = np.load(GOLDEN / "transformer_xl_relative.npz")
     with x64():
         mixer = published(case, "transformer_xl")
         plug = mixer.positions
@@ -62,7 +63,7 @@ def test_transformer_xl_equals_published():
 @pytest.mark.parametrize("number", [0, 1])
 def test_deberta_equals_published(number):
     """Their divisor sqrt(3K) is rounded to float32."""
-    case = golden(f"positions/deberta_v2_attention_{number}")
+    case = np.load(GOLDEN / f"deberta_v2_attention_{number}.npz")
     shared = bool(case["share_att_key"])
     with x64():
         mixer = published(case, names=("query_proj", "key_proj", "value_proj", None))

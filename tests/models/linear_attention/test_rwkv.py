@@ -1,5 +1,7 @@
 """RWKV-4 against a published model, RWKV-7 against its equations, and channel mixing."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +11,15 @@ from flax import nnx
 from seqzoo.models import RWKV7, Backbone, BackboneConfig, default_backbone
 from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import segments
-from tests import laws
-from tests.golden import golden
 from tests.helpers import assert_close, x64
+from tests.models import laws
 from tests.models.linear_attention import by_hand as hand
 from tests.models.linear_attention.test_rwkv6 import shifted
+from tests.models.published import read_safetensors
 from tests.models.test_published_transformers import blocks, build, check_decoder, linear, put_norm
 from tests.references.delta_rules import dplr_delta_rule
+
+HF = Path(__file__).parents[2] / "golden" / "hf" / "rwkv"
 
 
 def load(time, channel, w, at):
@@ -34,7 +38,7 @@ def load(time, channel, w, at):
 
 def test_rwkv4_lm_equals_the_published_model():
     """The preset, with the norm between embedding and blocks; at once and token by token."""
-    w, io = golden("hf/rwkv/weights"), golden("hf/rwkv/io")
+    w, io = read_safetensors(HF / "weights.safetensors"), np.load(HF / "io.npz")
     model = build("rwkv4_lm", {}, expansion=3.0, depth=3)
     model.encoder.embed.embedding[...] = jnp.asarray(w["rwkv.embeddings.weight"])
     put_norm(model.encoder.norm, w, "rwkv.blocks.0.pre_ln")
@@ -52,6 +56,19 @@ def test_rwkv4_lm_equals_the_published_model():
 def test_published_blocks_normalise_the_embedding(version):
     config = default_backbone(f"rwkv{version}_lm")
     assert (config.norm, config.norm_eps, config.embed_norm) == ("layer", 1e-5, True)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Two blocks with RWKV's own feed-forward, whose second reads the value of the first."""
+    config = BackboneConfig(d_model=laws.D, depth=2, feedforward="rwkv", expansion=1.5)
+    options = {"num_heads": 2, "decay_rank": 2, "gate_rank": 2, "value_rank": 2, "chunk_size": 8}
+    return laws.Subject(lambda: Backbone(("rwkv7",), config, options, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize("law", ["packed", "ragged-1", "idle", "state"])
+def test_stacks_with_channel_mixing_and_first_values_keep_the_laws(whole, law):
+    laws.CAUSAL_LAWS[law](whole)
 
 
 @pytest.mark.parametrize("shared", [False, True])

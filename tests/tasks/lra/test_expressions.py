@@ -1,3 +1,6 @@
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,23 +12,25 @@ from seqzoo.tasks.lra.expressions import (
     tokens_to_expression,
 )
 from seqzoo.tasks.lra.listops import evaluate
-from tests.golden import golden
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "lra_listops" / "listops.tsv"
 
 
 @pytest.fixture(scope="module")
-def theirs():
-    rows = golden("lra_listops/listops")
+def golden():
+    with GOLDEN.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
     assert len(rows) == 300
     return rows
 
 
-def test_official_expressions_have_their_targets(theirs):
-    wrong = [row for row in theirs if evaluate(row["Source"]) != int(row["Target"])]
+def test_official_expressions_have_their_targets(golden):
+    wrong = [row for row in golden if evaluate(row["Source"]) != int(row["Target"])]
     assert not wrong
 
 
-def test_official_expressions_round_trip(theirs):
-    for row in theirs:
+def test_official_expressions_round_trip(golden):
+    for row in golden:
         tokens = expression_to_tokens(row["Source"])
         assert len(tokens) == int(row["Length"])
         assert binarise(tokens) == row["Source"]

@@ -180,6 +180,16 @@ def test_a_step_that_is_not_finite_exits_3(capsys, tmp_path, monkeypatch):
     assert error.count("\n") == 1
 
 
+def test_a_run_that_was_stopped_exits_75_and_one_that_is_through_0(capsys, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        return {"step": 3, "complete": False}
+
+    monkeypatch.setattr("seqzoo.train.loop.runner.run", stopped)
+    code, said, _ = call(capsys, *TRAIN, "--out", tmp_path / "run")
+    assert code == 75
+    assert "stopped and saved at step 3 of 1000" in said
+
+
 def test_help_shows_the_flags_of_the_chosen_parts(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.dispatch([*TRAIN, "--help"])

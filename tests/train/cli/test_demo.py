@@ -4,9 +4,9 @@ from seqzoo.models.registry import MIXERS
 from seqzoo.train.cli import demo
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare import comparison as compare
+from seqzoo.train.compare import work
 from seqzoo.train.compare.comparison import cost
-from seqzoo.train.compare.results import SeedResult
-from seqzoo.train.compare.seeds import Timing, Trained
+from tests.train.compare.test_comparison import finish
 
 
 @pytest.mark.parametrize("name", ["mqar", "listops_short"])
@@ -27,11 +27,7 @@ def test_models_of_a_section_can_be_compared_fairly(name):
 
 
 def test_the_command_reports_both_tasks(tmp_path, monkeypatch, capsys):
-    def train(experiment, seeds, data=None, progress=None, title=""):
-        done = [SeedResult(seed=s, final={"accuracy": 0.5, "loss": 1.0}) for s in seeds]
-        return Trained(tuple(done), Timing(1.0, 2.0, 3.0), None)
-
-    monkeypatch.setattr(compare, "train_seeds", train)
+    monkeypatch.setattr(work.Work, "_do", lambda self, unit: finish(unit, 0.5))
     assert dispatch(["demo", "--out", str(tmp_path), "--steps-scale", "0.01"]) == 0
     page = (tmp_path / "report.html").read_text()
     assert page.count("<section") == 2

@@ -1,5 +1,5 @@
-import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,12 +9,11 @@ from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.cli.compare import labelled
 from seqzoo.train.compare import comparison as module
-from seqzoo.train.compare import results
+from seqzoo.train.compare import results, work
 from seqzoo.train.compare.comparison import digest_of
 from seqzoo.train.compare.cost import cost, match_parameters
-from seqzoo.train.compare.results import SeedResult
-from seqzoo.train.compare.seeds import Timing, Trained
 from seqzoo.train.config import Experiment
+from seqzoo.train.folder.run_folder import LOCK, RunFolder, _started
 
 SMALL = [
     *("--task", "mqar", "--data.length", "16", "--data.num-pairs", "4", "--data.vocab-size", "18"),
@@ -30,17 +29,31 @@ def run(out, models, *more):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Calls of a `train_seeds` that takes no time: (model, seeds)."""
+    """Units whose training takes no time: (model, seeds) of each."""
     calls = []
 
-    def train(experiment, seeds, data=None, progress=None, title=""):
-        calls.append((experiment.model, seeds))
-        value = 0.1 * len(calls)
-        done = [SeedResult(seed=s, final={"accuracy": value, "loss": 1.0}) for s in seeds]
-        return Trained(tuple(done), Timing(1.0, 2.0, 3.0), None)
+    def do(self, unit):
+        train = unit.experiment.train
+        calls.append((unit.experiment.model, train.seeds))
+        finish(unit, 0.1 * len(calls))
 
-    monkeypatch.setattr(module, "train_seeds", train)
+    monkeypatch.setattr(work.Work, "_do", do)
     return calls
+
+
+def finish(unit, accuracy, tested=None, failure=None):
+    """Writes what a run of the unit leaves behind."""
+    train = unit.experiment.train
+
+    def each(value):
+        return value if train.replicas == 1 else [value] * train.replicas
+
+    result = {"step": train.steps, "complete": failure is None, "failure": each(failure)}
+    result |= {"skipped": each(0), "seconds": 2.0, "compile_seconds": 1.0}
+    RunFolder(unit.path).finish(result)
+    tests = {"step": tested, "metrics": {"accuracy": each(accuracy), "loss": each(1.0)}}
+    (unit.path / work.TEST).write_text(json.dumps(tests))
+    (unit.path / work.SPEED).write_text('{"tokens_per_second": 3.0}')
 
 
 def names(out):
@@ -70,18 +83,109 @@ def test_a_model_that_is_done_is_not_run_again(tmp_path, trained):
     assert names(tmp_path) == ["lru", "gru", "rnn"]
 
 
-def test_ctrl_c_keeps_the_models_that_are_done(tmp_path, trained, monkeypatch, capsys):
-    train = module.train_seeds
+class StopAfter:
+    """Asks for a stop when some models have been trained, as a signal would."""
 
-    def interrupted(experiment, *rest, **more):
-        if experiment.model == "gru":
-            raise KeyboardInterrupt
-        return train(experiment, *rest, **more)
+    def __init__(self, trained, count):
+        self._trained, self._count = trained, count
 
-    monkeypatch.setattr(module, "train_seeds", interrupted)
-    assert run(tmp_path, "lru,gru,rnn") == 130
-    assert names(tmp_path) == ["lru"]
-    assert "continues" in capsys.readouterr().out
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    @property
+    def requested(self):
+        return len(self._trained) >= self._count
+
+
+def test_a_stopped_comparison_goes_on_to_the_same_results(tmp_path, trained, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "StopRequest", lambda *_: StopAfter(trained, 1))
+        assert run(tmp_path / "in_two", "lru,gru,rnn") == 75
+    assert names(tmp_path / "in_two") == ["lru"]
+    assert "without gru, rnn; the same command goes on" in capsys.readouterr().out
+    assert run(tmp_path / "in_two", "lru,gru,rnn") == 0
+    del trained[:]
+    assert run(tmp_path / "at_once", "lru,gru,rnn") == 0
+    found = {name: (tmp_path / name / results.FILE).read_text() for name in ("in_two", "at_once")}
+    parts, whole = (text.replace(name, "") for name, text in found.items())  # in the command
+    assert parts == whole
+    assert not any(name in whole for name in (*results.TIMED, "created"))
+    model = results.load(tmp_path / "at_once" / results.FILE).models[0]
+    assert (model.tokens_per_second, model.train_seconds, model.compile_seconds) == (3, 2, 1)
+
+
+def test_models_of_two_processes_are_all_there_and_each_is_trained_once(tmp_path, monkeypatch):
+    """The other process has the first model; it finishes while this one trains the second."""
+    monkeypatch.setattr(work, "POLL", 0.01)
+    done = []
+    others = RunFolder(tmp_path / results.RUNS / "lru")
+
+    def do(self, unit):
+        if not done:
+            assert unit.label == "gru"
+            lru = self._units["lru"][0]
+            others.adopt(lru.experiment)
+            finish(lru, 0.5)
+            (others.path / LOCK).unlink()
+        done.append(unit.label)
+        finish(unit, 0.25)
+
+    monkeypatch.setattr(work.Work, "_do", do)
+    others.path.mkdir(parents=True)
+    with others.owned():
+        lock = json.loads((others.path / LOCK).read_text())
+        alive = {**lock, "pid": os.getppid(), "started": _started(os.getppid())}
+        (others.path / LOCK).write_text(json.dumps(alive))
+        assert run(tmp_path, "lru,gru") == 0
+    assert done == ["gru"]
+    got = results.load(tmp_path / results.FILE)
+    assert [(m.name, m.seeds[0].final["accuracy"]) for m in got.models] == [
+        ("lru", 0.5),
+        ("gru", 0.25),
+    ]
+
+
+def test_a_model_that_another_process_finished_is_read_whoever_wrote_last(tmp_path, trained):
+    run(tmp_path, "lru,gru")
+    content = json.loads((tmp_path / results.FILE).read_text())
+    content["models"] = content["models"][1:]
+    (tmp_path / results.FILE).write_text(json.dumps(content))
+    assert names(tmp_path) == ["lru", "gru"]
+
+
+def test_a_folder_of_before_is_read_and_joined(tmp_path, trained):
+    run(tmp_path, "lru")
+    content = json.loads((tmp_path / results.FILE).read_text())
+    (model,) = content["models"]
+    model |= {"tokens_per_second": 7.0, "train_seconds": 8.0, "compile_seconds": 9.0}
+    content |= {"created": "2026-01-01T00:00:00+00:00"}
+    del content["labels"], model["seeds"][0]["skipped"]
+    content["config"]["train"] |= {"save_every": 200}
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / results.FILE).write_text(json.dumps(content))
+    assert "7.0" not in (tmp_path / results.FILE).read_text()
+    assert results.load(old / results.FILE).created.startswith("2026-01-01")
+    assert run(old, "lru,gru") == 0
+    assert [model for model, _ in trained] == ["lru", "gru"]
+    assert [m.tokens_per_second for m in results.load(old / results.FILE).models] == [7, 3]
+
+
+def test_a_model_whose_seeds_fail_is_not_trained_again(tmp_path, monkeypatch, capsys):
+    done = []
+
+    def do(self, unit):
+        done.append(unit.label)
+        finish(unit, 0.5, failure={"step": 2, "groups": [], "loss": None, "skipped": 1})
+
+    monkeypatch.setattr(work.Work, "_do", do)
+    for _ in range(2):
+        assert run(tmp_path, "lru") == 0
+        assert "not finite at step 2" in capsys.readouterr().out
+    assert done == ["lru"]
 
 
 def test_another_configuration_is_refused_and_nothing_changes(tmp_path, trained, capsys):
@@ -108,6 +212,8 @@ def test_another_configuration_is_refused_and_nothing_changes(tmp_path, trained,
         ("attention", ["--mixer.attention.num-heads", "3"], "num_heads must divide"),
         ("lru", ["--seeds", "0"], "seeds must be at least 1"),
         ("lru", ["--data.num-pairs", "40"], "length"),
+        ("lru", ["--replicas", "2"], "leave out --replicas"),
+        ("lru", ["--init-from", "runs/x"], "trains every model from scratch"),
     ],
 )
 def test_a_request_that_cannot_be_writes_nothing(tmp_path, trained, capsys, models, more, says):
@@ -199,14 +305,13 @@ def test_a_model_without_feedforward_cannot_be_widened():
 def selecting(monkeypatch, trained):
     """The task of a protocol that tests each seed at its best validation result."""
     monkeypatch.setattr(tasks.TASKS["mqar"], "selection", "best")
-    train = module.train_seeds
 
-    def tested(experiment, seeds, *rest, **more):
-        done = train(experiment, seeds, *rest, **more)
-        runs = [dataclasses.replace(run, tested=1 + i) for i, run in enumerate(done.seeds)]
-        return done._replace(seeds=tuple(runs))
+    def do(self, unit):
+        trained.append(unit.label)
+        steps = [1 + i for i in range(unit.experiment.train.replicas)]
+        finish(unit, 0.5, tested=steps)
 
-    monkeypatch.setattr(module, "train_seeds", tested)
+    monkeypatch.setattr(work.Work, "_do", do)
 
 
 def test_the_table_says_which_step_was_tested_also_after_an_interruption(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.train.folder.metrics import Late, MetricsLog, NonFiniteError, read_lines
+from seqzoo.train.folder.metrics import Late, MetricsLog, read_lines
 
 
 def write(folder, steps, done=0):
@@ -50,9 +50,9 @@ def test_metrics_are_read_late_and_in_order():
     assert [step for step, _ in late.read(lag=0)] == [3, 4, 5, 6]
 
 
-def test_a_step_that_was_not_finite_is_named():
-    late = Late()
-    late.add(3, {"loss": jnp.float32(1), "nonfinite/dynamics": True, "nonfinite/default": False})
-    with pytest.raises(NonFiniteError, match=r"step 3 .* loss 1.0, .*dynamics") as error:
-        list(late.read(lag=0))
-    assert error.value.groups == ("dynamics",)
+def test_replicas_have_lists_and_events_of_their_own(tmp_path):
+    log = MetricsLog(tmp_path, 0, every=1, seeds=(3, 4))
+    log.write(1, {"loss": np.array([0.5, np.nan]), "skipped": np.array([0, 1])})
+    log.close()
+    assert read_lines(tmp_path) == [(1, {"loss": [0.5, None], "skipped": [0.0, 1.0]})]
+    assert sorted(p.name for p in (tmp_path / "tensorboard").iterdir()) == ["seed3", "seed4"]

@@ -19,9 +19,11 @@ from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
 from seqzoo.train.folder.metrics import NonFiniteError, read_lines
 from seqzoo.train.folder.run_folder import LOCK, RunFolder, RunFolderError, _started
 from seqzoo.train.loop import runner as loop
+from seqzoo.train.loop import training
 from seqzoo.train.loop.evaluate import evaluate
 from seqzoo.train.loop.program import digest
 from seqzoo.train.loop.runner import run_program
+from tests.train.tiny import Tiny
 from tests.train.tiny_run import experiment
 
 
@@ -134,8 +136,45 @@ def test_a_step_that_is_not_finite_stops_with_the_facts(program, tmp_path):
     assert error.value.step == 12
     assert "default" in error.value.groups
     assert not np.isfinite(error.value.loss)
-    assert read_lines(folder)[-1].step == 11
+    assert (read_lines(folder)[-1].step, read_lines(folder)[-1].values["skipped"]) == (12, 1)
     assert Checkpoints(folder).newest_whole(print) == 10
+    assert not RunFolder(folder).result()["complete"]
+
+
+def test_a_run_of_before_there_were_replicas_goes_on(program, finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    config = RunFolder(folder).config()
+    for name in ("replicas", "save_seconds", "max_skipped"):
+        del config["train"][name]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "40")
+    assert run_program(program, folder)["complete"]
+    assert_same_run(folder, finished, program)
+
+
+def test_what_the_protocol_tests_must_be_kept(program, tmp_path):
+    class Selecting(Tiny):
+        selection = "best"
+
+    other = experiment(Selecting(), keep_best=False)
+    with pytest.raises(ValueError, match="--no-keep-best"):
+        run_program(program._replace(experiment=other), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_by_time_change_nothing(program, finished, tmp_path, monkeypatch):
+    now, saved = iter(range(10**6)), []
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(now))
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, *a, **k: (saved.append(a[1]["step"]), save(self, *a, **k))
+    )
+    timed = experiment(save_every=0, save_seconds=1.0, keep=100)
+    run_program(program._replace(experiment=timed), tmp_path / "run")
+    assert len(saved) > 10
+    assert_same_run(tmp_path / "run", finished, program)
 
 
 def test_a_failed_checkpoint_stops_the_run(program, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.tasks import build
-from seqzoo.train.compare.seeds import make_programs
+from seqzoo.train.compare.comparison import check_models
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.loop.program import make_program
@@ -113,7 +113,7 @@ def test_where_there_is_no_run_it_is_said(tmp_path):
 
 def test_a_comparison_does_not_start_from_a_run():
     with pytest.raises(ValueError, match="trains every model from scratch"):
-        make_programs(experiment(recall(), init_from="runs/x"), (0,))
+        check_models({"a": experiment(recall(), init_from="runs/x")}, 1)
 
 
 @pytest.mark.parametrize("objective", ["cpc", pytest.param("next_token", marks=pytest.mark.slow)])
