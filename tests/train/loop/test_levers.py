@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -11,7 +12,10 @@ import pytest
 from seqzoo.train.cli.command import COMPUTING, dispatch, main
 from seqzoo.train.devices import backend
 from seqzoo.train.devices.chips import TPUS
-from seqzoo.train.loop import signals, speed
+from seqzoo.train.folder.checkpoint import Checkpoints
+from seqzoo.train.folder.metrics import read_lines
+from seqzoo.train.loop import signals, speed, training
+from seqzoo.train.loop.runner import run_program
 from seqzoo.train.loop.signals import StopRequest
 from seqzoo.train.loop.speed import Speed
 
@@ -28,6 +32,28 @@ def test_utilisation_is_operations_over_what_the_chips_could_do(program, monkeyp
     timed.pause()
     assert timed.of_step() == {}
     assert timed.of_step()["step_seconds"] == 1.0
+
+
+def test_an_evaluation_or_a_save_is_no_part_of_a_steps_time(program, tmp_path, monkeypatch):
+    """A clock of which a step takes one tick, an evaluation and a save a thousand."""
+    chip, now = TPUS["v5e"]._replace(flops=1e6), [0]
+
+    def tick(times, function):
+        def call(*args, **options):
+            now[0] += times
+            return function(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(speed, "chip_of", lambda device: chip)
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=tick(1, lambda: now[0])))
+    monkeypatch.setattr(training, "evaluate_batches", tick(1000, training.evaluate_batches))
+    monkeypatch.setattr(Checkpoints, "save", tick(1000, Checkpoints.save))
+    run_program(program, tmp_path)
+    seconds = {line.step: line.values.get("step_seconds") for line in read_lines(tmp_path)}
+    assert {s for s in seconds.values() if s is not None} == {1}
+    # After a pause the first step has nothing to be measured from.
+    assert [step for step, s in seconds.items() if s is None] == [1, *range(6, 41, 5)]
 
 
 def test_a_chip_that_is_not_known_has_no_utilisation(program):

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqzoo.train.loop.evaluate import combine
 from seqzoo.train.loop.state import seed_keys
+from seqzoo.train.loop.step import make_eval_step, make_train_step
 from tests.helpers import assert_trees_close
 from tests.train import tiny
 
@@ -100,3 +102,31 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     assert not np.isfinite(metrics["loss"])
     assert new.step == 0
     assert np.array_equal(new.params["log_decay"], state.params["log_decay"])
+
+
+class Sliced(tiny.Tiny):
+    """With a metric of a slice that no example belongs to."""
+
+    def measure(self, outputs, batch):
+        return {**super().measure(outputs, batch), "nowhere": (jnp.zeros(()), jnp.zeros(()))}
+
+
+def test_what_no_example_counts_for_is_no_number_and_no_fault():
+    parts = tiny.setup()
+    initial, key = seed_keys(0)
+    state, batch = parts.init(initial), next(tiny.batches(1))
+    step = jax.jit(make_train_step(Sliced(), parts.plan, parts.tx, lambda step: step))
+    new, metrics = step(state, batch, key)
+    assert np.isnan(metrics["nowhere"])
+    assert new.step == 1
+    # A batch without any label is a step of no loss.
+    new, metrics = step(state, {**batch, "weight": 0 * batch["weight"]}, key)
+    assert np.isnan(metrics["accuracy"])
+    assert not metrics["skipped"]
+    assert new.step == 1
+    evaluate = jax.jit(make_eval_step(Sliced(), parts.plan))
+    measured = [evaluate(state.params, state.rest, batch)] * 2
+    assert np.isnan(combine(measured)["nowhere"])
+    several = jax.tree.map(lambda x: jnp.stack([x, x]), measured)
+    assert np.isnan(combine(several, several=True)["nowhere"]).tolist() == [True, True]
+    assert combine(several, several=True)["examples"] == 16
