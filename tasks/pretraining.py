@@ -117,9 +117,9 @@ class Pretraining(Task):
         del found["accuracy"]
         return {**found, "bits_per_dim": (total / math.log(2), weight)}
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """What is reached without looking at the row, counted on the split's first examples."""
-        source = self.source(split)
+        source = self.source(split, seed)
         rows = [source[i] for i in range(min(len(source), LOOKED_AT))]
         if not self._tokens:
             values = np.concatenate([row["targets"][row["labelled"] > 0] for row in rows])
@@ -323,7 +323,7 @@ class Contrastive(Pretraining):
         ids = batch["segment_ids"][:, : patches * self.patch].reshape(rows, patches, self.patch)
         return jnp.where((ids == ids[..., :1]).all(-1), ids[..., 0], 0)
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """A guess among the patches of a full row."""
         self.effective_seed(split, 0)
         return {"chance": 1 / (self.of.spec.length // self.patch)}

@@ -124,7 +124,7 @@ class SpeechCommands(StoredTask):
         padded[: len(sound)] = sound
         return {"inputs": padded[::every, None], "targets": np.int32(row["target"])}
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """Accuracy of the commonest word."""
         counts = np.bincount(self.split_rows(split).rows.targets, minlength=len(WORDS))
         return {"majority class": float(counts.max() / counts.sum())}

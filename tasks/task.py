@@ -148,8 +148,8 @@ class Task(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def baselines(self, split: Split = "test") -> dict[str, float]:
-        """What trivial rules reach in the main metric on a split."""
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
+        """What trivial rules reach in the main metric on `source(split, seed)`."""
 
     @abc.abstractmethod
     def decode(self, example: Mapping[str, np.ndarray]) -> str:

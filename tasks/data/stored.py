@@ -170,7 +170,7 @@ class StoredTask(Task):
         """Cross-entropy and accuracy."""
         return measure_classes(outputs, batch)
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """Accuracy of the commonest class."""
         counts = class_counts(self.split_rows(split), len(self.classes))
         return {"majority class": float(counts.max() / counts.sum())}

@@ -152,7 +152,7 @@ class LanguageModelling(Task):
         xp = jnp if isinstance(nats, jax.Array) else np
         return {"word_perplexity": xp.exp(nats)}
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """Bits per byte by compressors, on the same bytes."""
         self.effective_seed(split, 0)
         train = None if split == "train" else self.text("train").data

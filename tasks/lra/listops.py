@@ -183,9 +183,9 @@ class _Expressions(Task):
         """Cross-entropy and accuracy."""
         return measure_classes(outputs, batch)
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """Accuracy of the commonest class, and of the commonest given the first operator."""
-        rows = self.source(split).rows
+        rows = self.source(split, seed).rows
         counts = np.zeros((len(OPERATORS) + 1, 10), np.int64)
         for i in range(len(rows)):
             row = rows[i]

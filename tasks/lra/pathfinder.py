@@ -231,9 +231,9 @@ class PathfinderGenerated(_Pathfinder):
         found = cache.find(rows.key)
         return rows if found is None else found
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """Accuracy of the commoner class."""
-        counts = class_counts(self.source(split).rows, 2)
+        counts = class_counts(self.source(split, seed).rows, 2)
         return {"majority class": float(counts.max() / counts.sum())}
 
 

@@ -63,7 +63,7 @@ class Adding(ExtrapolationTask):
         """Mean squared error of the last output."""
         return measure_regression(outputs[:, -1], batch)
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """The variance of a sum of two uniform numbers."""
         self.effective_seed(split, 0)
         return {"always 1": 1 / 6}
@@ -183,7 +183,7 @@ class Delay(DelayTask):
     def _example(self, draws: Draws, split: Split, index: int) -> Example:
         return self._delayed(white_signal(draws, self._signal))
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """The expected square of what is asked for."""
         self.effective_seed(split, 0)
         places = np.arange(self.length)[:, None] - np.array(self._lags)
@@ -224,9 +224,9 @@ class Capacity(DelayTask):
         signal = white_signal(draws, self._signal)
         return self._delayed(signal / np.abs(signal).max())
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """The mean square of what is asked for, over the split itself: it is scaled row by row."""
-        source = self.source(split)
+        source = self.source(split, seed)
         squares = [np.mean(np.square(source[i]["targets"])) for i in range(len(source))]
         return {"always 0": float(np.mean(squares))}
 
@@ -271,7 +271,7 @@ class Reconstruction(WhiteSignalTask):
         """Mean squared error over the window."""
         return measure_regression(outputs, batch)
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """The expected square of what is asked for."""
         self.effective_seed(split, 0)
         return {"always 0": self._zero_error(np.arange(self.length - self.window, self.length))}

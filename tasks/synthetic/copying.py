@@ -100,7 +100,7 @@ class Copying(GeneratedTask):
         """Cross-entropy and accuracy of the tokens to be given back; rows without a mistake."""
         return measure_sequences(outputs, batch)
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """Chance among the data tokens."""
         self.effective_seed(split, 0)
         return {"chance": 1 / (self.alphabet - 2)}
@@ -174,7 +174,7 @@ class CopyMemory(GeneratedTask):
         loss = measure_tokens(outputs, batch)["loss"]
         return {"loss": loss, "accuracy": recalled["accuracy"]}
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """The loss without memory, in nats."""
         self.effective_seed(split, 0)
         return {"no memory": float(10 * np.log(8) / (self._delay(split) + 20))}

@@ -157,7 +157,7 @@ class Dyck(GeneratedTask):
             "no_end_if_open": share(probability[..., -1] < 1 - SURE, depth > 0),
         }
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """All closing brackets alike."""
         self.effective_seed(split, 0)
         return {"any closing bracket": float(self.num_kinds == 1)}

@@ -133,7 +133,7 @@ class GroupWords(ExtrapolationTask):
         """Cross-entropy, accuracy of positions, and of whole rows."""
         return measure_sequences(outputs, batch)
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """Chance; the running product of uniform elements is uniform."""
         self.effective_seed(split, 0)
         return {"chance": 1 / self._order}

@@ -76,7 +76,7 @@ class MADTask(GeneratedTask):
         )
         return {**measured, "accuracy": (total, count)}
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """Any one answer, which is right for one class of those that are asked for."""
         self.effective_seed(split, 0)
         return {"chance": 1 / self._answers}

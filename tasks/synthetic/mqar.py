@@ -85,7 +85,7 @@ class MQAR(GeneratedTask):
         """A token at every position; only queries are labelled."""
         return lm_spec(self.vocab_size, self.vocab_size, self.length)
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """Chance among the values shown, and among all values."""
         self.effective_seed(split, 0)
         return {"value of the context": 1 / self.num_pairs, "any value": 2 / self.vocab_size}
@@ -236,7 +236,7 @@ class MQARBased(GeneratedTask):
         parts = by_slice("accuracy", rows, example_weight(batch), batch["slice"], names)
         return {**measure_tokens(outputs, batch), **parts}
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """Chance among the values shown, averaged over the mixture, and among all values."""
         self.effective_seed(split, 0)
         segments = BASED_TRAIN if split == "train" else BASED_TEST

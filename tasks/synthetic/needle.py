@@ -135,7 +135,7 @@ class Needle(ExactTask):
         names = [f"{n}_at_{d}" for n in self._test_lengths for d in depths]
         return self._measure(outputs, batch, names)
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """A random value."""
         self.effective_seed(split, 0)
         return {"chance": 10.0**-self.value_size}
@@ -207,7 +207,7 @@ class Passkey(ExactTask):
         """Exact matches, over the whole split and for each length of the garbage."""
         return self._measure(outputs, batch, [str(n) for n in self.test_lengths])
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """A random key."""
         self.effective_seed(split, 0)
         return {"chance": 1 / LARGEST_KEY}

@@ -57,7 +57,7 @@ class InductionHeads(ExtrapolationTask):
         targets = labelled_at(slice(-count, None), answer, length + count)
         return {"inputs": tokens[:-1].copy(), "targets": targets}
 
-    def baselines(self, split: Split = "test") -> dict[str, float]:
+    def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:
         """Chance among the ordinary tokens."""
         self.effective_seed(split, 0)
         return {"chance": 1 / (self.vocab_size - 2)}

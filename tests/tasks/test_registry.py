@@ -95,6 +95,19 @@ def test_examples_are_decoded_and_baselines_are_numbers(name):
     assert np.array_equal(source[1]["inputs"], task.source("train")[1]["inputs"])
 
 
+@pytest.mark.parametrize("name", SIZED)
+def test_baselines_of_training_data_are_those_of_the_seed(name, monkeypatch):
+    asked, source = [], Task.source
+
+    def recorded(self, split, seed=0):
+        asked.append((split, seed))
+        return source(self, split, seed)
+
+    monkeypatch.setattr(Task, "source", recorded)
+    build(name, train_size=3, validation_size=3, test_size=3).baselines("train", 7)
+    assert {seed for split, seed in asked if split == "train"} <= {7}
+
+
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] if n == "path_x_generated" else []) for n in names()],

@@ -223,7 +223,7 @@ def _evaluated(
     about = {"task": task.name, "model": experiment.model, "split": split}
     about |= {"changes": changes} if changes else {}
     parameters = count_parameters(state.params)
-    trivial = {"baselines": task.baselines(split)}  # of the main metric
+    trivial = {"baselines": task.baselines(split, seed)}  # of the main metric
     return {**about, "step": meta["step"], "parameters": parameters, **metrics, **trivial}
 
 
