@@ -29,16 +29,8 @@ OPTIONS = (
     *("--task", "mqar", "--data.length", "16", "--data.num-pairs", "4", "--data.vocab-size", "18"),
     *("--data.validation-size", "50", "--data.test-size", "50", "--data.train-size", "20000"),
     *("--backbone.d-model", "16", "--backbone.depth", "1", "--batch-size", "16", "--seeds", "2"),
-    *(
-        "--steps",
-        "1500",
-        "--eval-every",
-        "250",
-        "--save-every",
-        "50",
-        "--mixer.attention.num-heads",
-    ),
-    *("2", "--models", ",".join(MODELS), "--out", "."),
+    *("--steps", "600", "--eval-every", "100", "--save-every", "20"),
+    *("--mixer.attention.num-heads", "2", "--models", ",".join(MODELS), "--out", "."),
 )
 
 
