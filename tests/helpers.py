@@ -1,29 +1,17 @@
 """Shared by the tests: scale-free comparison and float64 mode."""
 
 import jax
-import numpy as np
 
+from tests.laws.compare import assert_close, relative_error, rms
 
-def rms(x) -> float:
-    x = np.asarray(x)
-    return float(
-        np.sqrt(np.mean(np.abs(x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)) ** 2))
-    )
-
-
-def relative_error(actual, desired) -> float:
-    """Root mean square of the error over that of the signal."""
-    actual, desired = np.asarray(actual), np.asarray(desired)
-    assert actual.shape == desired.shape, f"shape {actual.shape}, expected {desired.shape}"
-    if desired.size == 0:
-        return 0.0
-    return rms(actual - desired) / max(rms(desired), np.finfo(np.float32).tiny)
-
-
-def assert_close(actual, desired, *, ratio=1e-5, what="value"):
-    """Fails if rms(actual - desired) > ratio * rms(desired): scale-free, unlike atol; NaN fails."""
-    error = relative_error(actual, desired)
-    assert error <= ratio, f"{what}: relative rms error {error:.3g}, allowed {ratio:.3g}"
+__all__ = [
+    "assert_close",
+    "assert_trees_close",
+    "relative_error",
+    "rms",
+    "value_and_pullback",
+    "x64",
+]
 
 
 def assert_trees_close(actual, desired, *, ratio=1e-5):

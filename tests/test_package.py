@@ -12,6 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 WHOLE = "train/package"  # what stands under the name seqzoo beside the folders
+LAWS = "tests/laws"  # installed as seqzoo.testing
 
 
 def test_every_folder_with_code_is_in_the_package():
@@ -22,9 +23,21 @@ def test_every_folder_with_code_is_in_the_package():
         for path in (ROOT / top).rglob("*.py")
     }
     named = {f"seqzoo.{folder}".replace("/", "."): folder for folder in folders - {WHOLE}}
-    assert config["package-dir"] == named | {"seqzoo": WHOLE}
-    assert set(config["packages"]) == {*named, "seqzoo"}
-    assert all((ROOT / folder / "__init__.py").exists() for folder in folders)
+    assert config["package-dir"] == named | {"seqzoo": WHOLE, "seqzoo.testing": LAWS}
+    assert set(config["packages"]) == set(config["package-dir"])
+    assert all((ROOT / folder / "__init__.py").exists() for folder in {*folders, LAWS})
+
+
+def test_the_laws_stand_on_the_models_alone():
+    """They are installed without the other tests, and need no test runner."""
+    known = {"flax", "jax", "jaxtyping", "numpy", "optax", "seqzoo", *sys.stdlib_module_names}
+    for path in (ROOT / LAWS).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert {name.name.split(".")[0] for name in node.names} <= known, path
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                assert node.module.split(".")[0] in known, path
+                assert not node.module.startswith(("seqzoo.train", "seqzoo.tasks")), path
 
 
 def test_the_package_is_a_program(tmp_path):

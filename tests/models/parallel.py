@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from seqzoo.models.registry import build
 from tests.helpers import relative_error
-from tests.models.laws import perturbed
+from tests.laws import perturbed
 from tests.models.tiny import TINY
 
 B, L, D = 4, 16, 8

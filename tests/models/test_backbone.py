@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,43 +19,11 @@ from seqzoo.models import (
     param_groups,
     presets,
 )
+from tests import laws
 from tests.helpers import assert_close, assert_trees_close
-from tests.models import laws
 
 SMALL = BackboneConfig(d_model=laws.D, depth=2, expansion=1.0)
 HEADS = {"num_heads": 2}
-BACKBONES = {
-    "conv, normformer, glu": (
-        ("attention",),
-        dataclasses.replace(
-            SMALL, short_conv=3, norm="layer", feedforward="glu", extra_norms="normformer"
-        ),
-    ),
-    "pattern, batch norm, post": (
-        ("linear_attention", "attention"),
-        dataclasses.replace(SMALL, norm="batch", norm_position="post", depth=4, remat="full"),
-    ),
-    "unrolled pattern, sandwich, swiglu": (
-        ("linear_attention", "attention"),
-        dataclasses.replace(
-            SMALL, scan=False, short_conv=2, feedforward="swiglu", extra_norms="sandwich"
-        ),
-    ),
-}
-
-
-@functools.cache
-def subject(name):
-    pattern, config = BACKBONES[name]
-    return laws.Subject(lambda: Backbone(pattern, config, HEADS, rngs=nnx.Rngs(0)))
-
-
-@pytest.mark.parametrize("law", laws.CAUSAL_LAWS)
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in BACKBONES]
-)
-def test_backbones_keep_the_laws_of_a_mixer(name, law):
-    laws.CAUSAL_LAWS[law](subject(name))
 
 
 class Counting(Mixer):

@@ -11,8 +11,8 @@ from flax import nnx
 from seqzoo.models import MIXERS, Backbone, BackboneConfig, Block, ModelSpec, build_model, names
 from seqzoo.models.layers import ConvPositions
 from seqzoo.models.normformer import HeadScaledLinear
+from tests import laws
 from tests.helpers import assert_close
-from tests.models import laws
 
 D = laws.D
 SMALL = BackboneConfig(d_model=D, depth=3, expansion=1.0, norm="layer")

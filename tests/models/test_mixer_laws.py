@@ -7,62 +7,74 @@ import pytest
 from flax import nnx
 
 from seqzoo.models import MIXERS, BackboneConfig, ModelSpec, build, build_model
-from tests.models import laws
+from seqzoo.models.mixer import Mixer
+from tests import laws
+from tests.helpers import assert_close
+from tests.laws.cases import N
+from tests.models.subjects import ROOM, causal_form, subject
 from tests.models.tiny import TINY
 
+pytestmark = pytest.mark.usefixtures("in_short_forms")
 SLOW = pytest.mark.slow
 
-# Each mixer's tests run in one worker, where its forms are compiled once.
+# Each mixer's tests run one after another, so that what is compiled for it serves them all.
 GROUPED = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in TINY]
 # What a variant shares with its mixer is tested there, and with the slow tests.
 FIRST = [
     name if "@" not in name.values[0] else pytest.param(*name.values, marks=[*name.marks, SLOW])
     for name in GROUPED
 ]
+CAUSAL = [name for name in GROUPED if causal_form(name.values[0])]
+WHOLE_ROWS = [name for name in GROUPED if not causal_form(name.values[0])]
+
+# What these say of rows without segment ids, a variant has from its mixer.
+OF_PLAIN_ROWS = ("shapes", "steps")
+
+
+def _cases(names, causal):
+    for name in names:
+        for law in laws.laws_of(causal):
+            marks = list(name.marks)
+            if "@" in name.values[0] and law in OF_PLAIN_ROWS:
+                marks.append(SLOW)
+            yield pytest.param(*name.values, law, marks=marks)
 
 
 def _both_ways():
-    """Mixers that look both ways by nature; of those that are wrapped two, the rest when slow.
-
-    Variants of a mixer that is wrapped would test the wrapper again.
-    """
+    """Mixers that look both ways by nature; of those that are wrapped one, the rest when slow."""
     for name in GROUPED:
         base, _, variant = name.values[0].partition("@")
-        if MIXERS[base].module.looks_both_ways or base in ("lru", "gla"):
+        if MIXERS[base].module.looks_both_ways or name.values[0] == "lru":
             yield name
         elif not variant:
             yield pytest.param(*name.values, marks=[*name.marks, SLOW])
-
-
-BOTH_WAYS = list(_both_ways())
 
 
 def test_every_mixer_is_under_the_laws():
     assert {name.split("@")[0] for name in TINY} == set(MIXERS)
 
 
-def causal_form(name):
-    return MIXERS[name.split("@")[0]].module.causal_form
-
-
-CAUSAL = [name for name in GROUPED if causal_form(name.values[0])]
-
-
-@pytest.mark.parametrize("law", laws.CAUSAL_LAWS)
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize(("name", "law"), list(_cases(CAUSAL, causal=True)))
 def test_causal(name, law):
-    laws.CAUSAL_LAWS[law](laws.subject(name))
+    laws.LAWS[law].check(subject(name))
 
 
-@pytest.mark.parametrize("law", laws.BOTH_WAYS_LAWS)
-@pytest.mark.parametrize("name", BOTH_WAYS)
+@pytest.mark.parametrize(("name", "law"), list(_cases(_both_ways(), causal=False)))
 def test_both_ways(name, law):
-    laws.BOTH_WAYS_LAWS[law](laws.subject(name, causal=False))
+    laws.LAWS[law].check(subject(name, causal=False))
 
 
-@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("name", MIXERS)
+def test_both_forms_are_those_of_the_contract(name):
+    """So that what they check, every mixer checks; one that looks both ways cannot stream."""
+    module = MIXERS[name].module
+    for form in ("__call__", "init_state", "extend"):
+        assert getattr(module, form) is getattr(Mixer, form)
+
+
+@pytest.mark.parametrize("name", ["attention", "lru"])
 def test_a_mixer_that_looks_both_ways_cannot_stream(name):
-    mixer = laws.subject(name, causal=False).mixer
+    mixer = build(name, laws.D, causal=False, rngs=nnx.Rngs(0), **TINY[name])
     with pytest.raises(ValueError, match="causal=True"):
         mixer.init_state(1)
     with pytest.raises(ValueError, match="causal=True"):
@@ -72,7 +84,7 @@ def test_a_mixer_that_looks_both_ways_cannot_stream(name):
 @pytest.mark.parametrize("name", FIRST)
 def test_bfloat16_compute_keeps_float32_state(name):
     """bfloat16 in and out, states in float32, close to the float32 result; finite gradients."""
-    s = laws.subject(name, causal_form(name))
+    s = subject(name, causal_form(name))
     low = build(name.split("@")[0], laws.D, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, **TINY[name])
     graphdef, _, rest = nnx.split(low, nnx.Param, ...)
 
@@ -90,25 +102,22 @@ def test_bfloat16_compute_keeps_float32_state(name):
     if low.causal:
         assert all(leaf.dtype.itemsize >= 4 for leaf in jax.tree.leaves(low.init_state(1)))
     assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
-    laws.assert_close(y.astype(jnp.float32), s.parallel(s.params, x, None), ratio=0.05)
+    assert_close(y.astype(jnp.float32), s.rows(x, laws.ONES).y, ratio=0.05)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_full_state_is_an_error_outside_jit_and_nan_inside(name):
-    s = laws.subject(name)
+    s = subject(name)
     if s.mixer.state_growth != "linear":
         assert s.mixer.max_length is None
         return
-    room = s.mixer.max_length
-    x = laws.normal(21, 1, room + 1, laws.D)
+    assert s.mixer.max_length == ROOM
+    x = laws.normal(21, N, laws.B, laws.C, laws.D)
     with pytest.raises(ValueError, match="max_length"):
-        s.mixer.extend(x, s.mixer.init_state(1))
-    y, _ = s.extend(s.params, x, s.mixer.init_state(1), None)
-    assert np.isfinite(y[:, :room]).all()
-    assert np.isnan(y[:, room:]).all()
-
-
-WHOLE_ROWS = [name for name in GROUPED if not causal_form(name.values[0])]
+        s.mixer.extend(x[:, 0].reshape(1, -1, laws.D), s.mixer.init_state(1))
+    y = s.chunks(x, np.ones(x.shape[:3], np.int32)).y.swapaxes(0, 1).reshape(laws.B, -1, laws.D)
+    assert np.isfinite(y[:, :ROOM]).all()
+    assert np.isnan(y[:, ROOM:]).all()
 
 
 @pytest.mark.parametrize("name", WHOLE_ROWS)
@@ -122,13 +131,13 @@ def test_a_mixer_of_whole_rows_refuses_to_be_causal(name):
 
 @pytest.mark.parametrize("name", WHOLE_ROWS)
 def test_packed_rows_are_refused_outside_jit_and_nan_inside(name):
-    s = laws.subject(name, causal=False)
+    s = subject(name, causal=False)
     if s.mixer.packing == "native":
         return
     x = laws.normal(22, laws.B, laws.L, laws.D)
     with pytest.raises(ValueError, match="one segment a row"):
         s.mixer(x, laws.PACKED)
-    y = np.asarray(s.parallel(s.params, x, laws.PACKED))
+    y = s.rows(x, laws.PACKED).y
     packed = laws.PACKED.max(1) > 1
     assert np.isnan(y[packed]).all()
     assert np.isfinite(y[~packed]).all()

@@ -12,7 +12,7 @@ from seqzoo.models.partition import partition
 from seqzoo.train.config import MeshConfig
 from seqzoo.train.devices.sharding import make_mesh
 from tests.helpers import assert_close, value_and_pullback, x64
-from tests.models.laws import PACKED
+from tests.laws import PACKED
 
 DTYPES = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 

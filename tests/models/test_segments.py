@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqzoo.models.ops.layout.segments import compact, segments
-from tests.models.laws import PACKED, runs
+from tests.laws import PACKED, runs
 
 
 def by_hand(ids, last_id=0, offset=0):

@@ -16,8 +16,8 @@ from seqzoo.models.recurrent.hgrn import hgrn
 from seqzoo.models.recurrent.min_rnn import min_gru, min_lstm
 from seqzoo.models.recurrent.rg_lru import rg_lru
 from seqzoo.models.recurrent.slstm import SLSTMState, slstm
+from tests import laws
 from tests.helpers import assert_close, x64
-from tests.models import laws
 from tests.models.tiny import TINY
 
 pytestmark = pytest.mark.slow

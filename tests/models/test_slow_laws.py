@@ -10,8 +10,8 @@ from seqzoo.models import build
 from seqzoo.models.partition import partition
 from seqzoo.train.config import MeshConfig
 from seqzoo.train.devices.sharding import batch_sharding, make_mesh
+from tests import laws
 from tests.helpers import assert_close
-from tests.models import laws
 from tests.models.tiny import TINY
 
 LONG = 4096

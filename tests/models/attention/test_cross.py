@@ -8,7 +8,7 @@ from flax import nnx
 
 from seqzoo.models.attention.cross import CrossAttention
 from tests.helpers import assert_close, x64
-from tests.models.laws import normal
+from tests.laws import normal
 
 IDS = np.array([[1, 1, 2, 0, 3], [0, 2, 2, 1, 4]])
 CONTEXT_IDS = np.array([[2, 1, 0, 1, 2, 1, 0], [1, 2, 0, 2, 2, 1, 1]])  # no context for 3 and 4

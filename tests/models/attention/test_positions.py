@@ -11,7 +11,7 @@ from flax import nnx
 from seqzoo.models import Attention, build
 from seqzoo.models.attention.positions import Disentangled, Shaw, Sizes
 from tests.helpers import assert_close, x64
-from tests.models.laws import PACKED, normal, runs
+from tests.laws import PACKED, normal, runs
 
 GOLDEN = Path(__file__).parents[2] / "golden/positions"
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}

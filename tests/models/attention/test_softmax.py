@@ -8,7 +8,7 @@ from flax import nnx
 
 from seqzoo.models import Attention
 from tests.helpers import assert_close, x64
-from tests.models.laws import PACKED, normal, runs
+from tests.laws import PACKED, normal, runs
 
 
 def rotate(x, position, base=10000.0):

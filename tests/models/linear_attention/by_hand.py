@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from tests.helpers import assert_close, x64
-from tests.models.laws import PACKED, normal, perturbed, runs
+from tests.laws import PACKED, normal, perturbed, runs
 from tests.references.gated_linear_attention import gated_linear_attention
 
 D, HEADS = 8, 2

@@ -11,7 +11,7 @@ from flax import nnx
 from seqzoo.models import BackboneConfig, LightningAttention
 from seqzoo.models.backbone import Backbone
 from tests.helpers import assert_close
-from tests.models.laws import normal
+from tests.laws import normal
 from tests.models.linear_attention import by_hand as hand
 from tests.models.published import read_safetensors
 

@@ -14,8 +14,8 @@ from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import all_real
 from seqzoo.models.ops.matrix.feature_maps import alike, quadratic, taylor
 from tests.helpers import assert_close, value_and_pullback, x64
+from tests.laws import PACKED, normal, runs
 from tests.models.attention.test_softmax import rotate
-from tests.models.laws import PACKED, normal, runs
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "linear_rnn"
 

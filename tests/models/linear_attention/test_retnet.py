@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 from seqzoo.models import RetNet
+from tests.laws import PACKED
 from tests.models.attention.test_softmax import rotate
-from tests.models.laws import PACKED
 from tests.models.linear_attention import by_hand as hand
 
 

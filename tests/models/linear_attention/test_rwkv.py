@@ -11,8 +11,8 @@ from flax import nnx
 from seqzoo.models import RWKV7, Backbone, BackboneConfig, default_backbone
 from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import segments
+from tests import laws
 from tests.helpers import assert_close, x64
-from tests.models import laws
 from tests.models.linear_attention import by_hand as hand
 from tests.models.linear_attention.test_rwkv6 import shifted
 from tests.models.published import read_safetensors
@@ -56,19 +56,6 @@ def test_rwkv4_lm_equals_the_published_model():
 def test_published_blocks_normalise_the_embedding(version):
     config = default_backbone(f"rwkv{version}_lm")
     assert (config.norm, config.norm_eps, config.embed_norm) == ("layer", 1e-5, True)
-
-
-@pytest.fixture(scope="module")
-def whole():
-    """Two blocks with RWKV's own feed-forward, whose second reads the value of the first."""
-    config = BackboneConfig(d_model=laws.D, depth=2, feedforward="rwkv", expansion=1.5)
-    options = {"num_heads": 2, "decay_rank": 2, "gate_rank": 2, "value_rank": 2, "chunk_size": 8}
-    return laws.Subject(lambda: Backbone(("rwkv7",), config, options, rngs=nnx.Rngs(0)))
-
-
-@pytest.mark.parametrize("law", ["packed", "ragged-1", "idle", "state"])
-def test_stacks_with_channel_mixing_and_first_values_keep_the_laws(whole, law):
-    laws.CAUSAL_LAWS[law](whole)
 
 
 @pytest.mark.parametrize("shared", [False, True])

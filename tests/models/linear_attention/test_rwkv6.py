@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from seqzoo.models import RWKV6
-from tests.models.laws import PACKED, runs
+from tests.laws import PACKED, runs
 from tests.models.linear_attention import by_hand as hand
 from tests.references.gated_linear_attention import gated_linear_attention
 

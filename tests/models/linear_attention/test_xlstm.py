@@ -14,7 +14,7 @@ from seqzoo.models.ops.layout.segments import segments
 from seqzoo.models.ops.scan.running_max import NEVER
 from seqzoo.models.recurrent.slstm import SLSTMState, slstm
 from tests.helpers import assert_close, value_and_pullback, x64
-from tests.models.laws import PACKED
+from tests.laws import PACKED
 from tests.models.linear_attention import by_hand as hand
 from tests.models.published import read_safetensors
 from tests.references import xlstm as reference

@@ -11,7 +11,7 @@ from seqzoo.models.ops.layout.segments import all_real
 from seqzoo.models.ops.scan.running_max import NEVER, _associative, _sequential, decayed_max
 from seqzoo.models.ops.scan.wkv_recurrence import WKVState, wkv
 from tests.helpers import assert_close, value_and_pullback, x64
-from tests.models.laws import PACKED
+from tests.laws import PACKED
 from tests.references.wkv import wkv as reference
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "linear_rnn" / "rwkv4_wkv.npz"

@@ -10,7 +10,7 @@ from seqzoo.models import build
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.hyena import Hyena
 from tests.helpers import assert_close, x64
-from tests.models.laws import perturbed
+from tests.laws import perturbed
 from tests.references import gated_convolutions as reference
 
 LENGTH, WIDTH = 11, 6

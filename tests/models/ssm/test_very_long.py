@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from seqzoo.models import build
-from tests.models import laws
+from tests import laws
 
 LENGTH = 65_536
 pytestmark = pytest.mark.slow

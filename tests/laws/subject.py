@@ -1,0 +1,154 @@
+"""A mixer under the laws: perturbed parameters and three compiled programs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from seqzoo.models.mixer import Mixer, StreamState
+
+from .cases import PACKED, D
+from .compare import assert_close, relative_error
+
+Make = Callable[..., Mixer]  # called as make(d_model, rngs=rngs), as the class of a mixer is
+
+
+class Rows(NamedTuple):
+    """Of the parallel form."""
+
+    y: np.ndarray  # [B, L, D]
+    dparams: Any
+    dx: np.ndarray
+
+
+class Chunks(NamedTuple):
+    """Of the streaming form, chunk after chunk."""
+
+    y: np.ndarray  # [N, B, C, D]
+    states: StreamState  # after each chunk, leaves [N, B, ...]
+    dparams: Any
+    dx: np.ndarray
+
+
+class Plain(NamedTuple):
+    """Without segment ids."""
+
+    y: np.ndarray  # [B, L, D], the parallel form
+    steps: np.ndarray  # [B, L, D], token by token; y itself where nothing streams
+    state: StreamState | None
+
+
+class Subject:
+    """A mixer and what the laws look at.
+
+    Attributes:
+        mixer: as `make` built it.
+        params: its parameters, moved away from where they start.
+        ids: a layout of rows that it takes: packed, or one segment with padding.
+        ratio: the largest relative rms error between forms of the same numbers.
+        errors: what `close` has measured since the list was last emptied.
+    """
+
+    def __init__(
+        self,
+        make: Make,
+        d_model: int = D,
+        *,
+        ratio: float = 1e-5,
+        compiler_options: Mapping[str, Any] | None = None,
+    ):
+        self.make, self.d_model, self.ratio = make, d_model, ratio
+        self.mixer = make(d_model, rngs=nnx.Rngs(0))
+        self.graphdef, params, self.rest = nnx.split(self.mixer, nnx.Param, ...)
+        self.params = perturbed(params)
+        native = self.mixer.packing == "native"
+        self.ids = PACKED if native else (PACKED > 0).astype(np.int32)
+        self.errors: list[float] = []
+        self._jit = functools.partial(jax.jit, compiler_options=compiler_options)
+
+    def merge(self, params) -> Mixer:
+        """The mixer with these parameters, to be called inside a transformation."""
+        return nnx.merge(self.graphdef, params, self.rest, copy=True)
+
+    def rows(self, x: np.ndarray, ids: np.ndarray, dy: np.ndarray | None = None) -> Rows:
+        """The parallel form and its pullback of `dy`, ids always given."""
+        dy = np.zeros_like(x) if dy is None else dy
+        return jax.device_get(self._rows(self.params, x, ids, dy))
+
+    def chunks(self, x: np.ndarray, ids: np.ndarray, dy: np.ndarray | None = None) -> Chunks:
+        """The stream over chunks [N, B, C, D] from the first state, and its pullback of `dy`."""
+        dy = np.zeros_like(x) if dy is None else dy
+        return jax.device_get(self._chunks(self.params, x, ids, dy))
+
+    def plain(self, x: np.ndarray) -> Plain:
+        """Both forms without segment ids."""
+        return jax.device_get(self._plain(self.params, x))
+
+    def close(self, actual, desired, *, ratio: float | None = None, what: str = "value") -> None:
+        """Fails where two forms differ by more than rounding."""
+        self.errors.append(relative_error(actual, desired))
+        assert_close(actual, desired, ratio=self.ratio if ratio is None else ratio, what=what)
+
+    @functools.cached_property
+    def _rows(self):
+        def run(params, x, ids, dy):
+            y, pull = jax.vjp(lambda params, x: self.merge(params)(x, ids), params, x)
+            return Rows(y, *pull(dy))
+
+        return self._jit(run)
+
+    @functools.cached_property
+    def _chunks(self):
+        def stream(params, x, ids):
+            def chunk(state, inputs):
+                y, state = self.merge(params).extend(inputs[0], state, inputs[1])
+                return state, (y, state)
+
+            start = self.merge(params).init_state(x.shape[1])
+            return jax.lax.scan(chunk, start, (x, ids))[1]
+
+        def run(params, x, ids, dy):
+            forward = functools.partial(stream, ids=ids)
+            y, pull, states = jax.vjp(forward, params, x, has_aux=True)
+            return Chunks(y, states, *pull(dy))
+
+        return self._jit(run)
+
+    @functools.cached_property
+    def _plain(self):
+        def run(params, x):
+            y = self.merge(params)(x)
+            if not self.mixer.causal:
+                return Plain(y, y, None)
+
+            def step(state, token):
+                y, state = self.merge(params).extend(token[:, None], state)
+                return state, y[:, 0]
+
+            start = self.merge(params).init_state(x.shape[0])
+            state, steps = jax.lax.scan(step, start, jnp.moveaxis(x, 1, 0))
+            return Plain(y, jnp.moveaxis(steps, 0, 1), state)
+
+        return self._jit(run)
+
+
+def perturbed(params, scale: float = 0.1):
+    """Every parameter moved away from its initialisation, where zero gates make laws vacuous."""
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(7)
+    moved = [
+        np.asarray(np.asarray(p, np.float64) + scale * rng.normal(size=p.shape), p.dtype)
+        for p in leaves
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+def flat(tree) -> np.ndarray:
+    """All numbers of a tree in one row."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
