@@ -1,7 +1,5 @@
 """Runs a mixer with the parameters of a published implementation and compares everything."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,19 +21,6 @@ def taps(x):
 
 def same(x):
     return x
-
-
-def read_safetensors(path):
-    """The arrays of a safetensors file of float32."""
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    body = data[8 + size :]
-    out = {}
-    for name, entry in json.loads(data[8 : 8 + size]).items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            out[name] = np.frombuffer(body[start:end], np.float32).reshape(entry["shape"])
-    return out
 
 
 class Published:

@@ -1,7 +1,6 @@
 """Encodings of position against published implementations."""
 
 import json
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,20 +17,19 @@ from seqzoo.models.positions import (
     sinusoidal,
     t5_buckets,
 )
+from tests.golden import golden
 from tests.helpers import assert_close, x64
-
-GOLDEN = Path(__file__).parents[1] / "golden/positions"
 
 
 @pytest.mark.parametrize("style", ["half_split", "interleaved"])
 def test_rope_equals_published(style):
-    golden = np.load(GOLDEN / "rope.npz", allow_pickle=False)
+    theirs = golden("positions/rope")
     with x64():
         for name in ("q", "k"):
-            x = jnp.asarray(golden[name].swapaxes(1, 2))
-            base = float(golden["theta"])
-            y = rope(x, golden["position_ids"], base=base, interleaved=style == "interleaved")
-            assert_close(y.swapaxes(1, 2), golden[f"{name}_{style}"], ratio=1e-13, what=name)
+            x = jnp.asarray(theirs[name].swapaxes(1, 2))
+            base = float(theirs["theta"])
+            y = rope(x, theirs["position_ids"], base=base, interleaved=style == "interleaved")
+            assert_close(y.swapaxes(1, 2), theirs[f"{name}_{style}"], ratio=1e-13, what=name)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -74,18 +72,18 @@ def test_xpos_scores_are_those_of_rope_with_a_decay_by_distance(interleaved):
 
 @pytest.mark.parametrize("length_width", [(12, 8), (20, 6)], ids=str)
 def test_sinusoidal_equals_published(length_width):
-    golden = np.load(GOLDEN / "sinusoidal.npz", allow_pickle=False)
+    theirs = golden("positions/sinusoidal")
     length, width = length_width
     for layout, name in (("interleaved", "interleaved_lra"), ("halves", "concat_sin_cos")):
         got = sinusoidal(jnp.arange(length), width, layout=layout)
-        assert_close(got, golden[f"{name}_{length}x{width}"], ratio=1e-6, what=name)
+        assert_close(got, theirs[f"{name}_{length}x{width}"], ratio=1e-6, what=name)
 
 
 @pytest.mark.parametrize("length", [None, 16, 100, 300])
 @pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3", "longrope"])
 def test_scaled_frequencies_equal_published(kind, length):
-    golden = np.load(GOLDEN / "rope_scaling.npz", allow_pickle=False)
-    config = json.loads(str(golden[f"{kind}_params"]))
+    theirs = golden("positions/rope_scaling")
+    config = json.loads(str(theirs[f"{kind}_params"]))
     trained = config.get("original_max_position_embeddings", config["max_position_embeddings"])
     options = {"factor": config["factor"], "trained_length": trained}
     name = f"{kind}_scaling"
@@ -98,8 +96,8 @@ def test_scaled_frequencies_equal_published(kind, length):
         options["divisors"] = config["long_factor" if long else "short_factor"]
     made = getattr(rope_scaling, name)(config["head_dim"], config["rope_theta"], **options)
     want = f"{kind}_seq{length}"
-    assert_close(made.frequencies, golden[f"{want}_inv_freq"], ratio=2e-7)
-    assert_close(made.magnitude, golden[f"{want}_attention_factor"], ratio=1e-12)
+    assert_close(made.frequencies, theirs[f"{want}_inv_freq"], ratio=2e-7)
+    assert_close(made.magnitude, theirs[f"{want}_attention_factor"], ratio=1e-12)
 
 
 def test_scaled_rope_turns_by_the_given_angles():
@@ -110,19 +108,19 @@ def test_scaled_rope_turns_by_the_given_angles():
 
 
 def test_alibi_slopes_equal_published():
-    golden = np.load(GOLDEN / "alibi.npz", allow_pickle=False)
+    theirs = golden("positions/alibi")
     for heads in (1, 2, 4, 8, 16, 3, 6, 12):
-        assert_close(np.array(alibi_slopes(heads)), golden[f"slopes_{heads}"], ratio=1e-6)
+        assert_close(np.array(alibi_slopes(heads)), theirs[f"slopes_{heads}"], ratio=1e-6)
 
 
 def test_alibi_among_real_tokens_equals_the_published_biases_of_keys():
     """Theirs count the real keys; what a softmax sees is their difference to the query's own."""
-    golden = np.load(GOLDEN / "alibi.npz", allow_pickle=False)
-    real = golden["attention_mask"] > 0
+    theirs = golden("positions/alibi")
+    real = theirs["attention_mask"] > 0
     position = np.asarray(as_segments(jnp.asarray(real, jnp.int32), real.shape[1]).position)
     ahead = jnp.asarray(position[:, :, None] - position[:, None])
     ours = np.asarray(Slopes(alibi_slopes(4))(None, None, None, ahead))
-    keys = golden["bloom_alibi_4heads"].reshape(2, 4, 1, -1)
+    keys = theirs["bloom_alibi_4heads"].reshape(2, 4, 1, -1)
     own = np.swapaxes(keys, 2, 3)
     earlier = np.tril(real[:, :, None] & real[:, None])
     for row in range(2):
@@ -138,41 +136,41 @@ def test_alibi_among_real_tokens_equals_the_published_biases_of_keys():
     ],
 )
 def test_waves_of_transformer_vq_equal_published(name, positions, base):
-    golden = np.load(GOLDEN.parent / "transformer_vq/sinusoid.npz", allow_pickle=False)[name]
+    theirs = golden("transformer_vq/sinusoid")[name]
     with x64():
         options = {"base": base, "layout": "halves", "dtype": jnp.float64}
-        got = sinusoidal(jnp.asarray(positions), golden.shape[1], **options)
-        assert_close(got, golden, ratio=1e-12)
+        got = sinusoidal(jnp.asarray(positions), theirs.shape[1], **options)
+        assert_close(got, theirs, ratio=1e-12)
 
 
 def test_t5_buckets_equal_published():
-    golden = np.load(GOLDEN / "t5_buckets.npz", allow_pickle=False)
+    theirs = golden("positions/t5_buckets")
     for name, causal, number, most in (
         ("bi_32_128", False, 32, 128),
         ("causal_32_128", True, 32, 128),
         ("bi_8_16", False, 8, 16),
     ):
-        ahead = -golden["relative_position"]
+        ahead = -theirs["relative_position"]
         got = t5_buckets(ahead, num_buckets=number, max_distance=most, causal=causal)
-        np.testing.assert_array_equal(got, golden[f"bucket_{name}"])
+        np.testing.assert_array_equal(got, theirs[f"bucket_{name}"])
 
 
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
 def test_t5_biases_equal_published(side):
-    golden = np.load(GOLDEN / f"t5_bias_{side}.npz", allow_pickle=False)
+    theirs = golden(f"positions/t5_bias_{side}")
     options = {"num_buckets": 8, "max_distance": 20, "causal": side == "decoder"}
     ahead = np.arange(6)[:, None] - np.arange(9)
-    bias = golden["table"][t5_buckets(ahead, **options)]
-    assert_close(np.moveaxis(bias, -1, 0)[None], golden["bias"], ratio=1e-12)
+    bias = theirs["table"][t5_buckets(ahead, **options)]
+    assert_close(np.moveaxis(bias, -1, 0)[None], theirs["bias"], ratio=1e-12)
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_deberta_rows_equal_published(number):
-    golden = np.load(GOLDEN / f"deberta_v2_attention_{number}.npz", allow_pickle=False)
-    span = len(golden["rel_embeddings"]) // 2
+    theirs = golden(f"positions/deberta_v2_attention_{number}")
+    span = len(theirs["rel_embeddings"]) // 2
     ahead = np.arange(9)[:, None] - np.arange(9)
-    got = deberta_rows(ahead, span=span, max_distance=int(golden["max_relative_positions"]))
-    want = np.clip(golden["relative_pos"][0] + span, 0, 2 * span - 1)
+    got = deberta_rows(ahead, span=span, max_distance=int(theirs["max_relative_positions"]))
+    want = np.clip(theirs["relative_pos"][0] + span, 0, 2 * span - 1)
     np.testing.assert_array_equal(got, want)
 
 

@@ -4,8 +4,6 @@ MiniMax, Qwen3-Next and Kimi Linear: hidden states of the second block and logit
 experts choose one of two SwiGLU networks, which ours (GELU, top two) are not, and are written out.
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,19 +12,17 @@ from flax import nnx
 
 from seqzoo.models import Attention
 from seqzoo.models.ops import attention
+from tests.golden import golden
 from tests.helpers import assert_close
 from tests.models.linear_attention.by_hand import rms_norm, sigmoid, silu
-from tests.models.published import read_safetensors
-
-HF = Path(__file__).parents[1] / "golden" / "hf"
 
 
 class Golden:
     """Weights and arrays of one model."""
 
     def __init__(self, name):
-        self.all = read_safetensors(HF / name / "weights.safetensors")
-        self.io = np.load(HF / name / "io.npz")
+        self.all = golden(f"hf/{name}/weights")
+        self.io = golden(f"hf/{name}/io")
         at = "model.layers.1."
         self.block = {k.removeprefix(at): v for k, v in self.all.items() if at in k}
 

@@ -1,7 +1,6 @@
 """Whole models with the weights of published ones: blocks, positions, norms, embeddings."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +9,9 @@ import pytest
 from flax import nnx
 
 from seqzoo.models import ModelSpec, build_model, default_backbone
+from tests.golden import golden
 from tests.helpers import assert_close
 
-GOLDEN = Path(__file__).parents[1] / "golden/hf"
 RATIO = 1e-5
 KEPT = 12  # logits of each position that the files keep
 
@@ -107,7 +106,7 @@ def check_decoder(model, case, head=lambda logits: logits, part=lambda model: mo
 
 
 def test_bert():
-    w = np.load(GOLDEN / "bert_mlm/case.npz")
+    w = golden("hf/bert_mlm/case")
     model, head = load_bert(w, "bert", {})
     table = w["bert.embeddings.position_embeddings.weight"]
     model.encoder.position_embed[...] = jnp.asarray(table)
@@ -116,7 +115,7 @@ def test_bert():
 
 @pytest.mark.parametrize("kind", ["mlm", "clm"])
 def test_roformer(kind):
-    w = np.load(GOLDEN / f"roformer_{kind}/case.npz")
+    w = golden(f"hf/roformer_{kind}/case")
     options = {"positions": "rope", "rope_interleaved": True}
     model, head = load_bert(w, "roformer", options, positions="none", causal=kind == "clm")
     if kind == "mlm":
@@ -126,7 +125,7 @@ def test_roformer(kind):
 
 
 def test_deberta():
-    w = dict(np.load(GOLDEN / "deberta_v2_mlm/case.npz"))
+    w = golden("hf/deberta_v2_mlm/case")
     options = {"positions": "deberta", "num_buckets": 8, "max_distance": 32}
     where = "attention.self.{}_proj"
     model, head = load_bert(w, "deberta", options, where, positions="none", norm_eps=1e-7)
@@ -143,7 +142,7 @@ def test_deberta():
 
 
 def test_gpt2():
-    w = np.load(GOLDEN / "gpt2/case.npz")
+    w = golden("hf/gpt2/case")
     model = build("gpt2", {"num_heads": 2}, expansion=4.0, tie_embeddings=True)
     model.encoder.embed.embedding[...] = jnp.asarray(w["transformer.wte.weight"])
     model.encoder.position_embed[...] = jnp.asarray(w["transformer.wpe.weight"])
@@ -163,7 +162,7 @@ def test_gpt2():
 
 
 def test_llama():
-    w = np.load(GOLDEN / "llama/case.npz")
+    w = golden("hf/llama/case")
     options = {"num_heads": 4, "num_kv_heads": 2}
     model = build("llama", options, feedforward_bias=False)
     model.encoder.embed.embedding[...] = jnp.asarray(w["model.embed_tokens.weight"])
@@ -183,7 +182,7 @@ def test_llama():
 
 def test_xlnet():
     """Without segments and memories: relative positions of both ways, norms after the sums."""
-    w = np.load(GOLDEN / "xlnet/case.npz")
+    w = golden("hf/xlnet/case")
     options = {"num_heads": 2, "positions": "transformer_xl", "use_bias": False}
     model = build("bert", options, positions="none", embed_norm=False)
     model.encoder.embed.embedding[...] = jnp.asarray(w["transformer.word_embedding.weight"])
@@ -206,7 +205,7 @@ def test_xlnet():
 
 
 def test_t5_encoder():
-    w = np.load(GOLDEN / "t5_enc_dec/case.npz")
+    w = golden("hf/t5_enc_dec/case")
     options = {"num_heads": 2, "d_head": 6, "num_buckets": 8, "max_distance": 16}
     model = build("t5_encoder", options)
     model.encoder.embed.embedding[...] = jnp.asarray(w["shared.weight"])

@@ -1,7 +1,5 @@
 """GAU and FLASH against the published numbers and the quadratic form."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +7,9 @@ import pytest
 from flax import nnx
 
 from seqzoo.models.attention.gau import GAU, Flash
+from tests.golden import golden, golden_cases
 from tests.helpers import assert_close, value_and_pullback, x64
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "gau"
 DTYPES = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
@@ -56,10 +54,11 @@ def at(tree, path):
     return tree
 
 
-@pytest.mark.parametrize("case", sorted(p.stem for p in GOLDEN.glob("*.npz")))
+@pytest.mark.parametrize("case", golden_cases("gau"))
 def test_equals_the_published_layer(case):
     """The norm before the layer and the residual are the block's."""
-    with x64(), np.load(GOLDEN / f"{case}.npz", allow_pickle=False) as file:
+    with x64():
+        file = golden(f"gau/{case}")
         g = dict(file)
         graphdef, params, rest = nnx.split(built(case, g), nnx.Param, ...)
         for path, value in leaves("param", g).items():

@@ -1,7 +1,6 @@
 """Plug-in positions against published attention layers and loops over pairs of tokens."""
 
 import dataclasses
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +9,10 @@ from flax import nnx
 
 from seqzoo.models import Attention, build
 from seqzoo.models.attention.positions import Disentangled, Shaw, Sizes
+from tests.golden import golden
 from tests.helpers import assert_close, x64
 from tests.laws import PACKED, normal, runs
 
-GOLDEN = Path(__file__).parents[2] / "golden/positions"
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
@@ -39,7 +38,7 @@ def sizes(**changes):
 
 
 def test_shaw_equals_published():
-    case = np.load(GOLDEN / "shaw_relative_key.npz")
+    case = golden("positions/shaw_relative_key")
     with x64():
         mixer = published(case)
         left, right = int(case["left_max"]), int(case["right_max"])
@@ -50,7 +49,7 @@ def test_shaw_equals_published():
 
 def test_transformer_xl_equals_published():
     """Their sines are rounded to float32, ours are not."""
-    case = np.load(GOLDEN / "transformer_xl_relative.npz")
+    case = golden("positions/transformer_xl_relative")
     with x64():
         mixer = published(case, "transformer_xl")
         plug = mixer.positions
@@ -63,7 +62,7 @@ def test_transformer_xl_equals_published():
 @pytest.mark.parametrize("number", [0, 1])
 def test_deberta_equals_published(number):
     """Their divisor sqrt(3K) is rounded to float32."""
-    case = np.load(GOLDEN / f"deberta_v2_attention_{number}.npz")
+    case = golden(f"positions/deberta_v2_attention_{number}")
     shared = bool(case["share_att_key"])
     with x64():
         mixer = published(case, names=("query_proj", "key_proj", "value_proj", None))

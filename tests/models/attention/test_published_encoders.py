@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from seqzoo.models import build as build_mixer
+from tests.golden import golden
 from tests.helpers import assert_close
 from tests.models.test_published_transformers import (
-    GOLDEN,
     KEPT,
     RATIO,
     blocks,
@@ -60,7 +60,7 @@ def encoder(name, options, eps, **changes):
 @pytest.mark.parametrize("row", [0, 1])
 def test_longformer(row):
     """Windows of 2 and 4 on a side; the first row has one global token and the second two."""
-    w = np.load(GOLDEN / "longformer_mlm/case.npz")
+    w = golden("hf/longformer_mlm/case")
     chosen = tuple(int(p) for p in np.flatnonzero(w["global_attention_mask"][row]))
     model = encoder("longformer", {"num_heads": 2}, 1e-12, feedforward="gelu")
     for i, (block, at) in enumerate(load(w, model, "longformer", 1, 1e-12)):
@@ -91,7 +91,7 @@ def test_longformer(row):
 
 
 def test_nystromformer():
-    w = np.load(GOLDEN / "nystromformer_mlm/case.npz")
+    w = golden("hf/nystromformer_mlm/case")
     options = {"num_heads": 2, "landmarks": 4, "conv_width": 3, "shared_start": True}
     model = encoder("nystromformer", options, 1e-5)
     for block, at in load(w, model, "nystromformer", 2, 1e-5):
@@ -108,7 +108,7 @@ def test_nystromformer():
 
 def test_fnet():
     """Their embeddings have a projection after the norm, which here is part of what goes in."""
-    w = np.load(GOLDEN / "fnet_mlm/case.npz")
+    w = golden("hf/fnet_mlm/case")
     model = encoder("fnet", {}, 1e-12)
     for block, at in load(w, model, "fnet", 0, 1e-12):
         put_norm(block.norm, w, f"{at}fourier.output.LayerNorm")

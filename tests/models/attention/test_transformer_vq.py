@@ -1,7 +1,5 @@
 """Transformer-VQ against the published numbers and the quadratic form with quantised keys."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +8,9 @@ from flax import nnx
 
 from seqzoo.models.attention.transformer_vq import TransformerVQ, code_sums, quantize
 from seqzoo.models.backbone import aux_losses
+from tests.golden import golden
 from tests.helpers import assert_close, value_and_pullback, x64
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "transformer_vq"
 DTYPES = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
@@ -64,15 +62,10 @@ def normed(g, x):
     return x * scale * g["param_input_ln/g"] + g["param_input_ln/b"]
 
 
-def load(name):
-    with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
-        return dict(file)
-
-
 @pytest.mark.parametrize("case", ["vqattn_0", "vqattn_1", "vqattn_2"])
 def test_equals_the_published_layer(case):
     with x64():
-        g = load(case)
+        g = golden(f"transformer_vq/{case}")
         graphdef, params, rest = nnx.split(built(g), nnx.Param, ...)
         for path, value in leaves("param", g).items():
             at(params, path)[...] = jnp.asarray(value)
@@ -90,7 +83,7 @@ def test_equals_the_published_layer(case):
 @pytest.mark.parametrize("case", ["vqattn_0", "vqattn_1"])
 def test_states_equal_the_published_ones(case):
     with x64():
-        g = load(case)
+        g = golden(f"transformer_vq/{case}")
         mixer = built(g)
         for path, value in leaves("param", g).items():
             at(mixer_tree(mixer), path)[...] = jnp.asarray(value)

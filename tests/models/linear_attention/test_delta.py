@@ -1,7 +1,5 @@
 """The delta mixers against the blocks of published models, and what their options promise."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +11,8 @@ from seqzoo.models.linear_attention.deltanet import DeltaNet, DeltaProduct
 from seqzoo.models.linear_attention.gated_deltanet import GatedDeltaNet, KimiDeltaAttention
 from seqzoo.models.ops.matrix.gated_delta import gated_delta_rule
 from seqzoo.models.param_groups import param_groups
+from tests.golden import golden
 from tests.helpers import assert_close
-from tests.models.published import read_safetensors
-
-HF = Path(__file__).parents[2] / "golden" / "hf"
 
 
 def kimi(w):
@@ -87,9 +83,9 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_first_block_equals_the_published_model(name):
     make, rename, (prefix, offset, eps) = MODELS[name]
-    weights = read_safetensors(HF / name / "weights.safetensors")
+    weights = golden(f"hf/{name}/weights")
     layer = {k[len("model.layers.0.") :]: v for k, v in weights.items() if "layers.0." in k}
-    io = np.load(HF / name / "io.npz")
+    io = golden(f"hf/{name}/io")
     inner = {k[len(prefix) :]: v for k, v in layer.items() if k.startswith(prefix)}
     mixer = loaded(make(), rename(inner))
 

@@ -1,7 +1,5 @@
 """Lightning attention against its equations, and the first block of a published MiniMax."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +8,10 @@ from flax import nnx
 
 from seqzoo.models import BackboneConfig, LightningAttention
 from seqzoo.models.backbone import Backbone
+from tests.golden import golden
 from tests.helpers import assert_close
 from tests.laws import normal
 from tests.models.linear_attention import by_hand as hand
-from tests.models.published import read_safetensors
-
-MINIMAX = pathlib.Path(__file__).parents[2] / "golden" / "hf" / "minimax"
 
 
 def equations(w, x):
@@ -42,7 +38,7 @@ def test_later_layers_of_a_stack_forget_less(scan):
 
 
 def test_the_first_block_equals_the_published_model():
-    weights, io = read_safetensors(MINIMAX / "weights.safetensors"), np.load(MINIMAX / "io.npz")
+    weights, io = golden("hf/minimax/weights"), golden("hf/minimax/io")
     w = {k.removeprefix("model.layers.0."): v for k, v in weights.items() if "layers.0." in k}
     mixer = LightningAttention(16, num_heads=2, d_head=8, layer=(0, 2), rngs=nnx.Rngs(0))
     qkv = w["self_attn.qkv_proj.weight"].reshape(2, 3, 8, 16)

@@ -1,7 +1,5 @@
 """Linear attention against the paper's equations and against published numbers."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +11,10 @@ from seqzoo.models.linear_attention.linear import LinearAttentionState
 from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import all_real
 from seqzoo.models.ops.matrix.feature_maps import alike, quadratic, taylor
+from tests.golden import golden
 from tests.helpers import assert_close, value_and_pullback, x64
 from tests.laws import PACKED, normal, runs
 from tests.models.attention.test_softmax import rotate
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "linear_rnn"
-
 
 PHI = {
     "elu+1": lambda a: np.where(a > 0, a + 1, np.exp(a)),
@@ -80,31 +76,32 @@ def test_equals_the_equations(normalize, positions, feature_map, causal):
 
 @pytest.mark.parametrize("name", ["linear_attn_normalized", "linear_attn_normalized_state"])
 def test_the_normaliser_equals_the_published_one(name):
-    with x64(), np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
-        golden = {key: jnp.asarray(file[key]) for key in file.files}
-        scale = float(golden["scale"])
+    with x64():
+        theirs = jax.tree.map(jnp.asarray, golden(f"linear_rnn/{name}"))
+        scale = float(theirs["scale"])
         mixer = LinearAttention(8, num_heads=2, eps=1e-10 / scale, rngs=nnx.Rngs(0))
         state = None
-        if "initial_state_kv" in golden:
-            z0 = jnp.moveaxis(golden["initial_state_z"], 1, 3)
-            state = LinearAttentionState(golden["initial_state_kv"], z0)
+        if "initial_state_kv" in theirs:
+            z0 = jnp.moveaxis(theirs["initial_state_z"], 1, 3)
+            state = LinearAttentionState(theirs["initial_state_kv"], z0)
 
         def attend(q, k, v):
             return mixer._attend((q, k, None), None, v, state, Context(all_real(q.shape[1])))
 
-        o, pull, after = jax.vjp(attend, *(golden[n] for n in "qkv"), has_aux=True)
-        assert_close(o, golden["o"], ratio=1e-9)
-        assert_close(after.s, golden["final_state_0"], ratio=1e-9)
-        assert_close(after.z, jnp.moveaxis(golden["final_state_1"], 1, 3), ratio=1e-9)
-        for n, grad in zip("qkv", pull(golden["cotangent"]), strict=True):
-            assert_close(grad, golden["grad_" + n], ratio=1e-9, what=n)
+        o, pull, after = jax.vjp(attend, *(theirs[n] for n in "qkv"), has_aux=True)
+        assert_close(o, theirs["o"], ratio=1e-9)
+        assert_close(after.s, theirs["final_state_0"], ratio=1e-9)
+        assert_close(after.z, jnp.moveaxis(theirs["final_state_1"], 1, 3), ratio=1e-9)
+        for n, grad in zip("qkv", pull(theirs["cotangent"]), strict=True):
+            assert_close(grad, theirs["grad_" + n], ratio=1e-9, what=n)
 
 
 @pytest.mark.parametrize("case", ["based_norm", "based_nonorm", "rebased_norm", "rebased_nonorm"])
 def test_based_and_rebased_equal_the_published_kernels(case):
     name, norm = case.split("_")
     phi = {"based": taylor, "rebased": quadratic}[name]
-    with x64(), np.load(GOLDEN / f"{name}_BHTD_{norm}.npz", allow_pickle=False) as file:
+    with x64():
+        file = golden(f"linear_rnn/{name}_BHTD_{norm}")
         g = {key: jnp.asarray(file[key]).swapaxes(1, 2) for key in file.files}
         mixer = Based(8, num_heads=2, normalize=norm == "norm", chunk_size=4, rngs=nnx.Rngs(0))
 

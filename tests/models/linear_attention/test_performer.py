@@ -1,7 +1,6 @@
 """Performer against the published numbers; its stabiliser; redrawing."""
 
 import itertools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +13,17 @@ from seqzoo.models.backbone import Backbone
 from seqzoo.models.linear_attention.performer import favor_attention
 from seqzoo.models.ops.layout.segments import all_real
 from seqzoo.models.ops.softmax.attention import attention
+from tests.golden import golden, golden_cases
 from tests.helpers import assert_close, value_and_pullback, x64
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "performer"
 KINDS = {"softmax_pos": "positive", "softmax_sincos": "trigonometric", "relu_generalized": "relu"}
 
 
-@pytest.mark.parametrize("case", sorted(p.stem for p in GOLDEN.glob("attn_*.npz")))
+@pytest.mark.parametrize("case", golden_cases("performer", "attn_*"))
 def test_equals_the_published_attention(case):
     kind = next(kind for name, kind in KINDS.items() if name in case)
-    with x64(), np.load(GOLDEN / f"{case}.npz", allow_pickle=False) as g:
+    with x64():
+        g = golden(f"performer/{case}")
 
         def attend(q, k, v):
             return favor_attention(

@@ -1,7 +1,5 @@
 """RWKV-4 against a published model, RWKV-7 against its equations, and channel mixing."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +10,12 @@ from seqzoo.models import RWKV7, Backbone, BackboneConfig, default_backbone
 from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import segments
 from tests import laws
+from tests.golden import golden
 from tests.helpers import assert_close, x64
 from tests.models.linear_attention import by_hand as hand
 from tests.models.linear_attention.test_rwkv6 import shifted
-from tests.models.published import read_safetensors
 from tests.models.test_published_transformers import blocks, build, check_decoder, linear, put_norm
 from tests.references.delta_rules import dplr_delta_rule
-
-HF = Path(__file__).parents[2] / "golden" / "hf" / "rwkv"
 
 
 def load(time, channel, w, at):
@@ -38,7 +34,7 @@ def load(time, channel, w, at):
 
 def test_rwkv4_lm_equals_the_published_model():
     """The preset, with the norm between embedding and blocks; at once and token by token."""
-    w, io = read_safetensors(HF / "weights.safetensors"), np.load(HF / "io.npz")
+    w, io = golden("hf/rwkv/weights"), golden("hf/rwkv/io")
     model = build("rwkv4_lm", {}, expansion=3.0, depth=3)
     model.encoder.embed.embedding[...] = jnp.asarray(w["rwkv.embeddings.weight"])
     put_norm(model.encoder.norm, w, "rwkv.blocks.0.pre_ln")

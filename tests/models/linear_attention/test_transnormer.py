@@ -1,7 +1,6 @@
 """NormAttention, DiagAttention and their positions against the published numbers."""
 
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +17,10 @@ from seqzoo.models import (
 )
 from seqzoo.models.layers import FeedForward
 from seqzoo.models.linear_attention.norm_attention import LRPE, OutputNorm
+from tests.golden import golden, golden_cases
 from tests.helpers import assert_close, value_and_pullback, x64
 from tests.scripts import redrawn, script
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "transnormer"
 DTYPES = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 MAPS = {"1pelu": "elu+1", "elu": "elu", "relu": "relu"}
 NORMS = {
@@ -31,7 +30,7 @@ NORMS = {
     "gatedrmsnorm": "gated_rms",
 }
 PARTS = ("q_proj", "k_proj", "v_proj", "out_proj")
-CASES = sorted(p.stem for p in GOLDEN.glob("*_attention_*.npz"))
+CASES = golden_cases("transnormer", "*_attention_*")
 
 
 def built(case, g):
@@ -64,7 +63,8 @@ def leaves(prefix, g):
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_published_layer(case):
-    with x64(), np.load(GOLDEN / f"{case}.npz", allow_pickle=False) as g:
+    with x64():
+        g = golden(f"transnormer/{case}")
         mixer = built(case, g)
         if "param_urpe.v" in g:
             mixer.positions.direction[...] = jnp.asarray(g["param_urpe.v"])
@@ -91,7 +91,8 @@ def test_equals_the_published_layer(case):
 
 @pytest.mark.parametrize("case", ["lrpe_identity_rope", "lrpe_householder_rope"])
 def test_positions_equal_the_published_ones(case):
-    with x64(), np.load(GOLDEN / f"{case}.npz", allow_pickle=False) as g:
+    with x64():
+        g = golden(f"transnormer/{case}")
         turn = LRPE(8, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
         turn.theta_log[...] = jnp.log(jnp.asarray(g["param_theta"]).ravel())
         turn.direction[...] = jnp.asarray(g["param_v"]) if "param_v" in g else jnp.zeros(8)
@@ -100,7 +101,8 @@ def test_positions_equal_the_published_ones(case):
 
 
 def test_the_feed_forward_equals_the_published_one():
-    with x64(), np.load(GOLDEN / "glu.npz", allow_pickle=False) as g:
+    with x64():
+        g = golden("transnormer/glu")
         ff = FeedForward(8, kind="swiglu", expansion=2.0, **DTYPES, rngs=nnx.Rngs(0))
         for ours, theirs in (("gate_proj", "l1"), ("up_proj", "l2"), ("down_proj", "l3")):
             getattr(ff, ours).kernel[...] = jnp.asarray(g[f"param_{theirs}.weight"].T)

@@ -1,7 +1,5 @@
 """mLSTM and sLSTM against the published cells, the papers' equations and xLSTM-7B's layer."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,18 +11,16 @@ from seqzoo.models.linear_attention.mlstm import MLSTMState, mlstm
 from seqzoo.models.ops.layout.segments import segments
 from seqzoo.models.ops.scan.running_max import NEVER
 from seqzoo.models.recurrent.slstm import SLSTMState, slstm
+from tests.golden import golden
 from tests.helpers import assert_close, value_and_pullback, x64
 from tests.laws import PACKED
 from tests.models.linear_attention import by_hand as hand
-from tests.models.published import read_safetensors
 from tests.references import xlstm as reference
-
-GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 @pytest.mark.parametrize("name", ["mlstm_0", "mlstm_1"])
 def test_mlstm_equals_the_published_cell(name):
-    g = np.load(GOLDEN / "xlstm" / f"{name}.npz")
+    g = golden(f"xlstm/{name}")
     names = ("q", "k", "v", "igate_preact", "fgate_preact")
 
     def f(m0, q, k, v, i, f):
@@ -80,7 +76,7 @@ def test_mlstm_feels_its_initial_state_alike_in_any_unit():
 
 
 def test_slstm_equals_the_published_cell():
-    g = np.load(GOLDEN / "xlstm" / "slstm_cell_vanilla.npz")
+    g = golden("xlstm/slstm_cell_vanilla")
     heads = int(g["num_heads"])
     length, batch, _ = g["Wx"].shape
     with x64():
@@ -131,8 +127,8 @@ def test_extreme_gates_are_finite(scale):
 
 
 def test_blocks_equal_the_published_model():
-    weights = read_safetensors(GOLDEN / "hf/xlstm/weights.safetensors")
-    io = np.load(GOLDEN / "hf/xlstm/io.npz")
+    weights = golden("hf/xlstm/weights")
+    io = golden("hf/xlstm/io")
     w = {k.removeprefix("backbone.blocks.0."): v for k, v in weights.items() if "blocks.0." in k}
     layer = {k.removeprefix("mlstm_layer."): v for k, v in w.items() if "mlstm_layer" in k}
     mixer = MLSTM(16, num_heads=2, rngs=nnx.Rngs(0))

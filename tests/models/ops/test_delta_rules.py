@@ -1,7 +1,6 @@
 """The delta rules against loops in float64: decays, chunks, segments, gradients, extremes."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +11,10 @@ from jax import lax
 from seqzoo.models.ops.matrix.dplr_delta import dplr_delta_rule
 from seqzoo.models.ops.matrix.gated_delta import gated_delta_rule
 from seqzoo.models.ops.matrix.triangular import unit_inverse
+from tests.golden import golden
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references import delta_rules as references
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "linear_rnn"
 B, L, H, K, V = 3, 37, 2, 4, 3
 DECAYS = {
     "none": None,
@@ -244,14 +243,14 @@ def test_bad_arguments_are_named(change, message):
 
 def official(name, *inputs):
     """The arrays of a golden file as [B, L, H, *] and the way back."""
-    golden = dict(np.load(GOLDEN / f"{name}.npz", allow_pickle=False))
+    theirs = golden(f"linear_rnn/{name}")
     swap = (lambda x: np.swapaxes(x, 1, 2)) if name.endswith("BHTD") else (lambda x: x)
-    arrays = [golden[i] if i == "initial_state" else swap(golden[i]) for i in inputs]
-    desired = [swap(golden["o"]), golden["final_state"]]
+    arrays = [theirs[i] if i == "initial_state" else swap(theirs[i]) for i in inputs]
+    desired = [swap(theirs["o"]), theirs["final_state"]]
     for i in inputs:
-        gradient = golden[f"grad_{i}"]
+        gradient = theirs[f"grad_{i}"]
         desired.append(gradient if i == "initial_state" else swap(gradient))
-    return arrays, swap(golden["cotangent"]), desired
+    return arrays, swap(theirs["cotangent"]), desired
 
 
 def check_official(name, f, *inputs):

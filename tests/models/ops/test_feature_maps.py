@@ -1,7 +1,5 @@
 """Feature maps against their kernels and the published numbers."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +12,8 @@ from seqzoo.models.ops.matrix.feature_maps import (
     reweighted,
     taylor,
 )
+from tests.golden import golden
 from tests.helpers import assert_close, x64
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "performer"
 
 
 def test_taylor_and_quadratic_features_have_the_kernels_of_their_papers():
@@ -41,7 +38,8 @@ def test_reweighting_is_the_cosine_of_the_distance_and_stays_positive():
 
 
 def test_random_features_equal_the_published_ones():
-    with x64(), np.load(GOLDEN / "feature_maps.npz", allow_pickle=False) as g:
+    with x64():
+        g = golden("performer/feature_maps")
         q, k = (jnp.asarray(g[n]).swapaxes(1, 2) for n in "qk")
         w = jnp.asarray(g["projection"])
         wanted = {
@@ -82,10 +80,10 @@ def test_rows_are_orthogonal_within_a_block_with_gaussian_norms(kind, rows, widt
 
 
 def test_published_projections_have_the_same_facts():
-    with np.load(GOLDEN / "orthogonal_matrix.npz", allow_pickle=False) as g:
-        first = g["W_scaling1_12x6"][:6]
-        assert_close(first @ first.T, 6 * np.eye(6), ratio=1e-6)
-        assert_close(g["rownorms_scaling1_12x6"], np.full(12, 6**0.5), ratio=1e-6)
+    g = golden("performer/orthogonal_matrix")
+    first = g["W_scaling1_12x6"][:6]
+    assert_close(first @ first.T, 6 * np.eye(6), ratio=1e-6)
+    assert_close(g["rownorms_scaling1_12x6"], np.full(12, 6**0.5), ratio=1e-6)
 
 
 def kernel_error(kind, projection, m, seeds):

@@ -1,7 +1,6 @@
 """gated_linear_attention against a loop in float64: every kind of decay, chunks, segments."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,10 @@ from jax import lax
 
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
+from tests.golden import golden
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references.gated_linear_attention import gated_linear_attention as reference
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "linear_rnn"
 B, L, H, K, V = 3, 37, 2, 4, 3
 DECAYS = {
     "none": None,
@@ -207,7 +206,7 @@ def test_bad_arguments_are_named(options, message):
 
 def golden_case(name):
     """Arrays of a published case, in our layout, with the names of its decay and bonus."""
-    data = dict(np.load(GOLDEN / f"{name}.npz", allow_pickle=False))
+    data = golden(f"linear_rnn/{name}")
     if name.endswith("BHTD"):
         for key, x in data.items():
             if x.ndim == 4 and "state" not in key:

@@ -1,7 +1,6 @@
 """linear_scan against a loop in float64: values, gradients, segments, both forms."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,10 @@ from jax import lax
 
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.scan.linear import linear_scan
+from tests.golden import golden
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references.linear_scan import linear_scan as reference
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "linear_rnn"
 FORMS = ("sequential", "associative")
 IDS = np.array(
     [
@@ -184,18 +183,18 @@ def test_the_form_is_chosen_when_lowering_not_by_the_host():
 
 
 def test_hgrn_equals_the_reference_implementation():
-    golden = np.load(GOLDEN / "hgrn.npz", allow_pickle=False)
+    theirs = golden("linear_rnn/hgrn")
 
     def outputs(x, g, h0):
         h = linear_scan(jnp.exp(g), x, h0)
         return h, h[:, -1]
 
     def loss(x, g, h0):
-        return jnp.sum(outputs(x, g, h0)[0] * golden["cotangent"])
+        return jnp.sum(outputs(x, g, h0)[0] * theirs["cotangent"])
 
     with x64():
-        inputs = tuple(jnp.asarray(golden[n]) for n in ("x", "g", "initial_state"))
+        inputs = tuple(jnp.asarray(theirs[n]) for n in ("x", "g", "initial_state"))
         actual = (*outputs(*inputs), *jax.jit(jax.grad(loss, (0, 1, 2)))(*inputs))
     names = ("o", "final_state", "grad_x", "grad_g", "grad_initial_state")
     for name, value in zip(names, actual, strict=True):
-        assert_close(value, golden[name], ratio=1e-9, what=name)
+        assert_close(value, theirs[name], ratio=1e-9, what=name)

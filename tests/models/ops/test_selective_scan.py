@@ -1,7 +1,6 @@
 """selective_scan against a loop in float64 and the published implementation, in both forms."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,10 @@ import pytest
 
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.scan.selective import _Inputs, _scan_forward, selective_scan
+from tests.golden import golden
 from tests.helpers import assert_close, assert_trees_close, value_and_pullback, x64
 from tests.references.selective_scan import selective_scan as reference
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "mamba1"
 IDS = np.array(
     [
         [0, 0, 1, 1, 0, 1, 2, 2, 2, 0, 1, 1, 1],  # padding left and between, a border, id 1 again
@@ -183,10 +182,6 @@ def test_bfloat16_inputs_keep_a_float32_state():
     assert_close(h, reference(**wide)[1], ratio=1e-6)
 
 
-def golden(name):
-    return {k: np.asarray(v) for k, v in np.load(GOLDEN / f"selective_scan_{name}.npz").items()}
-
-
 def published(case, B, C):
     """The reference's function of its own layouts, by our op; B and C are [B, L, N]."""
 
@@ -238,7 +233,7 @@ def constant(case):
 )
 @pytest.mark.parametrize("bits", [64, 32])
 def test_published_outputs_states_and_gradients(form, name, f, bits):
-    case = golden(name)
+    case = golden(f"mamba1/selective_scan_{name}")
     ratio = 1e-9 if bits == 64 else 1e-5
     names = [k.removeprefix("grad_") for k in case if k.startswith("grad_")]
     with jax.enable_x64(bits == 64):
@@ -253,7 +248,7 @@ def test_published_outputs_states_and_gradients(form, name, f, bits):
 
 @pytest.mark.parametrize("name", ["complex_varBC", "complex_constBC"])
 def test_published_complex_outputs_and_states(form, name):
-    case = golden(name)
+    case = golden(f"mamba1/selective_scan_{name}")
     with x64():
         if name == "complex_varBC":  # pairs on the last axis are the planes of one step
             planes = {k: case[k].reshape(*case[k].shape[:2], -1, 2) for k in "BC"}

@@ -1,7 +1,5 @@
 """RWKV-4's WKV against its definition, the published loop, and extreme exponents."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +8,11 @@ import pytest
 from seqzoo.models.ops.layout.segments import all_real
 from seqzoo.models.ops.scan.running_max import NEVER, _associative, _sequential, decayed_max
 from seqzoo.models.ops.scan.wkv_recurrence import WKVState, wkv
+from tests.golden import golden
 from tests.helpers import assert_close, value_and_pullback, x64
 from tests.laws import PACKED
 from tests.references.wkv import wkv as reference
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "linear_rnn" / "rwkv4_wkv.npz"
 D = 5
 
 
@@ -25,7 +23,7 @@ def draw(seed=0):
 
 
 def test_equals_the_published_loop():
-    g = np.load(GOLDEN)
+    g = golden("linear_rnn/rwkv4_wkv")
     names = ("key", "value", "time_decay", "time_first")
 
     def f(k, v, decay, bonus):

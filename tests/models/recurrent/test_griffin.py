@@ -1,7 +1,5 @@
 """Griffin's blocks against a published RecurrentGemma."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +7,14 @@ from flax import nnx
 
 from seqzoo.models import RGLRU, Attention
 from seqzoo.models.layers import FeedForward
+from tests.golden import golden
 from tests.helpers import assert_close
-from tests.models.published import read_safetensors
 
-HF = Path(__file__).parents[2] / "golden" / "hf" / "recurrent_gemma"
 D, HEADS, WINDOW = 16, 2, 4
 
 
 def layer(index):
-    weights = read_safetensors(HF / "weights.safetensors")
+    weights = golden("hf/recurrent_gemma/weights")
     prefix = f"model.layers.{index}."
     return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
@@ -59,7 +56,7 @@ def local(w):
 
 
 def test_all_blocks_equal_the_published_model():
-    io = np.load(HF / "io.npz")
+    io = golden("hf/recurrent_gemma/io")
     for index in range(3):
         w = layer(index)
         mlp = FeedForward(D, kind="geglu", expansion=2.0, rngs=nnx.Rngs(0))
@@ -70,6 +67,6 @@ def test_all_blocks_equal_the_published_model():
         x = x + np.asarray(mix(norm(x, w["temporal_pre_norm.weight"])))
         x = x + np.asarray(mlp(norm(x, w["channel_pre_norm.weight"])))
         if index == 2:
-            final = read_safetensors(HF / "weights.safetensors")["model.final_norm.weight"]
+            final = golden("hf/recurrent_gemma/weights")["model.final_norm.weight"]
             x = norm(x, final)
         assert_close(x, io[f"hidden_{index + 1}"], ratio=1e-5, what=f"block {index}")

@@ -1,7 +1,5 @@
 """RG-LRU against the released layer and the paper's equations."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +10,10 @@ from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.ops.layout.segments import segments
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.recurrent.rg_lru import RGLRU, BlockDiagonal, bounded_sqrt, decay_init, rg_lru
+from tests.golden import golden
 from tests.helpers import assert_close, value_and_pullback, x64
 from tests.references.rg_lru import rg_lru as reference
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "rg_lru"
 WIDE = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
@@ -32,7 +30,7 @@ def released(p, x, position, h0):
 
 @pytest.mark.parametrize("name", ["rglru_0", "rglru_1"])
 def test_outputs_states_and_gradients_equal_the_released_ones(name):
-    g = np.load(GOLDEN / f"{name}.npz")
+    g = golden(f"rg_lru/{name}")
     with x64():
         p = {k.removeprefix("param_"): jnp.asarray(g[k]) for k in g if k.startswith("param_")}
         h0 = jnp.asarray(g["h0"]) if "h0" in g else None
@@ -49,7 +47,7 @@ def test_outputs_states_and_gradients_equal_the_released_ones(name):
 
 
 def test_the_convolution_equals_the_released_one():
-    g = np.load(GOLDEN / "temporal_conv1d.npz")
+    g = golden("rg_lru/temporal_conv1d")
     with x64():
         conv = DepthwiseConv(5, 4, **WIDE, rngs=nnx.Rngs(0))
         conv.kernel[...], conv.bias[...] = jnp.asarray(g["param_w"]), jnp.asarray(g["param_b"])

@@ -1,7 +1,5 @@
 """RNN, LSTM and GRU against torch: outputs, states, gradients, packed rows, both directions."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +11,9 @@ from seqzoo.models.ops.layout.segments import all_real, segments
 from seqzoo.models.recurrent.gru import GRU
 from seqzoo.models.recurrent.lstm import LSTM, LSTMState
 from seqzoo.models.recurrent.rnn import RNN
+from tests.golden import golden
 from tests.helpers import assert_close, value_and_pullback, x64
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "torch_rnn"
 CASES = (
     "RNN_tanh_2_1layer",
     "RNN_relu_3_2layer_bi",
@@ -80,7 +78,7 @@ def network(case, g, p, x, starts, ids=None):
 
 
 def load(case):
-    g = dict(np.load(GOLDEN / f"{case}.npz"))
+    g = golden(f"torch_rnn/{case}")
     p = {k.removeprefix("param_"): jnp.asarray(v) for k, v in g.items() if k.startswith("param_")}
     starts = [jnp.asarray(g[k]) for k in ("h0", "c0") if k in g]
     return g, p, jnp.asarray(g["x"]), starts

@@ -1,7 +1,5 @@
 """DSS against the published softmax kernel, and its two kernels against each other."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +10,13 @@ from seqzoo.models.ops.ssm.diagonal import diagonal_ssm
 from seqzoo.models.ssm.discretize import discretize
 from seqzoo.models.ssm.dss import DSS, softmax_weights
 from seqzoo.models.ssm.s4d import S4D
+from tests.golden import golden
 from tests.helpers import assert_close, x64
-
-GOLDEN = Path(__file__).parents[2] / "golden" / "s4"
 
 
 def test_kernel_equals_the_published_one():
     """The reference computes it in float32."""
-    g = np.load(GOLDEN / "diag_kernel_diag-lin_dss_3.npz")
+    g = golden("s4/diag_kernel_diag-lin_dss_3")
     length = g["K"].shape[-1]
     with x64():
         mixer = DSS(2, d_state=8, length=length, gate=False, dtype=jnp.float64, rngs=nnx.Rngs(0))

@@ -1,16 +1,14 @@
 """HiPPO matrices and their normal forms against published values."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from seqzoo.models.ssm.hippo import hippo, hippo_dplr, nplr
+from tests.golden import golden
 from tests.helpers import assert_close
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "s4"
-MATRICES = np.load(GOLDEN / "hippo_transitions.npz")
-FORMS = np.load(GOLDEN / "nplr.npz")
+MATRICES = golden("s4/hippo_transitions")
+FORMS = golden("s4/nplr")
 
 
 def pair(case):

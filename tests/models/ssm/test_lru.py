@@ -2,7 +2,6 @@
 
 import functools
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,10 @@ from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import all_real
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.lru import LRU
+from tests.golden import golden
 from tests.helpers import assert_close, value_and_pullback, x64
 from tests.references.lru import lru as reference
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "lru"
 NAMES = ("B_im", "B_re", "C_im", "C_re", "D", "gamma_log", "nu_log", "theta_log")
 
 
@@ -40,7 +39,7 @@ def load(g, prefix="param_"):
 
 @pytest.mark.parametrize("case", ["lru_0", "lru_1"])
 def test_outputs_states_and_gradients_equal_the_published_ones(case):
-    g = np.load(GOLDEN / f"{case}.npz")
+    g = golden(f"lru/{case}")
     with x64():
         params, u = load(g), jnp.asarray(g["u"])[None]
         mixer = core(u.shape[-1], len(g["lambda_"]))
@@ -64,7 +63,7 @@ def norm(x, g):
 @pytest.mark.parametrize("case", ["layer_prenorm", "layer_postnorm"])
 def test_inside_the_published_block(case):
     """Norm, GELU and GLU are the backbone's; composed around the mixer they give the layer."""
-    g = np.load(GOLDEN / f"{case}.npz")
+    g = golden(f"lru/{case}")
     with x64():
         x = jnp.asarray(g["u"])
         y = norm(x, g) if "pre" in case else x

@@ -1,7 +1,5 @@
 """Mamba against the published block and two models of the transformers library."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +8,10 @@ from flax import nnx
 
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.mamba import Mamba
+from tests.golden import golden
 from tests.helpers import assert_close
-from tests.models.published import Published, read_safetensors, same, taps, transposed
+from tests.models.published import Published, same, taps, transposed
 
-GOLDEN = Path(__file__).parents[2] / "golden"
 NAMES = {
     "A_log": ("A_log", same),
     "D": ("D", same),
@@ -51,7 +49,7 @@ def published(case, bits):
 @pytest.mark.parametrize("bits", [64, 32])
 @pytest.mark.parametrize("name", ["block_0", "block_1"])
 def test_outputs_states_and_gradients_equal_the_published_ones(name, bits):
-    case = dict(np.load(GOLDEN / "mamba1" / f"{name}.npz"))
+    case = golden(f"mamba1/{name}")
     case = {k: v.astype(f"float{bits}") if v.ndim else v for k, v in case.items()}
     ratio = 1e-9 if bits == 64 else 1e-5
     with jax.enable_x64(bits == 64):
@@ -70,8 +68,8 @@ def rms_norm(x, weight, eps=1e-5):
 @pytest.mark.parametrize(("model", "dt_rank"), [("mamba", 3), ("falcon_mamba", 2)])
 def test_layers_equal_those_of_the_transformers_library(model, dt_rank):
     """Pre-norm residual stacks of two blocks, through their embedding and head."""
-    weights = read_safetensors(GOLDEN / "hf" / model / "weights.safetensors")
-    io = np.load(GOLDEN / "hf" / model / "io.npz")
+    weights = golden(f"hf/{model}/weights")
+    io = golden(f"hf/{model}/io")
     options = {"d_state": 4, "dt_rank": dt_rank, "inner_norm": model == "falcon_mamba"}
     names = {k: v for k, v in NAMES.items() if k not in ("in_proj/bias", "out_proj/bias")}
     block = Published(Mamba(16, **options, rngs=nnx.Rngs(0)), names)

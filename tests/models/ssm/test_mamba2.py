@@ -1,7 +1,5 @@
 """Mamba-2 against the published mixer and the published forms of its recurrence."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +9,10 @@ from flax import nnx
 from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.mamba2 import Mamba2, ssd
+from tests.golden import golden
 from tests.helpers import assert_close, x64
-from tests.models.published import Published, read_safetensors, same, taps, transposed
+from tests.models.published import Published, same, taps, transposed
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "mamba2"
 NAMES = {
     "A_log": ("A_log", same),
     "D": ("D", same),
@@ -49,7 +47,7 @@ def published(case, bits):
 @pytest.mark.parametrize("bits", [64, 32])
 @pytest.mark.parametrize("name", ["mixer_0", "mixer_1", "mixer_2"])
 def test_outputs_states_and_gradients_equal_the_published_ones(name, bits):
-    case = dict(np.load(GOLDEN / f"{name}.npz"))
+    case = golden(f"mamba2/{name}")
     case = {k: v.astype(f"float{bits}") if v.ndim else v for k, v in case.items()}
     ratio = 1e-9 if bits == 64 else 1e-5
     with jax.enable_x64(bits == 64):
@@ -66,8 +64,7 @@ def rms_norm(x, weight, eps=1e-5):
 
 def test_layers_equal_those_of_the_transformers_library():
     """A pre-norm residual stack of two blocks, through its embedding and head."""
-    folder = GOLDEN.parent / "hf" / "mamba2"
-    weights, io = read_safetensors(folder / "weights.safetensors"), np.load(folder / "io.npz")
+    weights, io = golden("hf/mamba2/weights"), golden("hf/mamba2/io")
     options = {"d_state": 6, "d_head": 8, "num_groups": 2, "chunk_size": 4}
     block = Published(Mamba2(16, **options, rngs=nnx.Rngs(0)), NAMES)
 
@@ -87,7 +84,7 @@ def test_layers_equal_those_of_the_transformers_library():
 @pytest.mark.parametrize("name", ["ssd_minimal_0", "ssd_minimal_1"])
 def test_ssd_equals_the_minimal_form(name):
     """Inputs there are discretised already: dt is 1 and A varies in time."""
-    g = np.load(GOLDEN / f"{name}.npz")
+    g = golden(f"mamba2/{name}")
     with x64():
         s0 = None
         if "initial_states" in g:
@@ -100,7 +97,7 @@ def test_ssd_equals_the_minimal_form(name):
 
 
 def test_ssd_equals_the_published_scan():
-    g = np.load(GOLDEN / "chunk_scan_combined_0.npz")
+    g = golden("mamba2/chunk_scan_combined_0")
     with x64():
         g = {k: jnp.asarray(g[k]) for k in g}
         dt = jax.nn.softplus(g["dt"] + g["dt_bias"])

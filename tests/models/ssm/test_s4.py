@@ -1,7 +1,5 @@
 """S4 against published kernels, states, blocks and gradients; steps; sampling rates."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +10,9 @@ from seqzoo.models.ops.ssm.dense import dense_ssm
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.dplr import bilinear_dplr, readout, s4_kernel
 from seqzoo.models.ssm.s4 import S4
+from tests.golden import golden
 from tests.helpers import assert_close, value_and_pullback, x64
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "s4"
 KERNELS = ["dplr_kernel_legs_0", "dplr_kernel_fourier_1", "dplr_kernel_legt_2"]
 kernel_of = jax.jit(s4_kernel, static_argnums=5)
 run = jax.jit(dense_ssm)
@@ -22,7 +20,7 @@ run = jax.jit(dense_ssm)
 
 def load(case):
     """The golden arrays, with P's rank next to last and dt without a state axis."""
-    g = dict(np.load(GOLDEN / f"{case}.npz"))
+    g = golden(f"s4/{case}")
     return g | {"P": np.moveaxis(g["P"], 0, -2), "dt": g["dt"][:, 0]}
 
 
@@ -86,7 +84,7 @@ def original_c(c, A, P, dt, length):
 
 @pytest.mark.parametrize("case", ["s4block_dplr_uni_2", "s4block_dplr_bi_1"])
 def test_blocks_and_gradients_equal_the_published_ones(case):
-    g = np.load(GOLDEN / f"{case}.npz")
+    g = golden(f"s4/{case}")
     length, width = g["x"].shape[1:]
 
     def layer(p, x):

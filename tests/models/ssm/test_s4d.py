@@ -1,7 +1,6 @@
 """S4D against published initialisations, kernels, states, layers and their gradients."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +12,9 @@ from seqzoo.models.ops.ssm.diagonal import diagonal_ssm
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.discretize import discretize
 from seqzoo.models.ssm.s4d import S4D, s4d_init, s4d_kernel
+from tests.golden import golden
 from tests.helpers import assert_close, value_and_pullback, x64
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "s4"
 KERNELS = {
     "diag_kernel_diag-lin_zoh_0": "zoh",
     "diag_kernel_diag-inv_bilinear_1": "bilinear",
@@ -29,7 +28,7 @@ discrete = jax.jit(discretize, static_argnames="method")
 @pytest.mark.parametrize("name", ["lin", "inv", "inv2", "quad", "legs", "real"])
 @pytest.mark.parametrize("n", [8, 16])
 def test_initialisations_equal_the_published_ones(name, n):
-    assert_close(s4d_init(name, n), np.load(GOLDEN / "s4d_inits.npz")[f"A_{name}_{n}"], ratio=1e-13)
+    assert_close(s4d_init(name, n), golden("s4/s4d_inits")[f"A_{name}_{n}"], ratio=1e-13)
 
 
 def test_random_initialisation_differs_between_channels_and_is_stable():
@@ -42,7 +41,7 @@ def test_random_initialisation_differs_between_channels_and_is_stable():
 
 @pytest.mark.parametrize("case", KERNELS)
 def test_kernels_equal_the_published_ones(case):
-    g = np.load(GOLDEN / f"{case}.npz")
+    g = golden(f"s4/{case}")
     with x64():
         dA, dB = discrete(g["A"], g["B"], g["dt"], method=KERNELS[case])
         kernel = kernel_of(g["A"], g["C"] * g["B"], g["dt"], g["u"].shape[-1], method=KERNELS[case])
@@ -53,7 +52,7 @@ def test_kernels_equal_the_published_ones(case):
 
 @pytest.mark.parametrize("case", KERNELS)
 def test_outputs_states_and_continuation_equal_the_published_ones(case):
-    g = np.load(GOLDEN / f"{case}.npz")
+    g = golden(f"s4/{case}")
     u = np.swapaxes(g["u"], 1, 2)
     with x64():
         dA, dB = discrete(g["A"], g["B"], g["dt"], method=KERNELS[case])
@@ -111,7 +110,7 @@ def build(width, size):
 
 
 def test_layer_and_gradients_equal_the_published_ones():
-    g = np.load(GOLDEN / "s4d_layer.npz")
+    g = golden("s4/s4d_layer")
     names = {
         "D": "D",
         "C": "kernel.C",
@@ -139,7 +138,7 @@ def test_layer_and_gradients_equal_the_published_ones():
 
 def test_block_and_gradients_equal_the_published_ones():
     """The reference has its own B; folded into c it gives our layer, gradients included."""
-    g = np.load(GOLDEN / "s4block_diag_uni_0.npz")
+    g = golden("s4/s4block_diag_uni_0")
     names = {
         "D": "layer.D",
         "C": "layer.kernel.C",

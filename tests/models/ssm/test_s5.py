@@ -1,7 +1,5 @@
 """S5 against the published initialisation, discretisation, layer and its gradients."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,15 +12,15 @@ from seqzoo.models.param_groups import param_groups
 from seqzoo.models.ssm.discretize import discretize
 from seqzoo.models.ssm.hippo import hippo
 from seqzoo.models.ssm.s5 import S5, s5_init
+from tests.golden import golden
 from tests.helpers import assert_close, value_and_pullback, x64
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "s5"
 NAMES = {"A_real": "Lambda_re", "A_imag": "Lambda_im", "D": "D", "log_dt": "log_step"}
 
 
 @pytest.mark.parametrize("block", [0, 1])
 def test_initialisation_equals_the_published_one(block):
-    g = np.load(GOLDEN / "init.npz")
+    g = golden("s5/init")
     n, blocks, conj = (g[f"block{block}_{k}"].item() for k in ("ssm_size", "blocks", "conj_sym"))
     lam, v = s5_init(n, blocks, conj_sym=conj)
     theirs = g[f"block{block}_V"]
@@ -35,7 +33,7 @@ def test_initialisation_equals_the_published_one(block):
 
 @pytest.mark.parametrize("n", [4, 8, 16])
 def test_matrices_equal_the_published_ones(n):
-    g = np.load(GOLDEN / "init.npz")
+    g = golden("s5/init")
     assert_close(hippo("legs", n)[0], g[f"A_hippo_{n}"], ratio=1e-14)
     lam, v = s5_init(n, conj_sym=False)
     assert_close(lam, g[f"Lambda_{n}"], ratio=1e-12)
@@ -46,7 +44,7 @@ def test_matrices_equal_the_published_ones(n):
 
 @pytest.mark.parametrize("method", ["zoh", "bilinear"])
 def test_discretisation_equals_the_published_one(method):
-    g = np.load(GOLDEN / "discretize.npz")
+    g = golden("s5/discretize")
     with x64():
         dA, factor = map(np.asarray, discretize(g["Lambda"], 1.0, g["Delta"], method=method))
     assert_close(dA, g[f"{method}_Lambda_bar"], ratio=1e-12)
@@ -82,7 +80,7 @@ def with_parameters(mixer, p):
     "case", ["ssm_zoh_conj_uni_0", "ssm_bilinear_conj_bi_1", "ssm_zoh_full_uni_2"]
 )
 def test_outputs_states_and_gradients_equal_the_published_ones(case):
-    g = np.load(GOLDEN / f"{case}.npz")
+    g = golden(f"s5/{case}")
     _, method, symmetry, ways, _ = case.split("_")
     options = {"clip_eigs": bool(g["clip_eigs"]), "step_rescale": float(g["step_rescale"])}
     options |= {"discretization": method, "causal": ways == "uni", "gate": "none"}
@@ -110,7 +108,7 @@ def norm(x, g):
 
 @pytest.mark.parametrize("case", ["layer_half_glu1_prenorm", "layer_full_glu_postnorm"])
 def test_inside_the_published_block(case):
-    g = np.load(GOLDEN / f"{case}.npz")
+    g = golden(f"s5/{case}")
     gate = case.removeprefix("layer_").rsplit("_", 1)[0]
     with x64():
         p = parameters(g, "param_seq/")

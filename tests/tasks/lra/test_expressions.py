@@ -1,6 +1,3 @@
-import csv
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,25 +9,23 @@ from seqzoo.tasks.lra.expressions import (
     tokens_to_expression,
 )
 from seqzoo.tasks.lra.listops import evaluate
-
-GOLDEN = Path(__file__).parents[2] / "golden" / "lra_listops" / "listops.tsv"
+from tests.golden import golden
 
 
 @pytest.fixture(scope="module")
-def golden():
-    with GOLDEN.open(newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+def theirs():
+    rows = golden("lra_listops/listops")
     assert len(rows) == 300
     return rows
 
 
-def test_official_expressions_have_their_targets(golden):
-    wrong = [row for row in golden if evaluate(row["Source"]) != int(row["Target"])]
+def test_official_expressions_have_their_targets(theirs):
+    wrong = [row for row in theirs if evaluate(row["Source"]) != int(row["Target"])]
     assert not wrong
 
 
-def test_official_expressions_round_trip(golden):
-    for row in golden:
+def test_official_expressions_round_trip(theirs):
+    for row in theirs:
         tokens = expression_to_tokens(row["Source"])
         assert len(tokens) == int(row["Length"])
         assert binarise(tokens) == row["Source"]

@@ -1,11 +1,11 @@
 import csv
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from seqzoo.tasks import build
 from seqzoo.tasks.lra.expressions import binarise, expression_to_tokens
+from tests.golden import golden
 
 GOOD = [("[MAX 3 9 ]", 9), ("[MED 1 [SM 9 4 ] 7 ]", 3), ("[MIN 5 2 8 ]", 2)]
 NAMES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
@@ -113,8 +113,7 @@ def test_a_missing_header_is_refused(tmp_path, header):
 
 
 def test_the_golden_expressions_as_an_official_file(tmp_path):
-    golden = Path(__file__).parents[2] / "golden" / "lra_listops" / "listops.tsv"
-    rows = [line.split("\t")[:2] for line in golden.read_text().splitlines()[1:]]
+    rows = [[row["Source"], row["Target"]] for row in golden("lra_listops/listops")]
     folder = tmp_path / "listops-1000"
     folder.mkdir()
     with (folder / NAMES["train"]).open("w", newline="") as file:

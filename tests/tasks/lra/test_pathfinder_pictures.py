@@ -1,5 +1,4 @@
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,17 +6,17 @@ import pytest
 from seqzoo.tasks.data.streams import Draws
 from seqzoo.tasks.lra.pathfinder_pictures import RECIPES, draw_picture, to_bytes
 from seqzoo.tasks.lra.strokes import marker, paddle
+from tests.golden import golden
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "lra_pathfinder" / "pathfinder32.npz"
 EASY = dataclasses.replace(
     RECIPES[32], contour_length=6, distractor_length=2, distractors=10
 )  # quick to draw
 
 
 @pytest.fixture(scope="module")
-def golden():
+def theirs():
     """Pictures of the published generator: 8 of contour length 14 and 6 of length 6."""
-    return dict(np.load(GOLDEN))
+    return golden("lra_pathfinder/pathfinder32")
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +24,20 @@ def pictures():
     return [draw_picture(RECIPES[32], Draws("test", i)) for i in range(150)]
 
 
-def test_the_scaling_to_bytes_is_the_published_one(golden):
+def test_the_scaling_to_bytes_is_the_published_one(theirs):
     for raw, image in zip(
-        golden["image_raw_contour14"], golden["image_uint8_contour14"], strict=True
+        theirs["image_raw_contour14"], theirs["image_uint8_contour14"], strict=True
     ):
         assert np.abs(to_bytes(raw).astype(int) - image).max() <= 1  # the raw ones are float32 here
         assert image.max() == 255
         assert image.min() == 0
 
 
-def test_discs_are_the_published_ones(golden):
+def test_discs_are_the_published_ones(theirs):
     patch = marker(1.5, 2)
     size, exact = len(patch), 0
     for raw, places in zip(
-        golden["image_raw_contour14"], golden["marker_coords_contour14"], strict=True
+        theirs["image_raw_contour14"], theirs["marker_coords_contour14"], strict=True
     ):
         padded = np.pad(raw, size // 2, constant_values=9)
         for row, column in places:
@@ -49,7 +48,7 @@ def test_discs_are_the_published_ones(golden):
     assert exact > 5
 
 
-def test_paddles_are_the_published_ones(golden):
+def test_paddles_are_the_published_ones(theirs):
     """The two contours hold no value that a paddle of ours does not have."""
     ours = {0.0}
     for degrees in np.arange(-180, 180, 0.5):
@@ -57,20 +56,20 @@ def test_paddles_are_the_published_ones(golden):
         assert patch.shape == region.shape == (9, 9)
         ours |= set((1.5 * patch).astype(np.float32).round(4).ravel().tolist())
     for name in ("snake_masks_contour14", "snake_masks_contour6"):
-        assert set(golden[name].astype(np.float32).round(4).ravel().tolist()) <= ours
+        assert set(theirs[name].astype(np.float32).round(4).ravel().tolist()) <= ours
 
 
 @pytest.mark.parametrize("length", [6, 14])
-def test_statistics_are_those_of_the_published_generator(golden, pictures, length):
+def test_statistics_are_those_of_the_published_generator(theirs, pictures, length):
     if length == 6:
         pictures = [draw_picture(EASY, Draws("easy", i)) for i in range(150)]
     images = np.stack([p.image for p in pictures])
-    target = golden[f"image_uint8_contour{length}"]
+    target = theirs[f"image_uint8_contour{length}"]
     # Their 8 and 6 pictures give means with standard errors of 0.6 grey levels and 0.8 percent.
     assert images.mean() == pytest.approx(target.mean(), abs=2.0)
     assert (images > 0).mean() == pytest.approx((target > 0).mean(), abs=0.03)
     lines = np.stack([p.contours for p in pictures])
-    assert lines.mean() == pytest.approx(golden[f"snake_masks_contour{length}"].mean(), rel=0.06)
+    assert lines.mean() == pytest.approx(theirs[f"snake_masks_contour{length}"].mean(), rel=0.06)
 
 
 def test_labels_are_balanced(pictures):
@@ -87,7 +86,7 @@ def test_discs_sit_where_the_label_says(pictures):
             assert p.image[row, column] >= 0.9 * p.image.max() / max(p.raw.max(), 1)
 
 
-def test_contours_keep_apart(golden, pictures):
+def test_contours_keep_apart(theirs, pictures):
     """But for a contour's last paddle, which does not block yet when the other one grows."""
 
     def shared(contours):
@@ -95,7 +94,7 @@ def test_contours_keep_apart(golden, pictures):
         return (first & second).sum() / (first | second).sum()
 
     ours = shared(np.stack([p.contours for p in pictures]))
-    assert ours < 1.5 * shared(golden["snake_masks_contour14"]) < 0.03
+    assert ours < 1.5 * shared(theirs["snake_masks_contour14"]) < 0.03
 
 
 def test_a_contour_is_one_piece(pictures):
