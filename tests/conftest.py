@@ -1,28 +1,17 @@
-"""Eight virtual CPU devices, exact matrix products and a cache of their own for every test."""
-
-import importlib.metadata
-import os
-import tempfile
-
-# Tests compile much and run little: LLVM's expensive passes would cost more than they save, and
-# so do the emitters by MLIR, which take half of a small program's time. jaxlib 0.11 and later
-# have no others; XLA_FLAGS=--xla_force_host_platform_device_count=8 tests what users have.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8"
-    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_parallel_codegen_split_count=1"
-    + " --xla_cpu_use_fusion_emitters=false"
-    * importlib.metadata.version("jaxlib").startswith("0.10."),
-)
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["SEQZOO_CACHE"] = tempfile.mkdtemp(prefix="seqzoo-tests-")
+"""Eight virtual CPU devices, exact matrix products and caches of their own for every test."""
 
 import gc
+import os
+import tempfile
 
 import jax
 import pytest
 
+from tests.flags import set_flags, share_compiled
+
+set_flags()
+share_compiled()
+os.environ["SEQZOO_CACHE"] = tempfile.mkdtemp(prefix="seqzoo-tests-")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 

@@ -230,7 +230,8 @@ class GAU(GatedUnit):
         if self.kind == "softmax":
             s = s * self.d_qk**-0.5 + self._bias(place, k_place, self.d_model)
         else:
-            s = (s + self._bias(place, k_place, self.d_model)) / n[..., None].astype(s.dtype)
+            n = jnp.maximum(n, 1)[..., None]  # 0 where a block is filled up
+            s = (s + self._bias(place, k_place, self.d_model)) / n.astype(s.dtype)
         return weights(s, seen, self.kind) @ v
 
 

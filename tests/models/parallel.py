@@ -18,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from seqzoo.models.registry import build
+from tests.flags import set_flags
 from tests.helpers import relative_error
 from tests.laws import perturbed
 from tests.models.tiny import TINY
@@ -133,7 +134,5 @@ def write(new: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    import tests.conftest  # noqa: F401  eight virtual devices
-
-    jax.config.update("jax_platforms", "cpu")
+    set_flags()
     main(sys.argv[1:])

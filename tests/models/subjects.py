@@ -6,18 +6,13 @@ import datetime
 import functools
 import os
 import zlib
+from typing import Any
 
 from seqzoo.models import MIXERS, build
+from tests.flags import USERS
 from tests.laws import Subject
 from tests.models.tiny import TINY
 
-# XLA's own values of the flags that tests/conftest.py lowers, so that compilation is fast.
-USERS = {
-    "xla_backend_optimization_level": 3,
-    "xla_llvm_disable_expensive_passes": False,
-    "xla_cpu_parallel_codegen_split_count": 32,
-    "xla_cpu_use_fusion_emitters": True,
-}
 SHARE = 6
 ROOM = 16  # tokens of a declared maximum: more than a row, fewer than the chunks of a stream
 # Another sixth every day. SEQZOO_LAWS_DAY: a number repeats that day, all and none say it.
@@ -36,10 +31,14 @@ def causal_form(name: str) -> bool:
     return MIXERS[name.split("@")[0]].module.causal_form
 
 
+def options(name: str) -> dict[str, Any]:
+    """The options of a row of `TINY`, with a maximum that a stream of chunks comes to."""
+    return TINY[name] | ({"max_length": ROOM} if "max_length" in TINY[name] else {})
+
+
 @functools.lru_cache(maxsize=2)  # causal and both ways; more would fill the memory
 def subject(name: str, causal: bool = True) -> Subject:
     """A row of `TINY`."""
-    options = TINY[name] | ({"max_length": ROOM} if "max_length" in TINY[name] else {})
-    make = functools.partial(build, name.split("@")[0], causal=causal, **options)
+    make = functools.partial(build, name.split("@")[0], causal=causal, **options(name))
     users = as_users_compile(f"{name} {'causal' if causal else 'both ways'}")
     return Subject(make, compiler_options=USERS if users else None)

@@ -11,7 +11,7 @@ from seqzoo.models.mixer import Mixer
 from tests import laws
 from tests.helpers import assert_close
 from tests.laws.cases import N
-from tests.models.subjects import ROOM, causal_form, subject
+from tests.models.subjects import ROOM, causal_form, options, subject
 from tests.models.tiny import TINY
 
 pytestmark = pytest.mark.usefixtures("in_short_forms")
@@ -85,7 +85,7 @@ def test_a_mixer_that_looks_both_ways_cannot_stream(name):
 def test_bfloat16_compute_keeps_float32_state(name):
     """bfloat16 in and out, states in float32, close to the float32 result; finite gradients."""
     s = subject(name, causal_form(name))
-    low = build(name.split("@")[0], laws.D, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, **TINY[name])
+    low = build(name.split("@")[0], laws.D, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, **options(name))
     graphdef, _, rest = nnx.split(low, nnx.Param, ...)
 
     @jax.jit

@@ -25,6 +25,7 @@ import numpy as np
 
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.folder.metrics import read_lines
+from tests.flags import set_flags
 from tests.train.devices.test_processes import SAVE_LESS, Pair
 from tests.train.loop.test_runner import state_of
 
@@ -167,6 +168,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import tests.conftest  # noqa: F401  the flags of tests, which compile quickly
-
+    set_flags()
     main()

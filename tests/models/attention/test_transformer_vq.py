@@ -121,7 +121,7 @@ def mixer_tree(mixer):
 
 def test_codes_errors_and_averages_equal_the_published_ones():
     with x64():
-        g = load("vq")
+        g = golden("transformer_vq/vq")
         k = jnp.moveaxis(jnp.asarray(g["vecs"]), 1, 2)
         codes, words = quantize(k, g["codebook"])
         np.testing.assert_array_equal(np.moveaxis(codes, 2, 1), g["shortcodes"])
@@ -193,7 +193,7 @@ def quadratic(mixer, x):
 
 def test_training_moves_the_codebook_and_writes_the_commitment_over_real_tokens():
     with x64():
-        g = load("vqattn_0")
+        g = golden("transformer_vq/vqattn_0")
         mixer = built(g)
         for path, value in leaves("param", g).items():
             at(mixer_tree(mixer), path)[...] = jnp.asarray(value)

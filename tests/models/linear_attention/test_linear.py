@@ -101,8 +101,8 @@ def test_based_and_rebased_equal_the_published_kernels(case):
     name, norm = case.split("_")
     phi = {"based": taylor, "rebased": quadratic}[name]
     with x64():
-        file = golden(f"linear_rnn/{name}_BHTD_{norm}")
-        g = {key: jnp.asarray(file[key]).swapaxes(1, 2) for key in file.files}
+        case = golden(f"linear_rnn/{name}_BHTD_{norm}")
+        g = {key: jnp.asarray(value).swapaxes(1, 2) for key, value in case.items()}
         mixer = Based(8, num_heads=2, normalize=norm == "norm", chunk_size=4, rngs=nnx.Rngs(0))
 
         def attend(q, k, v):
