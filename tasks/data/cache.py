@@ -1,9 +1,9 @@
 """Sets of examples kept on disk, as Arrow through Hugging Face `datasets`.
 
 A set is named by a key, a flat dict of everything that it is a function of, and lives in a folder
-`<task>-<split>-<digest of the key>` of the cache (`SEQZOO_CACHE`, else `$XDG_CACHE_HOME/seqzoo`,
-else `~/.cache/seqzoo`), readable by `datasets.load_from_disk`. It is written beside its place and
-then renamed, so it is whole or absent, whoever is killed and however many write it at once.
+`<task>-<split>-<digest of the key>` of the cache (see `cache_folder`), readable by
+`datasets.load_from_disk`. It is whole or absent, whoever is killed and however many write it at
+once.
 
 Large sets are made in parts, files of a hidden folder `.<name>.parts` that are whole or absent
 too: who makes the set again after an interruption continues with the parts that are missing.
@@ -12,15 +12,12 @@ too: who makes the set again after an interruption continues with the parts that
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import multiprocessing
 import os
 import shutil
-import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -29,8 +26,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from rich.progress import track
 
-from seqzoo.tasks.data import places
-from seqzoo.tasks.data.atomic import new_folder, write_file
+from seqzoo.tasks.data.atomic import write_file
+from seqzoo.tasks.data.cache_folder import check, damaged, entry, new_entry
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +36,6 @@ Row = dict[str, np.ndarray]  # arrays of one axis, or scalars
 Key = Mapping[str, str | int | float | bool | None]
 
 CHUNK = 512  # rows made at a time
-ROOM = 2**16  # bytes without which a cache is full
 LARGE = 20_000  # rows from which more than one process is worth its start
 
 
@@ -54,133 +50,40 @@ class Rows(Protocol):
     def __getitem__(self, index: int) -> Row: ...
 
 
-def folder() -> Path:
-    """The cache folder of this user; it may not exist yet. A temporary one where there is none."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        return places.place(os.environ.get("SEQZOO_CACHE") or f"{base}/seqzoo")
-    except ValueError as error:  # no home, for one
-        return _temporary(f"there is no cache ({error})")
-
-
-def place(key: Key) -> Path:
-    """Where the set of a key is kept; `key` has at least "task" and "split"."""
-    return folder() / _name_of(key)
-
-
-def _name_of(key: Key) -> str:
-    text = json.dumps(dict(key), sort_keys=True)
-    digest = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
-    return f"{key['task']}-{key['split']}-{digest}"
-
-
-def kept(name: str, make: Callable[[Path], None], *, once: bool = False) -> Path:
-    """The file or folder `name` of the cache; where it is not there, `make(path)` makes it first.
-
-    `make` writes it whole or not at all, and can be called again unless it works `once`. Where the
-    cache cannot be written, because it is full or read-only, for one, it is made in a temporary
-    folder that is gone when this process ends. Raises OSError where that cannot be written either.
-    """
-    found = _found(name)
-    if found is not None:
-        return found
-    try:
-        _try(folder())
-        if once:
-            final = folder() / name
-        else:
-            make(folder() / name)
-            return folder() / name
-    except OSError as error:
-        if not _of_the_cache(error):
-            raise
-        final = _temporary(f"{folder()} cannot be written ({error.strerror or error})") / name
-    make(final)
-    return final
-
-
-def _try(cache: Path) -> None:
-    """Raises OSError where nothing can be written."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=cache) as file:
-        file.write(bytes(ROOM))
-
-
-def _found(name: str) -> Path | None:
-    """Where the cache, or what stands in for it, has `name`."""
-    try:
-        held = (folder(), *([Path(_stand_in.name)] if _stand_in else ()))
-    except OSError:  # nothing can stand in
-        return None
-    return next((path / name for path in held if (path / name).exists()), None)
-
-
-_stand_in: tempfile.TemporaryDirectory | None = None
-
-
-def _temporary(why: str) -> Path:
-    """The folder that stands in for the cache; said once, with what it costs."""
-    global _stand_in
-    if _stand_in is None:
-        _stand_in = tempfile.TemporaryDirectory(prefix="seqzoo-")
-        warnings.warn(
-            f"{why}, so that what is prepared is kept in {_stand_in.name} until this command ends, "
-            "and made again by the next; set SEQZOO_CACHE to a folder that can be written",
-            stacklevel=2,
-        )
-    return Path(_stand_in.name)
-
-
-def _of_the_cache(error: OSError) -> bool:
-    """Whether writing to the cache failed, not reading what is to be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return True
-    return error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(folder())
-
-
 def find(key: Key) -> CachedRows | None:
     """The set of a key, or None if it is not there. Raises ValueError if it is damaged."""
-    path = _found(_name_of(key))
+    path = entry(_name(key))
     return None if path is None else CachedRows(path)
 
 
-def write(key: Key, rows: Rows, *, workers: int | None = None, progress: bool = True) -> CachedRows:
-    """Keeps `rows` under `key`; returns what was kept, by whichever process came first.
+def keep(key: Key, rows: Rows, *, workers: int | None = None, progress: bool = True) -> Rows:
+    """The cached set of a key, made first if need be; `rows` itself where nothing can be written.
 
     `workers` processes make the rows, by default one for small sets and one a core for large ones.
     Where a set of several parts was interrupted, the parts that are there are not made again.
-    Raises OSError as `kept` does.
     """
-
-    def make(final: Path) -> None:
-        parts = final.with_name(f".{final.name}.parts")
-        try:
-            with new_folder(final) as partial:
-                chunks = _chunks(rows, parts, workers, progress, f"{key['task']} {key['split']}")
-                _save(chunks, partial, final.name)
-                (partial / "key.json").write_text(json.dumps(dict(key), indent=1, sort_keys=True))
-            shutil.rmtree(parts, ignore_errors=True)
-        except FileNotFoundError:
-            if not final.is_dir():  # else a faster process has finished and taken the parts away
-                raise
-
-    return CachedRows(kept(_name_of(key), make))
-
-
-def keep(key: Key, rows: Rows) -> Rows:
-    """The cached set of a key, written first if need be; `rows` itself where that is impossible."""
     found = find(key)
     if found is not None:
         return found
-    try:
-        return write(key, rows)
-    except OSError as error:
-        warnings.warn(
-            f"cannot keep {key['task']} {key['split']} in the cache ({error}), so its examples are "
-            "made again when they are read; set SEQZOO_CACHE to a folder that can be written",
-            stacklevel=2,
-        )
+    name, title = _name(key), f"{key['task']} {key['split']}"
+
+    def fill(partial: Path) -> None:
+        parts = partial.with_name(f".{name}.parts")
+        _save(_chunks(rows, parts, workers, progress, title), partial, name)
+        (partial / "key.json").write_text(json.dumps(dict(key), indent=1, sort_keys=True))
+
+    path = new_entry(name, fill)
+    if path is None:
         return rows
+    shutil.rmtree(path.with_name(f".{name}.parts"), ignore_errors=True)
+    return CachedRows(path)
+
+
+def _name(key: Key) -> str:
+    """The entry of a key, which has at least "task" and "split"."""
+    text = json.dumps(dict(key), sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+    return f"{key['task']}-{key['split']}-{digest}"
 
 
 # Making rows.
@@ -201,7 +104,7 @@ def _chunks(
         made = mapped(_make_part, [rows] * len(missing), [parts] * len(missing), missing)
         for _ in _tracked(made, len(begins), len(begins) - len(missing), shown, title):
             pass
-    return [_read_part(_name(parts, begin)) for begin in begins]
+    return [_read_part(_part_of(parts, begin)) for begin in begins]
 
 
 @contextlib.contextmanager
@@ -249,10 +152,10 @@ def _make_part(rows: Rows, parts: Path, begin: int) -> None:
     made = pa.BufferOutputStream()
     with pa.ipc.new_file(made, table.schema) as writer:
         writer.write_table(table)
-    write_file(_name(parts, begin), made.getvalue())
+    write_file(_part_of(parts, begin), made.getvalue())
 
 
-def _name(parts: Path, begin: int) -> Path:
+def _part_of(parts: Path, begin: int) -> Path:
     return parts / f"{begin}.arrow"
 
 
@@ -260,7 +163,7 @@ def _part(parts: Path, begin: int, rows: Rows) -> Path | None:
     """The file of a part, or None where it is not there, damaged or of another size."""
     import pyarrow as pa
 
-    path = _name(parts, begin)
+    path = _part_of(parts, begin)
     expected = min(getattr(rows, "chunk", CHUNK), len(rows) - begin)
     try:
         return path if _read_part(path).num_rows == expected else None
@@ -323,14 +226,12 @@ class CachedRows:
         import pyarrow as pa
 
         self.path = path
+        check(path)
         try:
             table = datasets.load_from_disk(str(path)).data.table
             self._columns = {name: _Column(table.column(name)) for name in table.column_names}
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            raise ValueError(
-                f"the cached set {path} is damaged ({error}); delete this folder, and the set is "
-                "made again"
-            ) from error
+            raise damaged(path, error) from error
         self._length = table.num_rows
 
     def __len__(self) -> int:

@@ -163,7 +163,7 @@ class StoredTask(Task):
         if cache.find(part.key) is None:
             rows = part.rows()
             self.check_size(name, len(rows))
-            cache.write(part.key, rows, workers=workers, progress=progress)
+            cache.keep(part.key, rows, workers=workers, progress=progress)
         return self.source(split, seed)
 
     def measure(self, outputs: Float[Array, "B C"], batch: Mapping[str, Array]) -> Metrics:

@@ -16,8 +16,7 @@ import zlib
 import numpy as np
 from jaxtyping import UInt8
 
-from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.atomic import write_file
+from seqzoo.tasks.data.cache_folder import text_entry
 
 MOST = 10_000_000  # bytes that are compressed; of longer texts the first ones
 PRIMED = 32_000_000  # bytes of a train split up to which xz reads it first
@@ -47,12 +46,13 @@ def bits_per_byte(
     train = None if train is None or len(train) > PRIMED else train
     digest = hashlib.blake2b(short.tobytes(), digest_size=10)
     digest.update(b"" if train is None else train.tobytes())
-    path = cache.kept(
+    found = text_entry(
         f"compressed-{digest.hexdigest()}.json",
-        lambda path: write_file(path, json.dumps(_measured(short, train))),
+        lambda: json.dumps(_measured(short, train)),
+        lambda text: {name: float(bits) for name, bits in json.loads(text).items()},
     )
     note = f" (first {MOST // 10**6} MB)" if len(data) > MOST else ""
-    return {name + note: value for name, value in json.loads(path.read_text()).items()}
+    return {name + note: value for name, value in found.items()}
 
 
 def _measured(

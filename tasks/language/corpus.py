@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.atomic import new_folder
+from seqzoo.tasks.data.cache_folder import check, entry, new_entry
+from seqzoo.tasks.data.cache_folder import damaged as damaged_entry
 from seqzoo.tasks.data.damage import BOM, HEAD, LFS_POINTER, damaged
 
 LARGE = 2**28  # bytes from which a collection is kept in the cache rather than in memory
@@ -80,32 +80,39 @@ def joined_files(files: Sequence[Path]) -> Corpus:
     """Files one after another, each a document; large collections through the cache."""
     if sum(path.stat().st_size for path in files) < LARGE:
         return joined(map(read, files))
-    return kept(files, "files", map(read, files))
+    return kept(files, "files", lambda: map(read, files))
 
 
-def kept(files: Sequence[Path], what: str, documents: Iterable[bytes]) -> Corpus:
+def kept(files: Sequence[Path], what: str, documents: Callable[[], Iterable[bytes]]) -> Corpus:
     """`joined`, written once to the cache under a digest of the files' names, sizes and times."""
-    data, starts = kept_arrays(f"text-{what}-{fingerprint(files)}", np.uint8, _chunks(documents))
-    return Corpus(data, starts)
+
+    def chunks() -> Iterator[np.ndarray]:
+        return (np.frombuffer(document, np.uint8) for document in documents())
+
+    return Corpus(*kept_arrays(f"text-{what}-{fingerprint(files)}", np.uint8, chunks))
 
 
 def kept_arrays(
-    name: str, dtype: type, chunks: Iterable[np.ndarray]
+    name: str, dtype: type, chunks: Callable[[], Iterable[np.ndarray]]
 ) -> tuple[np.ndarray, Int64[np.ndarray, "chunks_and_end"]]:
     """Chunks one after another in the cache folder `name`, and where each begins.
 
-    Made by whichever process is first, whole or not at all; mapped into memory.
+    Made by whichever process is first, whole or not at all; mapped into memory. Made in memory
+    where nothing can be written.
     """
-
-    def make(final: Path) -> None:
-        with new_folder(final) as partial:
-            _write(partial, dtype, chunks)
-
-    final = cache.kept(name, make, once=True)
-    starts = np.load(final / "starts.npy", allow_pickle=False)
-    raw = mapped(final / "data.bin").view(dtype)
-    if len(raw) != starts[-1]:
-        raise ValueError(f"{final} is damaged; delete this folder, and it is made again")
+    path = entry(name) or new_entry(name, lambda folder: _write(folder, dtype, chunks()))
+    if path is None:
+        parts = [np.ascontiguousarray(chunk, dtype) for chunk in chunks()]
+        starts = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        return (np.concatenate(parts) if parts else np.zeros(0, dtype)), starts
+    check(path)
+    try:
+        starts = np.load(path / "starts.npy", allow_pickle=False)
+        raw = mapped(path / "data.bin").view(dtype)
+        if len(raw) != starts[-1]:
+            raise ValueError(f"{len(raw)} numbers, not {starts[-1]}")
+    except (OSError, ValueError, LookupError) as error:
+        raise damaged_entry(path, error) from error
     return raw, starts
 
 
@@ -116,10 +123,6 @@ def _write(folder: Path, dtype: type, chunks: Iterable[np.ndarray]) -> None:
             file.write(np.ascontiguousarray(chunk, dtype).tobytes())
             lengths.append(len(chunk))
     np.save(folder / "starts.npy", np.cumsum(lengths, dtype=np.int64))
-
-
-def _chunks(documents: Iterable[bytes]) -> Iterator[np.ndarray]:
-    return (np.frombuffer(document, np.uint8) for document in documents)
 
 
 def fingerprint(files: Sequence[Path]) -> str:

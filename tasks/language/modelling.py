@@ -194,8 +194,7 @@ def _stream_of(task: LanguageModelling, split: Split) -> Stream:
         return Stream(tokenizer.encode(text.data.tobytes()), text.starts)
     name = f"tokens-{task.corpus_key()}-{split}-{task.bpe_size}-{task.validation_bytes}"
     dtype = np.uint16 if task.bpe_size <= 2**16 else np.uint32
-    encoded = (tokenizer.encode(document) for document in text.documents())
-    return Stream(*kept_arrays(name, dtype, encoded))
+    return Stream(*kept_arrays(name, dtype, lambda: map(tokenizer.encode, text.documents())))
 
 
 @functools.lru_cache(maxsize=8)

@@ -51,7 +51,7 @@ def _books(task: PG19, split: Split) -> Corpus:
     if files:
         found, count = corpus.joined_files(files), len(files)
     elif tables:
-        found = corpus.kept(tables, f"pg19-{split}", column_bytes(tables, "text"))
+        found = corpus.kept(tables, f"pg19-{split}", lambda: column_bytes(tables, "text"))
         count = len(found.starts) - 1
     else:
         raise FileNotFoundError(

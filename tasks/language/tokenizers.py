@@ -14,14 +14,12 @@ import dataclasses
 import functools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from jaxtyping import Int32
 
-from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.atomic import write_file
+from seqzoo.tasks.data.cache_folder import text_entry
 from seqzoo.tasks.language.corpus import Corpus
 
 if TYPE_CHECKING:
@@ -129,17 +127,17 @@ def bpe(text: Corpus, size: int, key: str) -> BPE:
     """
     import tokenizers
 
-    def make(path: Path) -> None:
+    def learned() -> str:
         library = _learn(text.head(LEARN_FROM), size)
         found = library.get_vocab_size()
         if found != size:
             raise ValueError(
                 f"the text gives a tokenizer of {found} tokens, not {size}; ask for at most {found}"
             )
-        write_file(path, library.to_str())
+        return library.to_str()
 
-    path = cache.kept(f"bpe-{size}-{key}-v{VERSION}.json", make)
-    return BPE(tokenizers.Tokenizer.from_str(path.read_text()))
+    name = f"bpe-{size}-{key}-v{VERSION}.json"
+    return BPE(text_entry(name, learned, tokenizers.Tokenizer.from_str))
 
 
 def _learn(text: Corpus, size: int) -> tokenizers.Tokenizer:

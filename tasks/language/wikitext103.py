@@ -70,7 +70,7 @@ def _text_of_wikipedia(task: WikiText103, split: Split) -> Corpus:
         data = corpus.plain(np.frombuffer(zip_member(path, file), np.uint8))
     elif tables:
         path = tables[0].parent
-        data = corpus.kept(tables, task.corpus_key(), _lines(tables)).data
+        data = corpus.kept(tables, task.corpus_key(), lambda: _lines(tables)).data
     else:
         raise FileNotFoundError(
             f"task wikitext103: there is no {file} in {root}. Fetch {folder}-v1 (about 550 MB "

@@ -158,10 +158,10 @@ class _Expressions(Task):
         progress: bool = True,
         workers: int | None = None,
     ) -> Source:
-        """The source of a split, cached first. Raises OSError if the cache cannot be written."""
+        """The source of a split, cached first."""
         rows = self._rows(split, self.effective_seed(split, seed))
         if isinstance(rows, GeneratedRows):
-            rows = cache.write(rows.key, rows, workers=workers, progress=progress)
+            rows = cache.keep(rows.key, rows, workers=workers, progress=progress)
         return self._padded(rows)
 
     def _source(self, split: Split, seed: int) -> Source:

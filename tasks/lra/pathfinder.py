@@ -217,7 +217,7 @@ class PathfinderGenerated(_Pathfinder):
         """The source of a split, drawn by several processes and cached; continues where it was."""
         rows = self._rows(split, self.effective_seed(split, seed))
         if isinstance(rows, DrawnRows):
-            rows = cache.write(rows.key, rows, workers=workers, progress=progress)
+            rows = cache.keep(rows.key, rows, workers=workers, progress=progress)
         return StoredSource(self, Subset(rows, np.arange(len(rows))))
 
     def _source(self, split: Split, seed: int) -> Source:

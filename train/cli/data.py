@@ -17,7 +17,7 @@ from rich.progress import track
 
 from seqzoo import tasks
 from seqzoo.models.errors import unknown
-from seqzoo.tasks.data import cache
+from seqzoo.tasks.data import cache_folder
 from seqzoo.tasks.describe import Description, check_example, described
 from seqzoo.tasks.task import SPLITS, Source, Task
 from seqzoo.train.cli.experiment import needed
@@ -74,7 +74,7 @@ def _list(argv: Sequence[str]) -> None:
     width = max(map(len, tasks.names())) + 2
     for name, kind in tasks.TASKS.items():
         print(f"{name:{width}}{_origin(kind)}: {kind.description}")
-    folder = cache.folder()
+    folder = cache_folder.folder()
     kept = sorted(path for path in folder.glob("*-*") if path.is_dir()) if folder.is_dir() else []
     print(f"\nkept in {folder}" + ("" if kept else ": nothing"))
     for path in kept:
@@ -92,17 +92,19 @@ def _origin(kind: type[Task]) -> str:
 def _prepare(argv: Sequence[str]) -> None:
     """Makes or reads every split once; what was interrupted continues."""
     task, parsed = _parsed(argv, "prepare", PrepareOptions)
+    cache_folder.check_writable()
     for split in SPLITS:
         source = task.prepare(split, parsed.seed, workers=parsed.workers or None)
         print(f"{task.name} {split}: {len(source):,} examples")
-    print(f"kept in {cache.folder()}")
+    print(f"kept in {cache_folder.folder()}")
 
 
 def _verify(argv: Sequence[str]) -> None:
     """Reads every example; files that are not as published are named."""
     task, _ = _parsed(argv, "verify", VerifyOptions)
     for split in SPLITS:
-        print(f"{task.name} {split}: {_words(checked(task, split))}")
+        with cache_folder.thorough():
+            print(f"{task.name} {split}: {_words(checked(task, split))}")
     print("baselines of the test split: " + _baselines(task))
 
 

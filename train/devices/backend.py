@@ -8,7 +8,7 @@ import sys
 
 import jax
 
-from seqzoo.tasks.data import cache
+from seqzoo.tasks.data import cache_folder
 
 # Kernels are chosen by timing otherwise, and may differ from one start to the next.
 DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
@@ -47,4 +47,4 @@ def keep_compiled() -> None:
     Not on CPU, where a compiled program may need instructions that another host lacks.
     """
     if jax.config.jax_compilation_cache_dir is None and jax.default_backend() != "cpu":
-        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder.folder() / "compiled"))

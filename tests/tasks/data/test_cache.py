@@ -1,22 +1,19 @@
-import errno
 import json
 import multiprocessing
 import os
 import pickle
-import pwd
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from seqzoo.tasks import build
-from seqzoo.tasks.data import cache
+from seqzoo.tasks.data import cache, digest
+from seqzoo.tasks.data.cache_folder import thorough
 from seqzoo.tasks.lra.listops import GeneratedRows
 
 KEY = {"task": "toy", "split": "train", "seed": 0}
@@ -45,7 +42,7 @@ def equal(rows, others, count=None):
 
 def test_what_is_read_is_what_was_written(cache_folder):
     assert cache.find(KEY) is None
-    kept = cache.write(KEY, Toy())  # three chunks
+    kept = cache.keep(KEY, Toy())  # three chunks
     assert equal(kept, Toy())
     assert equal(cache.find(KEY), Toy())
     assert equal(pickle.loads(pickle.dumps(kept)), Toy())
@@ -60,39 +57,58 @@ def test_what_is_read_is_what_was_written(cache_folder):
 def test_the_set_is_a_datasets_folder():
     import datasets
 
-    kept = cache.write(KEY, Toy(3))
+    kept = cache.keep(KEY, Toy(3))
     loaded = datasets.load_from_disk(str(kept.path))
     assert loaded[2] == {"tokens": [0, 1], "target": 1.0}
     assert json.loads((kept.path / "key.json").read_text()) == KEY
 
 
-def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.delenv("SEQZOO_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.folder() == tmp_path / "xdg" / "seqzoo"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.folder() == tmp_path / ".cache" / "seqzoo"
-
-
 def test_threads_read_the_same():
-    kept = cache.write(KEY, Toy())
+    kept = cache.keep(KEY, Toy())
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(kept.__getitem__, range(1300)))
     assert equal(read, Toy())
 
 
 def test_a_damaged_set_is_named(cache_folder):
-    path = cache.write(KEY, Toy()).path
+    path = cache.keep(KEY, Toy()).path
     arrow = next(path.glob("*.arrow"))
-    arrow.write_bytes(arrow.read_bytes()[: arrow.stat().st_size // 2])
+    whole = arrow.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for content in (whole[:middle], flipped, b"", b"<html>"):
+        arrow.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{path} is damaged \(.*delete this folder"):
+            cache.find(KEY)
+    arrow.unlink()
     with pytest.raises(ValueError, match=f"{path} is damaged"):
         cache.find(KEY)
+    arrow.write_bytes(whole)
+    (path / "sums.json").unlink()  # as earlier versions kept their sets
+    assert equal(cache.find(KEY), Toy())
+
+
+def test_of_large_files_samples_are_checked_and_all_when_asked(monkeypatch):
+    monkeypatch.setattr(digest, "BLOCK", 64)
+    path = cache.keep(KEY, Toy()).path
+    arrow = next(path.glob("*.arrow"))
+    whole = arrow.read_bytes()
+    assert len(whole) > 4 * digest.BLOCK * digest.SAMPLES
+    between = (len(whole) - digest.BLOCK) * 7 // (digest.SAMPLES - 1) + 2 * digest.BLOCK
+    for place, seen in ((0, True), (len(whole) - 1, True), (between, False)):
+        arrow.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with thorough(), pytest.raises(ValueError, match="not as it was written"):
+            cache.find(KEY)
+        if seen:
+            with pytest.raises(ValueError, match="not as it was written"):
+                cache.find(KEY)
+        else:
+            assert len(cache.find(KEY)) == 1300
 
 
 def test_the_slower_of_two_writers_takes_what_is_there(cache_folder):
-    cache.write(KEY, Toy())
-    assert equal(cache.write(KEY, Toy(5)), Toy())
+    cache.keep(KEY, Toy())
+    assert equal(cache.keep(KEY, Toy(5)), Toy())
     assert len(list(cache_folder.iterdir())) == 1
 
 
@@ -102,75 +118,8 @@ def test_a_failing_row_leaves_nothing(cache_folder):
             raise ValueError(f"row {i}")
 
     with pytest.raises(ValueError, match="row 0"):
-        cache.write(KEY, Failing())
+        cache.keep(KEY, Failing())
     assert not list(cache_folder.iterdir())
-
-
-@pytest.fixture
-def stand_in(monkeypatch, tmp_path):
-    """Where a cache that cannot be written is replaced, anew for this test."""
-    monkeypatch.setattr(cache, "_stand_in", None)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    (tmp_path / "tmp").mkdir()
-    yield tmp_path / "tmp"
-    if cache._stand_in:
-        cache._stand_in.cleanup()
-
-
-def no_home(monkeypatch, tmp_path):
-    for name in ("HOME", "SEQZOO_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", lambda _: {}["no such user"])
-
-
-def below_a_file(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("SEQZOO_CACHE", str(tmp_path / "file" / "below"))
-
-
-def full_from_the_start(monkeypatch, tmp_path):
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(cache, "_try", full)
-
-
-def full_on_the_way(monkeypatch, tmp_path):
-    def save(chunks, path, name, real=cache._save):
-        if path.is_relative_to(cache.folder()):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(chunks, path, name)
-
-    monkeypatch.setattr(cache, "_save", save)
-
-
-@pytest.mark.parametrize("trouble", [no_home, below_a_file, full_from_the_start, full_on_the_way])
-def test_without_a_cache_sets_live_as_long_as_the_process(monkeypatch, tmp_path, stand_in, trouble):
-    trouble(monkeypatch, tmp_path)
-    task = build("listops_short", train_size=8, test_size=8)
-    with pytest.warns(UserWarning, match="until this command ends") as said:
-        source = task.source("test")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        task.prepare("train")
-    assert len(said) == 1
-    for split, made in (("test", source), ("train", task.source("train"))):
-        assert made.rows.path.is_relative_to(stand_in)
-        assert task.source(split).rows.path == made.rows.path  # found again, not made again
-
-
-def test_where_nothing_can_be_written_examples_are_made_when_they_are_read(
-    monkeypatch, tmp_path, stand_in
-):
-    below_a_file(monkeypatch, tmp_path)
-    stand_in.rmdir()
-    stand_in.write_text("")
-    task = build("listops_short", train_size=8, test_size=8)
-    with pytest.warns(UserWarning, match="SEQZOO_CACHE"):
-        source = task.source("test")
-    assert isinstance(source.rows, GeneratedRows)
-    with pytest.raises(OSError, match="tmp"):
-        task.prepare("train")
 
 
 def test_train_sets_are_cached_when_prepared_and_test_sets_at_first_use(cache_folder):
@@ -199,7 +148,6 @@ def test_several_processes_make_the_same_set():
 
 SLOW_SAVE = """
 import time
-import warnings
 from seqzoo.tasks.data import cache
 from seqzoo.tasks import build
 save = cache._save
@@ -282,7 +230,7 @@ def test_an_interrupted_set_is_continued(tmp_path, cache_folder):
     marks = tmp_path / "marks"
     marks.mkdir()
     with pytest.raises(ValueError, match="row 45"):
-        cache.write(KEY, Counted(marks, fails_at=45), workers=1, progress=False)
+        cache.keep(KEY, Counted(marks, fails_at=45), workers=1, progress=False)
     assert cache.find(KEY) is None
     (parts,) = cache_folder.iterdir()
     made = {int(path.stem) for path in parts.iterdir()}
@@ -292,7 +240,7 @@ def test_an_interrupted_set_is_continued(tmp_path, cache_folder):
     os.utime(parts, (0, 0))  # and an old one is not swept away
     for mark in marks.iterdir():
         mark.unlink()
-    kept = cache.write(KEY, Counted(marks), workers=1, progress=False)
+    kept = cache.keep(KEY, Counted(marks), workers=1, progress=False)
     assert equal(kept, Toy(64))
     again = set(range(64)) - {i for begin in made - {20} for i in range(begin, begin + 10)}
     assert {int(mark.name) for mark in marks.iterdir()} == again
