@@ -14,7 +14,8 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -92,6 +93,10 @@ class Pretraining(Task):
 
     def _source(self, split: Split, seed: int) -> Source:
         return InputSource(self, self.of.source(split, seed), split, seed)
+
+    def data_files(self, split: Split) -> Sequence[Path]:
+        """Those of the wrapped task."""
+        return self.of.data_files(split)
 
     def prepare(
         self, split: Split, seed: int = 0, *, progress: bool = True, workers: int | None = None

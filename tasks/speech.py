@@ -23,7 +23,7 @@ from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data import cache
 from seqzoo.tasks.data.archives import unpack
 from seqzoo.tasks.data.damage import MEND, lines_of, reading
-from seqzoo.tasks.data.folders import check_sum, folder_of, missing, per_file, stray
+from seqzoo.tasks.data.folders import check_sum, folder_of, missing, per_file, spread, stray
 from seqzoo.tasks.data.stored import Part, StoredTask, Subset
 from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.task import Example, Source, Split
@@ -37,6 +37,7 @@ RATE = 16_000  # samples a second, and of a row
 ARCHIVE = "speech_commands_v0.02.tar.gz"
 SHA256 = "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"
 ARCHIVE_BYTES = 2_428_923_189
+SAMPLED = 200  # recordings that stand for a split's
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 
 
@@ -86,6 +87,11 @@ class SpeechCommands(StoredTask):
         if archive.stat().st_size == ARCHIVE_BYTES:
             check_sum(archive, "sha256", SHA256)
         return unpack(archive, unpacked)
+
+    def data_files(self, split: Split) -> tuple[Path, ...]:
+        """The lists, and some of the recordings."""
+        rows = self.part(split).rows()
+        return *rows.lists, *(rows.folder / name for name in spread(rows.names, SAMPLED))
 
     def part_of(self, split: Split) -> str:
         """The lists' splits."""
@@ -155,13 +161,14 @@ class WaveRows:
 
     def __init__(self, folder: Path, split: str):
         self.folder, self.split = folder, split
-        self._names = recordings(tuple(folder / name for name in LISTS.values()), folder)[split]
+        self.lists = tuple(folder / name for name in LISTS.values())
+        self.names = recordings(self.lists, folder)[split]
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def __getitem__(self, index: int) -> cache.Row:
-        name = self._names[index]
+        name = self.names[index]
         try:
             samples = read_wave((self.folder / name).read_bytes())
         except ValueError as error:
@@ -171,7 +178,7 @@ class WaveRows:
     @property
     def targets(self) -> np.ndarray:
         """The classes of all recordings, which no file need be read for."""
-        return np.array([WORDS.index(name.split("/")[0]) for name in self._names])
+        return np.array([WORDS.index(name.split("/")[0]) for name in self.names])
 
     def __reduce__(self):
         return WaveRows, (self.folder, self.split)

@@ -15,7 +15,8 @@ import abc
 import dataclasses
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import jax
@@ -115,6 +116,13 @@ class Task(abc.ABC):
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r} of task {self.name}; valid: {SPLITS}")
         return operator.index(seed) if split == "train" else 0
+
+    def data_files(self, split: Split) -> Sequence[Path]:
+        """The files that a split is read from, or some that stand for very many; none if made.
+
+        Raises FileNotFoundError where they are missing.
+        """
+        return ()
 
     @abc.abstractmethod
     def _source(self, split: Split, seed: int) -> Source:

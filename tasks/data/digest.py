@@ -9,14 +9,14 @@ BLOCK = 1 << 20  # bytes read at a time
 SAMPLES = 16  # blocks of a large file that are read, the first and the last among them
 
 
-def content_digest(path: Path, *, whole: bool = False) -> str:
+def content_digest(path: Path, *, samples: int = SAMPLES, whole: bool = False) -> str:
     """32 hexadecimal digits over the size of a file and its content, or samples of that."""
     size = path.stat().st_size
     total = hashlib.blake2b(str(size).encode(), digest_size=16)
     blocks = -(-size // BLOCK)
-    few = range(blocks) if whole or blocks <= SAMPLES else range(SAMPLES)
+    few = range(blocks) if whole or blocks <= samples else range(samples)
     with path.open("rb") as file:
         for i in few:
-            file.seek(i * BLOCK if len(few) == blocks else (size - BLOCK) * i // (SAMPLES - 1))
+            file.seek(i * BLOCK if len(few) == blocks else (size - BLOCK) * i // (samples - 1))
             total.update(file.read(BLOCK))
     return total.hexdigest()

@@ -80,6 +80,12 @@ def files_below(root: Path, *patterns: str, without: Sequence[str] = ()) -> list
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
+def spread(items: Sequence, most: int) -> list:
+    """At most so many of some items, from the first to the last."""
+    count = min(most, len(items))
+    return [items[i * (len(items) - 1) // max(1, count - 1)] for i in range(count)]
+
+
 def checksum(path: Path, kind: str) -> str:
     """The hexadecimal digest (md5, sha256) of a file."""
     total = hashlib.new(kind, usedforsecurity=False)

@@ -48,6 +48,7 @@ class Part:
 
     key: cache.Key
     rows: Callable[[], cache.Rows]
+    files: tuple[Path, ...] = ()  # that the rows are read from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,10 @@ class StoredTask(Task):
         if len(kept) == sum(self.balance.get(name, ())):
             self.check_balance(name, kept)
         return kept
+
+    def data_files(self, split: Split) -> tuple[Path, ...]:
+        """The files of the split's part."""
+        return self.part(self.part_of(split)).files
 
     def part_of(self, split: Split) -> str:
         """The part that a split is in."""
@@ -179,11 +184,12 @@ class StoredTask(Task):
         """A part in Parquet files, or on the hub where the user asks for a download."""
         if self.data == HUGGING_FACE:
             key = {"task": self._dataset, "split": name, "hub": self.hub.repository, "reader": 1}
-            origin = ("hub", self.name, self.hub, name)
-        else:
-            key = files_key(self._dataset, name, paths, reader=1)
-            origin = ("parquet", self.name, tuple(paths), name)
-        return Part(key, lambda: TableRows(origin, convert))
+            return Part(key, lambda: TableRows(("hub", self.name, self.hub, name), convert))
+        origin = ("parquet", self.name, tuple(paths), name)
+        return self._files_part(name, paths, lambda: TableRows(origin, convert))
+
+    def _files_part(self, name: str, files: Sequence[Path], rows: Callable) -> Part:
+        return Part(files_key(self._dataset, name, files, reader=1), rows, tuple(files))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,12 @@ class Bytes(LanguageModelling):
             raise FileNotFoundError(f"task bytes: no file {self.pattern!r} in {root}")
         return found
 
+    def data_files(self, split: Split) -> list[Path]:
+        """The split's own files, or all where they are divided here."""
+        files = self._files()
+        own = self._own(files) if self.splits == "own" else None
+        return own[split] if own else files
+
     def _text(self, split: Split) -> Corpus:
         files = self._files()
         own = self._own(files) if self.splits == "own" else None

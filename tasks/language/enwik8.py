@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,6 +32,10 @@ class _HutterPrize(LanguageModelling):
         """The name; there is one such file."""
         return f"{self.name}-{self.MD5[:8]}"
 
+    def data_files(self, split: Split) -> list[Path]:
+        """The one file, or the hub's files of all splits."""
+        return _files(type(self), self.data)
+
     def _text(self, split: Split) -> Corpus:
         whole = _whole(type(self), self.data)
         end = {"train": -2 * self.HELD_OUT, "validation": -self.HELD_OUT, "test": None}[split]
@@ -40,24 +43,34 @@ class _HutterPrize(LanguageModelling):
         return Corpus.one(whole[begin:end])
 
 
-@functools.lru_cache(maxsize=2)
-def _whole(kind: type[_HutterPrize], data: str) -> np.ndarray:
-    name, root = kind.name, place(data or name)
+def _files(kind: type[_HutterPrize], data: str) -> list[Path]:
+    """The plain file or the archive, else the hub's files of all splits in order."""
+    name, root = kind.name, place(data or kind.name)
     places = [root, root / name, root / f"{name}.zip", root / name / name]
     path = next((p for p in places if p.is_file()), None)
     if path is not None:
-        zipped = is_zip(path)
-        whole = np.frombuffer(zip_member(path, name), np.uint8) if zipped else corpus.mapped(path)
+        return [path]
+    parts = [split_files(root, split, ("data", ".")) for split in SPLITS]
+    if not all(parts):
+        raise FileNotFoundError(
+            f"task {name}: there is no {name} or {name}.zip in {root}. Fetch {name}.zip (about "
+            f"30 MB, {kind.SIZE:,} bytes unpacked) from mattmahoney.net/dc and give the file "
+            "or its folder as the option data"
+        )
+    return [file for files in parts for file in files]
+
+
+@functools.lru_cache(maxsize=2)
+def _whole(kind: type[_HutterPrize], data: str) -> np.ndarray:
+    files, name = _files(kind, data), kind.name
+    path = files[0]
+    if path.suffix == ".parquet":
+        path = path.parent
+        whole = np.frombuffer(b"".join(column_bytes(files, "text")), np.uint8)
+    elif is_zip(path):
+        whole = np.frombuffer(zip_member(path, name), np.uint8)
     else:
-        path = root
-        parts = [split_files(root, split, ("data", ".")) for split in SPLITS]
-        if not all(parts):
-            raise FileNotFoundError(
-                f"task {name}: there is no {name} or {name}.zip in {root}. Fetch {name}.zip (about "
-                f"30 MB, {kind.SIZE:,} bytes unpacked) from mattmahoney.net/dc and give the file "
-                "or its folder as the option data"
-            )
-        whole = np.concatenate([_only_row(files, kind) for files in parts])
+        whole = corpus.mapped(path)
     what, head = f"the file {name}", whole[:HEAD].tobytes()
     if len(whole) != kind.SIZE:
         raise damaged(path, what, head, f"{len(whole):,} bytes; {name} has {kind.SIZE:,}")
@@ -65,10 +78,6 @@ def _whole(kind: type[_HutterPrize], data: str) -> np.ndarray:
     if found != kind.MD5:
         raise damaged(path, what, head, f"its MD5 sum is {found}, not {kind.MD5}")
     return whole
-
-
-def _only_row(files: Sequence[Path], kind: type[_HutterPrize]) -> np.ndarray:
-    return np.frombuffer(b"".join(column_bytes(files, "text")), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

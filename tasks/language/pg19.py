@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import ClassVar
 
 from seqzoo.tasks.data.folders import files_below
@@ -39,27 +40,37 @@ class PG19(LanguageModelling):
         """From the published number of words."""
         return self.WORDS[split] / len(_books(self, split).data)
 
+    def data_files(self, split: Split) -> list[Path]:
+        """The split's books, or the hub's files of it."""
+        return _files(self, split)
+
     def _text(self, split: Split) -> Corpus:
         return _books(self, split)
 
 
-@functools.lru_cache(maxsize=3)
-def _books(task: PG19, split: Split) -> Corpus:
+def _files(task: PG19, split: Split) -> list[Path]:
     root = place(task.data or task.name)
     files = files_below(root / split, "**/*.txt") if (root / split).is_dir() else []
-    tables = [] if files else split_files(root, split, ("data", "."))
-    if files:
-        found, count = corpus.joined_files(files), len(files)
-    elif tables:
-        found = corpus.kept(tables, f"pg19-{split}", lambda: column_bytes(tables, "text"))
-        count = len(found.starts) - 1
-    else:
+    files = files or split_files(root, split, ("data", "."))
+    if not files:
         raise FileNotFoundError(
             f"task pg19: there are no books in {root / split}. Fetch PG-19 (about 11 GB): the "
             "folders train, validation and test of text files from the bucket deepmind-gutenberg, "
             "or the Parquet files of emozilla/pg19 from the Hugging Face Hub, and give the folder "
             "as the option data"
         )
+    return files
+
+
+@functools.lru_cache(maxsize=3)
+def _books(task: PG19, split: Split) -> Corpus:
+    files = _files(task, split)
+    root = files[0].parent
+    if files[0].suffix == ".parquet":
+        found = corpus.kept(files, f"pg19-{split}", lambda: column_bytes(files, "text"))
+        count = len(found.starts) - 1
+    else:
+        found, count = corpus.joined_files(files), len(files)
     if count != task.BOOKS[split]:
         raise ValueError(f"{root}: {split} has {count:,} books, not {task.BOOKS[split]:,}")
     return found

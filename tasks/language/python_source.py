@@ -52,6 +52,10 @@ class PythonSource(LanguageModelling):
     def _root(self) -> Path:
         return place(self.data or sysconfig.get_paths()["stdlib"])
 
+    def data_files(self, split: Split) -> list[Path]:
+        """All sources: each split is some of them."""
+        return _sources(self._root())
+
     def _text(self, split: Split) -> Corpus:
         root = self._root()
         found = _source_digest(root)

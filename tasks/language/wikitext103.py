@@ -48,12 +48,16 @@ class WikiText103(LanguageModelling):
         """From the published number of words."""
         return self.WORDS[split] / len(_text_of_wikipedia(self, split).data)
 
+    def data_files(self, split: Split) -> list[Path]:
+        """The split's file, or the archive, or the hub's files."""
+        return _files(self, split)[1]
+
     def _text(self, split: Split) -> Corpus:
         return _text_of_wikipedia(self, split)
 
 
-@functools.lru_cache(maxsize=3)
-def _text_of_wikipedia(task: WikiText103, split: Split) -> Corpus:
+def _files(task: WikiText103, split: Split) -> tuple[str, list[Path]]:
+    """The name of the split's original file; it, or the archive that holds it, or Parquet."""
     suffix, folder = {
         "tokens": ("tokens", "wikitext-103"),
         "raw": ("raw", "wikitext-103-raw"),
@@ -63,20 +67,29 @@ def _text_of_wikipedia(task: WikiText103, split: Split) -> Corpus:
     file = f"wiki.{short}.{suffix}"
     plain = [root / file, root / folder / file]
     archives = [root, root / f"{folder}-v1.zip"]
-    tables = split_files(root, split, (f"{folder}-v1", "."))
-    if path := next((p for p in plain if p.is_file()), None):
-        data = corpus.plain(corpus.mapped(path))
-    elif path := next((p for p in archives if p.is_file() and is_zip(p)), None):
+    found = [p for p in plain if p.is_file()] or [p for p in archives if p.is_file() and is_zip(p)]
+    if found:
+        return file, found[:1]
+    if tables := split_files(root, split, (f"{folder}-v1", ".")):
+        return file, tables
+    raise FileNotFoundError(
+        f"task wikitext103: there is no {file} in {root}. Fetch {folder}-v1 (about 550 MB "
+        "unpacked): its Parquet files from Salesforce/wikitext on the Hugging Face Hub, or the "
+        "zip archive of the original, and give its folder as the option data"
+    )
+
+
+@functools.lru_cache(maxsize=3)
+def _text_of_wikipedia(task: WikiText103, split: Split) -> Corpus:
+    file, files = _files(task, split)
+    path = files[0]
+    if path.suffix == ".parquet":
+        path = path.parent
+        data = corpus.kept(files, task.corpus_key(), lambda: _lines(files)).data
+    elif is_zip(path):
         data = corpus.plain(np.frombuffer(zip_member(path, file), np.uint8))
-    elif tables:
-        path = tables[0].parent
-        data = corpus.kept(tables, task.corpus_key(), lambda: _lines(tables)).data
     else:
-        raise FileNotFoundError(
-            f"task wikitext103: there is no {file} in {root}. Fetch {folder}-v1 (about 550 MB "
-            "unpacked): its Parquet files from Salesforce/wikitext on the Hugging Face Hub, or the "
-            "zip archive of the original, and give its folder as the option data"
-        )
+        data = corpus.plain(corpus.mapped(path))
     lines = int(np.count_nonzero(data == ord("\n")))
     while lines > task.LINES[split] and data[-2:].tobytes() == b"\n\n":  # an editor's
         data, lines = data[:-1], lines - 1
@@ -86,7 +99,8 @@ def _text_of_wikipedia(task: WikiText103, split: Split) -> Corpus:
     if task.variant == "tokens" and len(data) <= task.COUNTED:
         words = lines + len(data.tobytes().decode().split())
         if words != task.WORDS[split]:
-            raise ValueError(f"{path}: {words:,} words, <eos> included, not {task.WORDS[split]:,}")
+            wrong = f"{words:,} words, <eos> included, not {task.WORDS[split]:,}"
+            raise damaged(path, f"the file {file}", data[:HEAD].tobytes(), wrong)
     return Corpus(data, _articles(data))
 
 

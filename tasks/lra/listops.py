@@ -264,6 +264,10 @@ class ListOps(_Expressions, ProtocolTask):
             return super()._rows(split, seed)
         return _official_rows(self, split)
 
+    def data_files(self, split: Split) -> tuple[Path, ...]:
+        """The official file of a split, where it is read."""
+        return () if self.data == GENERATED else (_official_file(self, split),)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ListOpsShort(_Expressions):
@@ -298,8 +302,12 @@ class ListOpsShort(_Expressions):
 FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
 
 
+def _official_file(task: ListOps, split: Split) -> Path:
+    return find_file(task.data, task.name, "listops-1000", FILES[split], "about 0.7 GB")
+
+
 def _official_rows(task: ListOps, split: Split) -> cache.Rows:
-    path = find_file(task.data, task.name, "listops-1000", FILES[split], "about 0.7 GB")
+    path = _official_file(task, split)
     stat = path.stat()
     key = {
         "task": task.name,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
@@ -19,7 +19,7 @@ import numpy as np
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data import cache
 from seqzoo.tasks.data.damage import MEND, head_of, lines_of, reading
-from seqzoo.tasks.data.folders import files_key, folder_of, missing, per_file
+from seqzoo.tasks.data.folders import folder_of, missing, per_file, spread
 from seqzoo.tasks.data.stored import Part, StoredSource, StoredTask, Subset, class_counts
 from seqzoo.tasks.data.streams import Draws
 from seqzoo.tasks.lra.archive import NESTING
@@ -136,8 +136,7 @@ class Pathfinder(_Pathfinder, StoredTask):
         """All pictures: the archive has no parts."""
         folder = self.folder
         looked = [*metadata_files(folder), *some_pictures(folder)]
-        key = files_key(self._dataset, "all", looked, reader=1)
-        return Part(key, lambda: PictureRows(folder, self.resolution))
+        return self._files_part("all", looked, lambda: PictureRows(folder, self.resolution))
 
     def part_of(self, split: Split) -> str:
         """The archive is one."""
@@ -323,14 +322,9 @@ def metadata_files(folder: Path) -> list[Path]:
 
 
 def some_pictures(folder: Path) -> list[Path]:
-    """The folders of pictures and a few from each: what changes when pictures do."""
-    folders = spread(sorted(path for path in (folder / "imgs").iterdir() if path.is_dir()))
-    return [*folders, *(p for each in folders for p in spread(sorted(each.glob("*.png")), 4))]
-
-
-def spread(items: Sequence, most: int = 16) -> list:
-    """At most so many of some items, from the first to the last."""
-    return [items[len(items) * i // most] for i in range(most)] if len(items) > most else [*items]
+    """A few pictures of some folders, which change when the pictures do."""
+    folders = spread(sorted(path for path in (folder / "imgs").iterdir() if path.is_dir()), 16)
+    return [path for each in folders for path in spread(sorted(each.glob("*.png")), 4)]
 
 
 def listing(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:

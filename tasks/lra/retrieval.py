@@ -12,7 +12,7 @@ import numpy as np
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data import cache
 from seqzoo.tasks.data.damage import MEND, check_kind, head_of
-from seqzoo.tasks.data.folders import files_key, folder_of, missing, per_file
+from seqzoo.tasks.data.folders import folder_of, missing, per_file
 from seqzoo.tasks.data.stored import Part
 from seqzoo.tasks.lra.archive import NESTING
 from seqzoo.tasks.lra.documents import DocumentTask, as_bytes
@@ -52,8 +52,11 @@ class Retrieval(DocumentTask):
     def part(self, name: str) -> Part:
         """One of the three files."""
         file = self._file(name)
-        key = files_key("aan", name, [file], reader=1)
-        return Part(key, lambda: PairRows(file))
+        return self._files_part(name, [file], lambda: PairRows(file))
+
+    @property
+    def _dataset(self) -> str:
+        return "aan"
 
     def _file(self, name: str) -> Path:
         root = folder_of(self.name, self.data, self.fetch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,6 @@ from seqzoo.tasks.data.folders import (
     HUGGING_FACE,
     check_sum,
     files_below,
-    files_key,
     folder_of,
     missing,
 )
@@ -77,10 +77,9 @@ class Text(DocumentTask):
             for folder in (root / IMDB_FOLDER, root):
                 if (folder / name / "pos").is_dir():
                     paths = files_below(folder, f"{name}/neg/*.txt", f"{name}/pos/*.txt")
-                    return _reviews_part(paths, name)
+                    return self._files_part(name, paths, functools.partial(_reviews, paths))
             if archive.is_file():
-                key = files_key("imdb", name, [archive], reader=1)
-                return Part(key, lambda: _archived_reviews(archive, name))
+                return self._files_part(name, [archive], lambda: _archived_reviews(archive, name))
             paths = split_files(root, name)
             if not paths:
                 raise missing(self.name, root, self.fetch)
@@ -109,11 +108,8 @@ class _ReviewOf:
 review_of = _ReviewOf()
 
 
-def _reviews_part(paths: list[Path], name: str) -> Part:
-    def rows() -> list[cache.Row]:
-        return [_review(str(path), path.read_bytes()) for path in paths]
-
-    return Part(files_key("imdb", name, paths, reader=1), rows)
+def _reviews(paths: list[Path]) -> list[cache.Row]:
+    return [_review(str(path), path.read_bytes()) for path in paths]
 
 
 def _archived_reviews(archive: Path, part: str) -> list[cache.Row]:

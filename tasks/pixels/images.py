@@ -18,7 +18,7 @@ from jaxtyping import Float32, UInt8
 
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.folders import HUGGING_FACE, files_key, folder_of, missing
+from seqzoo.tasks.data.folders import HUGGING_FACE, folder_of, missing
 from seqzoo.tasks.data.parquet import split_files
 from seqzoo.tasks.data.stored import Hub, Part, StoredTask, check_class
 from seqzoo.tasks.pixels import shades
@@ -95,8 +95,7 @@ class _Cifar(StoredTask):
             root = folder_of(self.name, self.data, self.fetch)
             binary = cifar_files(root, name)
             if binary:
-                key = files_key(self._dataset, name, binary, reader=1)
-                return Part(key, lambda: BinaryRows(binary, name))
+                return self._files_part(name, binary, lambda: BinaryRows(binary, name))
             paths = split_files(root, name)
             if not paths:
                 raise missing(self.name, root, self.fetch)
@@ -221,8 +220,7 @@ class SequentialMnist(StoredTask):
             root = folder_of(self.name, self.data, self.fetch)
             idx = idx_files(root, name)
             if idx:
-                key = files_key(self._dataset, name, idx, reader=1)
-                return Part(key, lambda: IdxRows(*idx))
+                return self._files_part(name, idx, lambda: IdxRows(*idx))
             paths = split_files(root, name)
             if not paths:
                 raise missing(self.name, root, self.fetch)

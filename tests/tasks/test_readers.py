@@ -1,6 +1,8 @@
 """Every reader of files against every fault: the right examples, or one sentence that helps."""
 
+import dataclasses
 import gzip
+import os
 import re
 import shutil
 import zipfile
@@ -13,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqzoo import tasks
+from seqzoo.tasks.data import digest
 from seqzoo.tasks.data.folders import stray
+from seqzoo.tasks.data.identity import changes, identity
 from seqzoo.tasks.language import enwik8, modelling, pg19, wikitext103
 from tests.tasks import published, small
 
@@ -260,3 +264,68 @@ def test_strays_are_no_examples(reader, tmp_path, monkeypatch):
     right = {split: held_out(task, split) for split in SPLITS}
     task, _ = build(reader, tmp_path / "strewn", monkeypatch, strew)
     assert {split: held_out(task, split) for split in SPLITS} == right
+
+
+def test_data_are_what_they_hold_and_not_where_they_are(reader, tmp_path, monkeypatch):
+    task, victim = build(reader, tmp_path / "data", monkeypatch)
+    before = identity(task)
+    assert before.keys() == set(SPLITS)
+    victim = victim.relative_to(tmp_path / "data")
+    (tmp_path / "data").rename(tmp_path / "moved and renamed")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("moved and renamed")
+    for spelled in (tmp_path / "moved and renamed", "moved and renamed/../link", "link/"):
+        assert changes(before, identity(dataclasses.replace(task, data=str(spelled)))) == []
+    path = tmp_path / "link" / victim
+    times, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    if victim.name == TARS[2]:  # which has been unpacked beside itself
+        return
+    try:
+        moved = identity(dataclasses.replace(task, data=str(tmp_path / "link")))
+        said = " ".join(changes(before, moved))
+    except ValueError as error:  # a list that names what is not there
+        said = str(error)
+    assert victim.name in said
+
+
+def test_large_data_are_sampled_and_read_whole_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(digest, "BLOCK", 16)
+    for i in range(1000):
+        (tmp_path / f"{i:04}.txt").write_bytes(bytes(4800))
+    task = tasks.build("bytes", data=str(tmp_path), pattern="*.txt", splits="cut")
+    cheap, whole = (identity(task, ("train",), whole=w) for w in (False, True))
+    assert len(cheap["train"]) == 64
+
+    def changed(name, content):
+        path = tmp_path / name
+        kept = path.read_bytes() if path.exists() else None
+        path.write_bytes(content)
+        now = [identity(task, ("train",), whole=w) for w in (False, True)]
+        found = [changes(*pair) for pair in zip((cheap, whole), now, strict=True)]
+        path.unlink() if kept is None else path.write_bytes(kept)
+        return [len(lines) for lines in found]
+
+    edited = bytes(2400) + b"x" + bytes(2399)
+    assert changed("0001.txt", edited) == [0, 1]  # of the same size, and no sample
+    assert changed("0001.txt", edited + b"x") == [1, 1]
+    assert changed("0000.txt", b"x" + bytes(4799)) == [1, 1]  # a sample
+    assert min(changed("1000.txt", b"")) > 0
+
+
+def test_what_has_changed_is_said():
+    before = {"train": {"a": "1", "b": "2"}, "validation": {"c": "3"}}
+    assert changes(before, {"train": {"x": "1", "y": "2"}, "validation": {"z": "3"}}) == []
+    now = {"train": {"a": "1", "b": "4", "d": "5"}}
+    assert changes(before, now) == [
+        "train: b has another content",
+        "train: d is new",
+        "validation: c is gone",
+    ]
+
+
+def test_made_examples_have_no_files():
+    assert identity(tasks.build("mqar")) == {}
+    assert identity(tasks.build("next_token:listops")) == {}
