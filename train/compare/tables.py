@@ -111,8 +111,15 @@ def failures(comparison: Comparison) -> list[str]:
             if run.failure is not None:
                 groups = ", ".join(run.failure.get("groups", ())) or "the loss"
                 step = run.failure.get("step")
-                lines.append(f"{model.name}, seed {run.seed}: not finite at step {step} ({groups})")
+                lines.append(
+                    f"{model.name}, seed {run.seed}: not finite at step {step} ({groups})"
+                    f"{_after(run.failure.get('skipped', 1))}"
+                )
     return lines
+
+
+def _after(skipped: int) -> str:
+    return f", after {skipped - 1} skipped" if skipped > 1 else ""
 
 
 def caption(comparison: Comparison) -> str:
@@ -121,7 +128,7 @@ def caption(comparison: Comparison) -> str:
         "Mean ± half width of the 95% interval (Student's t over seeds), "
         f"{selected(comparison)} and over the whole {comparison.final_split} split. "
         "State: elements carried from token to token, per sequence. "
-        "Tokens per second: median over training steps, all seeds together."
+        "Tokens per second: of one seed in training, on the same batch for all, padding counted."
     )
     if any(map(failed, comparison.models)):
         text += (
@@ -151,7 +158,7 @@ def rows(comparison: Comparison) -> tuple[list[Column], list[list[Cell]]]:
         Column("learned", "of seeds"),
         Column("params"),
         Column("state", "elements"),
-        Column("tokens/s", "median"),
+        Column("tokens/s", "one seed"),
         Column("steps"),
         Column("time", "training"),
     ]
@@ -204,7 +211,9 @@ def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
 
 def _tested(model: ModelResult) -> str:
     steps = [str(run.tested) for run in model.seeds if run.tested is not None]
-    return f"tested at {'  '.join(steps)}" if steps else ""
+    skipped = sum(run.skipped for run in model.seeds)
+    parts = [f"tested at {'  '.join(steps)}"] if steps else []
+    return "; ".join([*parts, *([f"{skipped} not finite, skipped"] if skipped else [])])
 
 
 def results_table(comparison: Comparison) -> Table:

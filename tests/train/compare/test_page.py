@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import re
@@ -189,6 +190,16 @@ def test_a_model_with_a_failed_seed_is_a_row_of_its_own_kind():
     assert tables.differences(c) == {}
     assert "is ranked by none of its values" in tables.caption(c)
     assert "is ranked by none" not in tables.caption(comparison(models=(model("lru", 0.2),)))
+
+
+def test_skipped_steps_are_told():
+    one = model("lru", 0.2, failed=1)
+    runs = [dataclasses.replace(run, skipped=2 * run.seed) for run in one.seeds]
+    runs[1] = dataclasses.replace(runs[1], failure={**runs[1].failure, "skipped": 2})
+    c = comparison(models=(dataclasses.replace(one, seeds=tuple(runs)),))
+    _, table = tables.rows(c)
+    assert table[0][6].small == "6 not finite, skipped"
+    assert tables.failures(c) == ["lru, seed 1: not finite at step 7 (dynamics), after 1 skipped"]
 
 
 def test_a_failed_seed_is_shown_and_not_averaged():
