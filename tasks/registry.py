@@ -11,12 +11,14 @@ from seqzoo.tasks.language.enwik8 import Enwik8, Text8
 from seqzoo.tasks.language.pg19 import PG19
 from seqzoo.tasks.language.python_source import PythonSource
 from seqzoo.tasks.language.wikitext103 import WikiText103
+from seqzoo.tasks.lra.image import Image
 from seqzoo.tasks.lra.listops import ListOps, ListOpsShort
 from seqzoo.tasks.lra.pathfinder import Pathfinder, PathfinderGenerated, PathX, PathXGenerated
 from seqzoo.tasks.lra.retrieval import Retrieval
 from seqzoo.tasks.lra.text import Text
+from seqzoo.tasks.pixels.cifar import SequentialCifar
 from seqzoo.tasks.pixels.digits import PermutedDigits, SequentialDigits
-from seqzoo.tasks.pixels.images import Image, PermutedMnist, SequentialCifar, SequentialMnist
+from seqzoo.tasks.pixels.mnist import PermutedMnist, SequentialMnist
 from seqzoo.tasks.pretraining import OBJECTIVES, wrap
 from seqzoo.tasks.speech import SpeechCommands
 from seqzoo.tasks.synthetic import formal

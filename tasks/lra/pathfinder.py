@@ -25,7 +25,7 @@ from seqzoo.tasks.data.streams import Draws
 from seqzoo.tasks.lra.archive import NESTING
 from seqzoo.tasks.lra.pathfinder_pictures import RECIPES, Recipe, draw_picture
 from seqzoo.tasks.pixels import shades
-from seqzoo.tasks.pixels.images import pixel_example, pixel_spec, pixel_values
+from seqzoo.tasks.pixels.encoding import pixel_example, pixel_spec, pixel_values
 from seqzoo.tasks.pixels.pictures import read_png
 from seqzoo.tasks.protocols import ProtocolTask
 from seqzoo.tasks.task import (

@@ -13,7 +13,7 @@ from seqzoo.tasks.data import cache
 from seqzoo.tasks.data.stored import Part, StoredTask, Subset
 from seqzoo.tasks.data.streams import words
 from seqzoo.tasks.pixels import shades
-from seqzoo.tasks.pixels.images import Pixels, check_pixels
+from seqzoo.tasks.pixels.encoding import Pixels, check_pixels
 from seqzoo.tasks.task import SPLITS, Example, Split
 
 PIXELS = 64

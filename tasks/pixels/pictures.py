@@ -1,13 +1,17 @@
-"""Picture files, by Pillow."""
+"""Picture files, by Pillow, alone and as rows of the hub."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from seqzoo.tasks.data import cache
 from seqzoo.tasks.data.damage import HEAD, DamagedError, check_kind, reading
+from seqzoo.tasks.data.stored import check_class
 
 MOST_PIXELS = 1 << 26  # no picture of a data set is larger
 KIND = "a PNG picture"
@@ -42,3 +46,25 @@ def read_png(content: bytes) -> UInt8[np.ndarray, "H W C"]:
         else:
             pixels = np.asarray(image.convert("L" if content[25] in GREY else "RGB"))
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+class PngRow:
+    """Reads a hub row with a PNG picture of a given size."""
+
+    def __init__(self, image: str, side: int, channels: int):
+        self.image, self.side, self.channels = image, side, channels
+        self.columns = (image, "label")
+
+    def __call__(self, values: Mapping[str, Any]) -> cache.Row:
+        """Raises ValueError for a picture or label that is wrong."""
+        target = check_class(values["label"], 10)
+        content = (values[self.image] or {}).get("bytes")
+        if not content:
+            raise ValueError("an empty picture")
+        pixels = read_png(content)
+        if pixels.shape != (self.side, self.side, self.channels):
+            raise ValueError(
+                f"a picture of shape {pixels.shape}; it must be "
+                f"{(self.side, self.side, self.channels)}"
+            )
+        return {"pixels": pixels.ravel(), "target": target}
