@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: demo test test-slow lint bench env
+.PHONY: demo test test-slow lint bench env fuzz
 
 env: $(VENV)/.installed
 
@@ -34,3 +34,9 @@ lint: env
 
 bench: env
 	$(BIN)/seqzoo bench
+
+# N random command lines, files and moments; each must end as docs/pods.md says.
+N ?= 1000
+SEED ?= 0
+fuzz: env
+	$(BIN)/python -m tests.fuzz --n $(N) --seed $(SEED)

@@ -15,6 +15,10 @@ from seqzoo.tasks.task import Task
 RUNTIME = {"runtime": True}
 
 
+def _runtime(default: Any) -> Any:
+    return dataclasses.field(default=default, metadata=RUNTIME)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW with linear warm-up and cosine decay.
@@ -78,26 +82,16 @@ class TrainConfig:
     init_from: str = ""  # a run whose encoder to start from; empty: from scratch
     eval_every: int = 200  # steps between evaluations of the whole validation split; 0: at the end
     eval_batch_size: int = 0  # examples at once in evaluation; 0: batch_size
-    save_every: int = dataclasses.field(
-        default=200, metadata=RUNTIME
-    )  # steps between checkpoints; 0: at the end
-    save_seconds: float = dataclasses.field(
-        default=0.0, metadata=RUNTIME
-    )  # after which a checkpoint is written too; 0: never
+    save_every: int = _runtime(200)  # steps between checkpoints; 0: at the end
+    save_seconds: float = _runtime(0.0)  # after which a checkpoint is written too; 0: never
     keep_best: bool = True  # save at each best validation result; replicas keep a copy of theirs
-    max_skipped: float = dataclasses.field(
-        default=0.01, metadata=RUNTIME
-    )  # share of the steps that may be skipped as not finite; the next one ends the run
-    keep: int = dataclasses.field(
-        default=2, metadata=RUNTIME
-    )  # newest checkpoints kept; at least 1
-    threads: int = dataclasses.field(default=1, metadata=RUNTIME)  # that read data; 0: none
-    prefetch: int = dataclasses.field(default=8, metadata=RUNTIME)  # batches read ahead
-    stop_seconds: float = dataclasses.field(
-        default=0.0, metadata=RUNTIME
-    )  # after SIGTERM at which the process ends, saved or not; 0: when it has saved
-    profile: bool = dataclasses.field(default=False, metadata=RUNTIME)  # write a trace for XProf
-    profile_steps: int = dataclasses.field(default=20, metadata=RUNTIME)  # in the trace
+    max_skipped: float = _runtime(0.01)  # share of steps not finite above which the run ends
+    keep: int = _runtime(2)  # newest checkpoints kept; at least 1
+    threads: int = _runtime(1)  # that read data; 0: none
+    prefetch: int = _runtime(8)  # batches read ahead
+    stop_seconds: float = _runtime(0.0)  # after SIGTERM until it ends, saved or not; 0: no limit
+    profile: bool = _runtime(False)  # write a trace for XProf
+    profile_steps: int = _runtime(20)  # in the trace
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "replicas", "keep", "profile_steps"):

@@ -20,6 +20,7 @@ from seqzoo.train.cli.experiment import (
     experiment_of,
     mixer_options,
     needed,
+    say_notes,
 )
 from seqzoo.train.cli.flags import CommandLine, Run, bare_field, parse, read
 from seqzoo.train.compare import comparison
@@ -55,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     with joined(processes, exit_code):
         if options.match == "parameters":
             experiments = match_parameters(experiments)
+        if is_first():
+            say_notes(next(iter(experiments.values())))
         with contextlib.closing(ProgressBars(Console())) as bars:
             compared = comparison.compare(
                 experiments,

@@ -154,7 +154,7 @@ def _parsed(argv: Sequence[str], action: str, own: type) -> tuple[Task, Any]:
     """The task of the flags, and the action's own options."""
     line = read(argv)
     kind = tasks.kind(needed(line, "--task", "listops"))
-    fields = [bare_field("own", own), ("data", kind, dataclasses.field(default=kind()))]
+    fields = [bare_field("own", own), ("data", kind, dataclasses.field(default_factory=kind))]
     flags = dataclasses.make_dataclass(action.capitalize(), fields, kw_only=True)
     parsed = parse(flags, line, f"seqzoo data {action}", "--data.* are the options of the task.")
     return parsed.data, parsed.own

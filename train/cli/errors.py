@@ -86,7 +86,7 @@ def only_sentences() -> None:
     """
     if debugging():
         return
-    logging.getLogger().addHandler(_OneLine(logging.WARNING))
+    logging.getLogger().handlers[:] = [_OneLine(logging.WARNING)]
     sys.excepthook = sys.unraisablehook = lambda *_: None
     threading.excepthook = _of_thread
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)

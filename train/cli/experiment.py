@@ -50,13 +50,16 @@ def experiment_fields(task: str, model: str, base: Experiment | None = None) -> 
     `base`, of this task and model, gives other defaults than those of the configuration classes.
     """
     fields = {
-        "data": base.task if base else tasks.kind(task)(),
         "mixer": mixer_options(model, base.mixer if base else {}),
         "backbone": base.backbone if base else default_backbone(model),
         "optim": base.optim if base else OptimConfig(),
         "mesh": base.mesh if base else MeshConfig(),
     }
     made = [(name, type(value), dataclasses.field(default=value)) for name, value in fields.items()]
+    # A task may fill in what depends on its other options, so it is made once these are known.
+    kind = type(base.task) if base else tasks.kind(task)
+    given = {"default": base.task} if base else {"default_factory": kind}
+    made.insert(0, ("data", kind, dataclasses.field(**given)))
     return [*made, bare_field("train", base.train if base else TrainConfig())]
 
 

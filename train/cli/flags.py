@@ -84,7 +84,7 @@ def read(argv: Sequence[str], *, place: bool = False) -> CommandLine:
             given[-1] = given[-1]._replace(words=(*given[-1].words, word))
         else:
             rest.append(word)
-    return CommandLine(named, tuple(given), tuple(rest), len(words) + bool(named) < len(argv))
+    return CommandLine(named, tuple(given), tuple(rest), bool({"-h", "--help"} & {*argv}))
 
 
 def parse(kind: type, line: CommandLine, prog: str, about: str = "") -> Any:
@@ -163,11 +163,12 @@ def _made(kind: type, values: dict[str, Any], default: Any = None, prefix: str =
     changed = {}
     for field, hint, name in _fields(kind, prefix):
         if dataclasses.is_dataclass(hint):
-            nested = None if default is None else getattr(default, field.name)
-            if default is None and field.default is not dataclasses.MISSING:
+            if default is not None:
+                nested = getattr(default, field.name)
+            elif field.default is not dataclasses.MISSING:
                 nested = field.default
-            elif default is None and field.default_factory is not dataclasses.MISSING:
-                nested = field.default_factory()
+            else:  # made anew, since what a class fills in may depend on what is given
+                nested = None
             changed[field.name] = _made(hint, values, nested, name)
         elif f"--{name}" in values:
             changed[field.name] = values[f"--{name}"]

@@ -18,6 +18,7 @@ from seqzoo.tasks.language.modelling import LanguageModelling
 from seqzoo.train.cli.flags import parse, place_of, read
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import load_run
+from seqzoo.train.loop.state import seed_key
 
 USAGE = "seqzoo sample RUN"
 
@@ -54,7 +55,7 @@ def continuations(run: Path, options: SampleOptions) -> list[str]:
     model = program.plan.merge(state.params, state.rest)
     prompt = jnp.tile(jnp.asarray(ids, jnp.int32), (options.count, 1))
     how: dict[str, Any] = {n: getattr(options, n) for n in ("temperature", "top_k", "top_p")}
-    tokens = sample(model, prompt, options.length, jax.random.key(options.seed), **how)
+    tokens = sample(model, prompt, options.length, seed_key(options.seed), **how)
     texts = [tokenizer.decode(row) for row in jax.device_get(tokens)]
     return [options.prompt + text.decode(errors="replace") for text in texts]
 

@@ -37,6 +37,7 @@ Vectorise = Literal["auto", "always", "never"]
 Match = Literal["none", "parameters"]
 SMALL = 4_000_000  # parameters of all seeds together that "auto" trains in one program
 SHARED = ("task", "train")  # parts of a configuration that all models must have alike
+MOST_SEEDS = 10_000
 DIGESTED = 1000  # examples of a split that enter its digest
 NOTES = (
     "Backbone options, a short convolution among them, are the same for all models but for what a "
@@ -137,8 +138,8 @@ def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
     """Raises ValueError where the models cannot be compared."""
     if not models:
         raise ValueError("a comparison needs at least one model")
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1; got {seeds}")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise ValueError(f"seeds must be at least 1 and at most {MOST_SEEDS}; got {seeds}")
     (label, first), *rest = models.items()
     check_kept(first)
     for name in models:

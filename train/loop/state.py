@@ -18,6 +18,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from seqzoo.models.param_groups import param_groups
 
 Arrays = dict[str, Array]
+WORD = 32  # bits of a seed that make a key
 ModelFactory = Callable[[nnx.Rngs], nnx.Module]
 
 
@@ -86,8 +87,23 @@ def init_state(
 
 def seed_keys(seed: int | Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
     """The keys that a seed stands for: of the initialisation, and of the steps."""
-    initial, steps = jax.random.split(jax.random.key(seed))
+    initial, steps = jax.random.split(seed_key(seed))
     return initial, steps
+
+
+def seed_key(seed: int | Int[Array, ""]) -> Key[Array, ""]:
+    """The key of a seed of any size, of which `jax.random.key` would take 32 bits.
+
+    Raises ValueError for a negative one.
+    """
+    if not isinstance(seed, int):
+        return jax.random.key(seed)
+    if seed < 0:
+        raise ValueError(f"a seed must not be negative; got {seed}")
+    key, rest = jax.random.key(seed % 2**WORD), seed >> WORD
+    while rest:
+        key, rest = jax.random.fold_in(key, rest % 2**WORD), rest >> WORD
+    return key
 
 
 def _paths(tree: PyTree) -> tuple[str, ...]:

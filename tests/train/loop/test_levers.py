@@ -127,6 +127,7 @@ def test_memory_is_left_to_the_user_who_told_glibc(monkeypatch):
 def test_commands_that_compute_use_memory_again(monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(backend, "reuse_memory", lambda: calls.append(1))
+    monkeypatch.setattr("seqzoo.train.cli.command.only_sentences", lambda: None)
     for verb in ("list", *COMPUTING):
         with pytest.raises(SystemExit):
             main([verb, "--no-such-flag"])

@@ -130,3 +130,11 @@ def test_what_no_example_counts_for_is_no_number_and_no_fault():
     several = jax.tree.map(lambda x: jnp.stack([x, x]), measured)
     assert np.isnan(combine(several, several=True)["nowhere"]).tolist() == [True, True]
     assert combine(several, several=True)["examples"] == 16
+
+
+def test_seeds_of_any_size_are_different_ones():
+    seeds = (0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**64, 2**64 + 2**32, 10**30)
+    keys = {jax.random.key_data(key).tobytes() for seed in seeds for key in seed_keys(seed)}
+    assert len(keys) == 2 * len(seeds)
+    for seed in seeds[:4]:  # runs of these seeds began so before
+        assert jnp.array_equal(seed_keys(seed)[0], jax.random.split(jax.random.key(seed))[0])

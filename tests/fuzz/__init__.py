@@ -1,0 +1,1 @@
+"""Random command lines, files and moments: every one ends as the documentation says."""
