@@ -24,10 +24,15 @@
   // Numbers
 
   const isShare = (metric) => metric === "accuracy";
-  function show(value, metric, half = 0) {
+  function show(value, metric, low = value, high = value) {
     if (value === null || value === undefined) return "–";
-    if (half > 0 && isShare(metric)) return `${(100 * value).toFixed(1)} ± ${(100 * half).toFixed(1)} %`;
-    if (half > 0) return `${show(value, metric)} ± ${+half.toPrecision(2)}`;
+    const half = Math.max(high - value, value - low);
+    if (half > 0) {
+      // An end of the range is nearer than the other end.
+      const cut = Math.abs(high - value - (value - low)) > 1e-4 * half, digits = (v) => (100 * v).toFixed(1);
+      if (!isShare(metric)) return `${show(value, metric)} ${cut ? `(${show(low)} to ${show(high)})` : `± ${+half.toPrecision(2)}`}`;
+      return cut ? `${digits(value)} (${digits(low)} to ${digits(high)}) %` : `${digits(value)} ± ${digits(half)} %`;
+    }
     if (isShare(metric)) return (100 * value).toFixed(1) + " %";
     const size = Math.abs(value);
     return size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : value.toPrecision(4);
@@ -162,16 +167,16 @@
       const rows = [];
       for (const model of shown) {
         const c = curveOf(model, section.view), i = c.x.indexOf(step);
-        if (i >= 0) rows.push([model, c.mean[i], c.high[i] - c.mean[i]]);
+        if (i >= 0) rows.push([model, c.mean[i], c.low[i], c.high[i]]);
       }
       rows.sort((p, q) => q[1] - p[1]);
       const table = add(tip, "table");
-      for (const [model, mean, half] of rows) {
+      for (const [model, mean, low, high] of rows) {
         add(mark, "circle", { cx: left, cy: y(mean), r: 4 }).style.fill = paint(model);
         const row = add(table, "tr"), name = add(row, "td");
         swatch(name, model);
         add(name, "span", {}, model.name);
-        add(row, "td", {}, show(mean, section.view.metric, half));
+        add(row, "td", {}, show(mean, section.view.metric, low, high));
       }
       mark.setAttribute("visibility", "visible");
       tip.hidden = false;
@@ -219,9 +224,9 @@
       const y = f.top + 15 + 30 * i;
       const name = add(f.svg, "text", { class: "name", x: f.left - 10, y: y + 4, "text-anchor": "end", "data-final": model.name });
       name.textContent = model.name.length * 7 > f.left ? model.name.slice(0, Math.floor(f.left / 7) - 2) + "…" : model.name;
-      const { mean, half } = model.final;
-      if (half !== null) {
-        const bar = add(f.svg, "line", { x1: clamp(mean - half), x2: clamp(mean + half), y1: y, y2: y, "stroke-width": 7, "stroke-opacity": 0.25, "stroke-linecap": "round" });
+      const { mean, ends } = model.final;
+      if (ends[0] !== null) {
+        const bar = add(f.svg, "line", { x1: clamp(ends[0]), x2: clamp(ends[1]), y1: y, y2: y, "stroke-width": 7, "stroke-opacity": 0.25, "stroke-linecap": "round" });
         bar.style.stroke = paint(model);
       }
       for (const v of model.final.seeds) add(f.svg, "circle", { cx: x(v), cy: y, r: 4, "fill-opacity": 0.75 }).style.fill = paint(model);
@@ -247,9 +252,9 @@
     const within = (v) => Math.min(f.bottom, Math.max(f.top, y(v)));
     const taken = [];
     for (const model of [...shown].sort((p, q) => q.final.mean - p.final.mean)) {
-      const { mean, half } = model.final, cx = x(model.state), cy = y(mean);
-      if (half !== null)
-        add(f.svg, "line", { x1: cx, x2: cx, y1: within(mean - half), y2: within(mean + half), "stroke-width": 2, "stroke-opacity": 0.5 }).style.stroke = paint(model);
+      const { mean, ends } = model.final, cx = x(model.state), cy = y(mean);
+      if (ends[0] !== null)
+        add(f.svg, "line", { x1: cx, x2: cx, y1: within(ends[0]), y2: within(ends[1]), "stroke-width": 2, "stroke-opacity": 0.5 }).style.stroke = paint(model);
       const dot = model.grows
         ? add(f.svg, "rect", { x: cx - 5, y: cy - 5, width: 10, height: 10, "stroke-width": 2 })
         : add(f.svg, "circle", { cx, cy, r: 5.5 });

@@ -22,7 +22,7 @@ import numpy as np
 from seqzoo.train.compare import results, tables
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.run_page import comparison_of_run
-from seqzoo.train.compare.statistics import band, interval
+from seqzoo.train.compare.statistics import band, bounds_of, interval
 from seqzoo.train.folder.files import run_path, write_atomically
 
 FILE = "report.html"
@@ -123,7 +123,7 @@ def chart_data(comparison: Comparison, section_id: str) -> dict[str, Any]:
 
 def _model_data(model: ModelResult, index: int, metric: str) -> dict[str, Any]:
     final = tables.compared(model, metric)
-    spread = interval(list(final.values()))
+    spread = interval(list(final.values()), bounds=bounds_of(metric))
     return {
         "name": model.name,
         "colour": index % len(LIGHT),
@@ -131,7 +131,7 @@ def _model_data(model: ModelResult, index: int, metric: str) -> dict[str, Any]:
         "state": model.state_size or 0,
         "grows": model.state_growth != "constant",
         "final": results.plain(
-            {"mean": spread.mean, "half": spread.half_width, "seeds": list(final.values())}
+            {"mean": spread.mean, "ends": [spread.low, spread.high], "seeds": list(final.values())}
         ),
         "curves": _bands(model),
     }
@@ -165,7 +165,8 @@ def _bands(model: ModelResult) -> dict[str, dict[str, dict[str, list[float]]]]:
     for split in sorted({s for r in model.seeds for s in r.curves}):
         curves = _thinned([r.curves[split] for r in model.seeds if split in r.curves])
         for metric in sorted({k for c in curves for k in c}):
-            b = band([c[metric] for c in curves if metric in c])
+            own = [c[metric] for c in curves if metric in c]
+            b = band(own, bounds=bounds_of(metric))
             if b.steps:
                 lists = {"x": b.steps, "mean": b.mean, "low": b.low, "high": b.high}
                 short = {k: [_short(v) for v in list_] for k, list_ in lists.items()}

@@ -19,25 +19,36 @@ import numpy as np
 from jaxtyping import Float64
 
 CONFIDENCE = 0.95
+Bounds = tuple[float, float]
+UNBOUNDED, SHARE = (-math.inf, math.inf), (0.0, 1.0)
 NO_SPREAD = 1e-9  # of the values: what differences vary by when they vary by rounding alone
 
 
 class Interval(NamedTuple):
-    """A mean with a symmetric confidence interval; `half_width` is NaN below two values."""
+    """A mean with its confidence interval; `half_width` is NaN below two values.
+
+    What cannot be beyond bounds has an interval that ends there, and covers as often as before.
+    """
 
     mean: float
     half_width: float
     count: int
+    bounds: Bounds = UNBOUNDED
 
     @property
     def low(self) -> float:
         """The lower end."""
-        return self.mean - self.half_width
+        return max(self.mean - self.half_width, self.bounds[0])
 
     @property
     def high(self) -> float:
         """The upper end."""
-        return self.mean + self.half_width
+        return min(self.mean + self.half_width, self.bounds[1])
+
+    @property
+    def cut(self) -> bool:
+        """Whether it ends at a bound, so that its ends are not as far from the mean."""
+        return self.mean - self.half_width < self.low or self.mean + self.half_width > self.high
 
 
 class Difference(NamedTuple):
@@ -68,7 +79,9 @@ class Band(NamedTuple):
     high: list[float]
 
 
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def interval(
+    values: Sequence[float], confidence: float = CONFIDENCE, bounds: Bounds = UNBOUNDED
+) -> Interval:
     """Mean and Student interval of the finite `values`; a value that is not finite is left out.
 
     Raises:
@@ -79,11 +92,16 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
     x = np.asarray(values, np.float64)
     x = x[np.isfinite(x)]
     if x.size == 0:
-        return Interval(math.nan, math.nan, 0)
+        return Interval(math.nan, math.nan, 0, bounds)
     if x.size == 1:
-        return Interval(float(x[0]), math.nan, 1)
+        return Interval(float(x[0]), math.nan, 1, bounds)
     half_width = _quantile(x.size - 1, confidence) * x.std(ddof=1) / math.sqrt(x.size)
-    return Interval(float(x.mean()), float(half_width), int(x.size))
+    return Interval(float(x.mean()), float(half_width), int(x.size), bounds)
+
+
+def bounds_of(metric: str) -> Bounds:
+    """What a metric cannot be beyond."""
+    return SHARE if metric.endswith("accuracy") else UNBOUNDED
 
 
 @functools.cache
@@ -143,20 +161,24 @@ def pairwise(
     ]
 
 
-def band(curves: Sequence[Mapping[float, float]], confidence: float = CONFIDENCE) -> Band:
+def band(
+    curves: Sequence[Mapping[float, float]],
+    confidence: float = CONFIDENCE,
+    bounds: Bounds = UNBOUNDED,
+) -> Band:
     """Mean and interval at each step that some curve has; one curve alone has no width.
 
     Args:
         curves: step -> value, one mapping a seed; a value that is not finite is left out.
         confidence: of the interval at each step.
+        bounds: where intervals end.
     """
     steps = sorted({step for curve in curves for step in curve})
-    rows = [interval([c[s] for c in curves if s in c], confidence) for s in steps]
+    rows = [interval([c[s] for c in curves if s in c], confidence, bounds) for s in steps]
     kept = [(s, r) for s, r in zip(steps, rows, strict=True) if r.count]
-    width = [0.0 if math.isnan(r.half_width) else r.half_width for _, r in kept]
     return Band(
         [s for s, _ in kept],
         [r.mean for _, r in kept],
-        [r.mean - w for (_, r), w in zip(kept, width, strict=True)],
-        [r.mean + w for (_, r), w in zip(kept, width, strict=True)],
+        [r.mean if r.count == 1 else r.low for _, r in kept],
+        [r.mean if r.count == 1 else r.high for _, r in kept],
     )

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from seqzoo.train.compare.results import Comparison, ModelResult
-from seqzoo.train.compare.statistics import Interval, interval, pairwise
+from seqzoo.train.compare.statistics import Interval, bounds_of, interval, pairwise
 
 
 class Cell(NamedTuple):
@@ -38,14 +38,28 @@ def show(value: float | None, metric: str) -> str:
 
 
 def show_interval(spread: Interval, metric: str) -> str:
-    """Mean ± half width; the mean alone where one seed gives no width."""
+    """Mean ± half width, or both ends where one is a bound; the mean alone of one seed."""
     if not spread.count:
         return "–"
     if math.isnan(spread.half_width):
         return show(spread.mean, metric)
     if metric == "accuracy":
-        return f"{100 * spread.mean:.1f} ± {100 * spread.half_width:.1f}%"
+        mean, half, low, high = (
+            f"{100 * x:.1f}" for x in (spread.mean, spread.half_width, spread.low, spread.high)
+        )
+        return f"{mean} ({low} to {high})%" if spread.cut else f"{mean} ± {half}%"
+    if spread.cut:
+        return f"{spread.mean:.4g} ({spread.low:.3g} to {spread.high:.3g})"
     return f"{spread.mean:.4g} ± {spread.half_width:.2g}"
+
+
+def _brief_interval(spread: Interval, metric: str) -> str:
+    """`show_interval` where there is little room, if that is shorter."""
+    if spread.count < 2 or not spread.cut:
+        return ""
+    if metric == "accuracy":
+        return f"{100 * spread.mean:.1f} ({100 * spread.low:.0f}–{100 * spread.high:.0f})%"
+    return f"{spread.mean:.3g} ({spread.low:.2g}–{spread.high:.2g})"
 
 
 def show_count(value: float | None) -> str:
@@ -125,7 +139,8 @@ def _after(skipped: int) -> str:
 def caption(comparison: Comparison) -> str:
     """What the columns mean."""
     text = (
-        "Mean ± half width of the 95% interval (Student's t over seeds), "
+        "Mean ± half width of the 95% interval (Student's t over seeds; its ends where one is the "
+        "end of the range), "
         f"{selected(comparison)} and over the whole {comparison.final_split} split. "
         "State: elements carried from token to token, per sequence. "
         "Tokens per second: of one seed in training, on the same batch for all, padding counted."
@@ -190,7 +205,8 @@ def _count(value: float | None, small: str = "") -> Cell:
 def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
     metric = comparison.main_metric
     finals = final_values(model, metric)
-    spread, lost = interval(list(compared(model, metric).values())), failed(model)
+    values = list(compared(model, metric).values())
+    spread, lost = interval(values, bounds=bounds_of(metric)), failed(model)
     good = learned(model, comparison)
     grows = "" if model.state_growth == "constant" else "grows with length"
     return [
@@ -199,6 +215,7 @@ def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
             f"{lost} of {len(model.seeds)} failed" if lost else show_interval(spread, metric),
             spread.mean if spread.count else None,
             "  ".join(show(v, metric).rstrip("%") for v in finals.values()),
+            _brief_interval(spread, metric),
         ),
         Cell("–") if good is None else Cell(f"{good[0]}/{good[1]}", good[0] / max(1, good[1])),
         _count(model.parameters),

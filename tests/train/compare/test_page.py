@@ -173,7 +173,8 @@ def test_the_best_model_comes_first_and_baselines_last():
     _, table = tables.rows(comparison())
     names = [row[0].text for row in table]
     assert names == ["attention", "lru", SCRIPT_NAME, "chance", "most frequent"]
-    assert table[0][1].text == "98.0 ± 2.5%"  # 0.97, 0.98, 0.99: t = 4.303, s = 0.01
+    # 0.97, 0.98, 0.99: t = 4.303, s = 0.01, half a width of 2.5, which would be more than all.
+    assert [row[1].text for row in table[:2]] == ["98.0 (95.5 to 100.0)%", "21.0 ± 2.5%"]
     assert [row[2].text for row in table[:3]] == ["3/3", "0/3", "0/3"]
 
 
@@ -231,10 +232,12 @@ def test_the_terminal_table_fits_eighty_columns_and_prints_brackets():
     from rich.console import Console
 
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(tables.results_table(comparison(models=(model("a[b]", 0.5),))))
+    models = (model("a[b]", 0.5), model("attention_long", 0.97))
+    timed = tuple(dataclasses.replace(m, train_seconds=600.0) for m in models)
+    console.print(tables.results_table(comparison(models=timed)))
     text = console.export_text()
-    assert "a[b]" in text
-    assert "51.0 ± 2.5%" in text
+    for shown in ("a[b]", "51.0 ± 2.5%", "98.0 (96–100)%", "10.0 min", "training"):
+        assert shown in text
     assert "…" not in text
 
 
@@ -347,5 +350,7 @@ def test_browser_reads_values_under_the_mouse(page):
     text = page.run("return document.querySelector('#s0 .tip').innerText")
     step = int(re.search(r"step (\d+)", text)[1])
     assert step in STEPS
-    assert f"{100 * 0.98 * step / STEPS[-1]:.1f} ± " in text
+    mean, half = (100 * x * step / STEPS[-1] for x in (0.98, 0.0248414))
+    ends = f"({mean - half:.1f} to 100.0)" if mean + half > 100 else f"± {half:.1f}"
+    assert f"{mean:.1f} {ends}" in text
     assert page.log("browser") == []

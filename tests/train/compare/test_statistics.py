@@ -9,6 +9,7 @@ from seqzoo.train.compare.statistics import (
     Difference,
     Interval,
     band,
+    bounds_of,
     holm,
     interval,
     paired_p,
@@ -30,6 +31,22 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     rows = rng.normal(3.0, 2.0, (4000, 3))
     hits = np.mean([i.low <= 3.0 <= i.high for i in map(interval, rows)])
     assert abs(hits - 0.95) < 0.015  # 4.4 standard errors of a share of 0.95
+
+
+def test_an_interval_of_shares_ends_with_the_range_and_covers_as_often():
+    one = interval([1.0, 1.0, 0.0], bounds=bounds_of("accuracy"))
+    assert (one.low, one.high, one.cut) == (0.0, 1.0, True)
+    assert one.half_width > 1
+    assert not interval([0.5, 0.51, 0.52], bounds=bounds_of("token_accuracy")).cut
+    assert interval([0.1, 0.3], bounds=bounds_of("loss")).low < 0
+    rng = np.random.default_rng(0)
+    rows = rng.beta(2, 1, (4000, 3)).round(2)
+    cut, whole = ([interval(x, bounds=b) for x in rows] for b in ((0, 1), (-np.inf, np.inf)))
+    hits = [np.mean([i.low <= 2 / 3 <= i.high for i in found]) for found in (cut, whole)]
+    assert hits[0] == hits[1]
+    assert np.mean([i.cut for i in cut]) > 0.5
+    alike = band([{0: 1.0, 1: 0.5}, {0: 0.9, 1: 0.5}], bounds=(0, 1))
+    assert alike.high == [1.0, 0.5]
 
 
 def test_interval_leaves_out_what_is_not_finite():
