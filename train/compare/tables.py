@@ -58,8 +58,8 @@ def _brief_interval(spread: Interval, metric: str) -> str:
     if spread.count < 2 or not spread.cut:
         return ""
     if metric == "accuracy":
-        return f"{100 * spread.mean:.1f} ({100 * spread.low:.0f}–{100 * spread.high:.0f})%"
-    return f"{spread.mean:.3g} ({spread.low:.2g}–{spread.high:.2g})"
+        return f"{100 * spread.mean:.1f}({100 * spread.low:.0f}–{100 * spread.high:.0f})%"
+    return f"{spread.mean:.3g}({spread.low:.2g}–{spread.high:.2g})"
 
 
 def show_count(value: float | None) -> str:
