@@ -1,17 +1,23 @@
-"""One of several processes that train the tiny model together.
+"""One of several processes that train the tiny model together, or with TINY_COMPARE compare it.
 
 python -m tests.train.worker FOLDER PORT COUNT INDEX [TrainConfig fields as JSON]
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
+from unittest import mock
 
 import jax
 
+from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.cli.errors import exit_code
+from seqzoo.train.compare import work
+from seqzoo.train.compare.comparison import compare
 from seqzoo.train.devices.processes import Processes, is_first, joined
+from seqzoo.train.loop.program import make_program
 from seqzoo.train.loop.runner import run
 from tests.train.tiny_run import Slow, SlowRows, experiment, make_model
 
@@ -41,6 +47,25 @@ def in_turns():
     return sorted(jax.devices(), key=lambda d: d.id - first[d.process_index])
 
 
+def models(task, **options):
+    """Two models to compare, whose programs are the tiny one's."""
+    wanted = dataclasses.replace(
+        experiment(task, **{"seed": 3, "eval_every": 20, **options}),
+        model="lru",
+        backbone=BackboneConfig(d_model=8, depth=1),
+    )
+    return {"a": wanted, "b": wanted}
+
+
+def compared(folder, task, options):
+    """Two seeds of each, side by side; prints those that are through."""
+    made = functools.partial(make_program, make_model=make_model, devices=in_turns())
+    with mock.patch.object(work, "make_program", made):
+        found = compare(models(task, **options), folder, seeds=2, vectorise="always")
+    if is_first():
+        print("through", *(model.name for model in found.models))
+
+
 def main(folder, port, count, index, options="{}"):
     processes = Processes(
         coordinator=f"127.0.0.1:{port}",
@@ -50,6 +75,8 @@ def main(folder, port, count, index, options="{}"):
     )
     task = Broken() if os.environ.get("TINY_BROKEN") == index else Slow()
     with joined(processes, exit_code):
+        if os.environ.get("TINY_COMPARE"):
+            return compared(folder, task, json.loads(options))
         wanted = experiment(task, **json.loads(options))
         result = run(wanted, folder, make_model=make_model, devices=in_turns())
         if is_first():

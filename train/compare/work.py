@@ -112,6 +112,7 @@ class Work:
         self._data: dict[int, RunData] = {}  # by number of replicas
         self._programs: dict[str, Program] = {}  # of the model at hand, by label
         self._mine: Path | None = None
+        self._stopped = False
 
     def release(self) -> None:
         """Gives back the folder that this process has at the moment."""
@@ -131,7 +132,7 @@ class Work:
                 yield label
             if through:
                 continue
-            if self._asked_to_stop():
+            if self._stopped or self._asked_to_stop():
                 return
             self._do_next(left)
 
@@ -190,6 +191,7 @@ class Work:
         except NonFiniteError:
             return  # its result says so
         if not result["complete"]:
+            self._stopped = True  # on all processes, whichever was asked
             return
         selected = load_selected(program, unit.path)
         found = evaluate_batches(program, selected.params, selected.rest, *data.whole("test"))

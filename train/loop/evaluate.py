@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 
 from seqzoo.tasks.task import Source, metric_value
 from seqzoo.train.config import Experiment, MeshConfig, differences
+from seqzoo.train.devices.processes import from_first
 from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
 from seqzoo.train.folder.run_folder import RunFolder, say_on_stderr
 from seqzoo.train.loop.data import HostBatch, to_devices
@@ -149,12 +150,17 @@ class Selected(NamedTuple):
 
 
 def load_selected(program: Program, run: Path) -> Selected:
-    """The parameters of a finished run that are tested."""
+    """The parameters of a finished run that are tested, on all its processes."""
     experiment = program.experiment
     with contextlib.closing(Checkpoints(run)) as checkpoints:
-        step = _choose(checkpoints, experiment.task.selection, experiment)
+
+        def choose() -> tuple[int, dict[str, Any] | None]:
+            # The first process alone knows that what it writes is written.
+            step = _choose(checkpoints, experiment.task.selection, experiment)
+            return step, checkpoints.meta(step)["best"]
+
+        step, found = from_first("which checkpoint is tested", choose)
         state, best = from_saved(checkpoints.restore(step, saved_like(program)))
-        found = checkpoints.meta(step)["best"]
     if experiment.task.selection == "last":
         return Selected(state.params, state.rest, None, state)
     steps = found["step"] if found else None

@@ -74,6 +74,16 @@ def test_the_command_trains_tabulates_and_reports(tmp_path, capsys):
     assert "lru" in printed
     assert "report.html" in printed
     assert "lru" in (tmp_path / "report.html").read_text()
+    # The model's run is one like any other.
+    run_folder = str(tmp_path / results.RUNS / "lru")
+    assert dispatch(["show", run_folder]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("step        3 of 3") == 2
+    assert "seed 1\n" in shown
+    assert dispatch(["evaluate", run_folder]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["seeds"] == [0, 1]
+    np.testing.assert_allclose(found["loss"], [seed.final["loss"] for seed in lru.seeds], rtol=1e-5)
 
 
 def test_a_model_that_is_done_is_not_run_again(tmp_path, trained):

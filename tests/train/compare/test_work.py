@@ -16,7 +16,11 @@ from tests.train.loop.test_runner import StopAfter
 
 
 @pytest.fixture(autouse=True)
-def tiny_models(monkeypatch):
+def tiny_programs_here(monkeypatch):
+    tiny_programs(monkeypatch)
+
+
+def tiny_programs(monkeypatch):
     """Programs of the tiny model, whatever the configuration says; each is made once."""
     made = {}
 

@@ -12,12 +12,15 @@ import time
 import numpy as np
 import pytest
 
+from seqzoo.train.compare import results
 from seqzoo.train.devices import processes as distributed
 from seqzoo.train.devices.processes import Processes
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.folder.metrics import read_lines
 from seqzoo.train.folder.run_folder import LOCK
+from tests.train import worker
 from tests.train.loop.test_runner import state_of, wait_for_lines
+from tests.train.tiny_run import Slow
 
 LIMIT = 120  # seconds after which a process hangs
 SAVE_LESS = {"save_every": 20, "keep_best": False}
@@ -121,6 +124,25 @@ def test_stopped_killed_and_continued_by_one_process(program, finished, tmp_path
     assert len(read_lines(folder)) < 40
     assert train(folder, count=1, started=[0]) == ["40", "True"]
     assert_close_runs(folder, finished, program, 1e-5)
+
+
+def test_two_processes_compare_are_stopped_and_go_on(tmp_path):
+    with Pair(tmp_path / "two", TINY_DELAY="0.03", TINY_COMPARE="1") as pair:
+        wait_for_lines(tmp_path / "two" / "runs" / "a", pair.processes[0])
+        pair.processes[1].send_signal(signal.SIGTERM)
+        codes, errors, (_, *through) = pair.end()
+    assert codes == [0, 0], errors
+    assert len(through) < 2
+    assert train(tmp_path / "two", TINY_COMPARE="1") == ["through", "a", "b"]
+    worker.compared(tmp_path / "one", Slow(), {})
+    found = [results.load(tmp_path / name / results.FILE).models for name in ("one", "two")]
+    for one, two in zip(*found, strict=True):
+        assert two.tokens_per_second > 0
+        for seed, other in zip(one.seeds, two.seeds, strict=True):
+            np.testing.assert_allclose(seed.final["loss"], other.final["loss"], rtol=2e-6)
+            losses = [run.curves["train"]["loss"] for run in (seed, other)]
+            np.testing.assert_allclose(*losses, rtol=2e-6)
+            assert len(losses[0]) == 40
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A run whose folder is in a bucket: what the store cannot do is not asked of it."""
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -14,6 +15,8 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from seqzoo.train.cli.command import dispatch
+from seqzoo.train.compare import results
+from seqzoo.train.compare.comparison import compare
 from seqzoo.train.folder import checkpoint, files
 from seqzoo.train.folder import run_folder as folder
 from seqzoo.train.folder.checkpoint import MANIFEST, Checkpoints
@@ -22,6 +25,8 @@ from seqzoo.train.folder.metrics import read_lines
 from seqzoo.train.folder.run_folder import LOCK, RunFolder, RunFolderError
 from seqzoo.train.loop import runner as loop
 from seqzoo.train.loop.runner import run_program
+from tests.train.compare.test_work import models, stopping, tiny_programs
+from tests.train.loop.test_replicas import Selecting
 from tests.train.loop.test_runner import StopAfter
 
 RUN = "gs://bucket/run"
@@ -102,6 +107,23 @@ def test_a_report_of_a_run_in_a_bucket_is_written_there(program, bucket, capsys)
     assert dispatch(["report", RUN]) == 0
     assert capsys.readouterr().out.strip() == f"{RUN}/report.html"
     assert "tiny" in (bucket / "report.html").read_text()
+
+
+def test_a_comparison_stops_and_goes_on_in_a_bucket(bucket, tmp_path, monkeypatch):
+    tiny_programs(monkeypatch)
+    wanted, options = models(Selecting(), "a", "b"), {"seeds": 2, "vectorise": "always"}
+    with monkeypatch.context() as patch:
+        stopping(patch, 5)
+        assert compare(wanted, "gs://bucket/run", **options).missing == ("a", "b")
+    found = compare(wanted, "gs://bucket/run", **options)
+    disk = compare(wanted, tmp_path / "disk", **options)
+    assert found.models == tuple(
+        dataclasses.replace(model, **{name: getattr(other, name) for name in results.TIMED})
+        for model, other in zip(disk.models, found.models, strict=True)
+    )
+    for name in (results.FILE, results.TIMINGS, "report.html", "runs/a/model.json"):
+        assert (bucket / name).is_file()
+    assert not list(bucket.rglob(LOCK))
 
 
 def test_what_has_no_manifest_does_not_count_there(bucket):
