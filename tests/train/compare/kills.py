@@ -12,6 +12,7 @@ is a line of JSON, and so is the summary at the end.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -29,7 +30,7 @@ OPTIONS = (
     *("--task", "mqar", "--data.length", "16", "--data.num-pairs", "4", "--data.vocab-size", "18"),
     *("--data.validation-size", "50", "--data.test-size", "50", "--data.train-size", "20000"),
     *("--backbone.d-model", "16", "--backbone.depth", "1", "--batch-size", "16", "--seeds", "2"),
-    *("--steps", "600", "--eval-every", "100", "--save-every", "20"),
+    *("--steps", "4000", "--eval-every", "500", "--save-every", "100"),
     *("--mixer.attention.num-heads", "2", "--models", ",".join(MODELS), "--out", "."),
 )
 
@@ -64,21 +65,32 @@ def at(out: Path) -> dict[str, int]:
 
 
 def killed(root: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Kills one comparison so many times; the summary."""
+    """Kills comparisons so many times, a new one where one is through; the summary."""
     started = time.monotonic()
     through(start(root / "whole"))
-    usual, rng, resumed = time.monotonic() - started, random.Random(seed), 0
-    out = root / "killed"
-    for _ in range(kills):
-        process, wait = start(out), rng.uniform(0, usual / 2)
-        time.sleep(wait)
-        process.kill()
-        said, _ = process.communicate()
-        resumed += "continuing" in said
-        print(json.dumps({"seconds": round(wait, 1), "steps": at(out)}), flush=True)
-    resumed += "continuing" in through(start(out))
-    same = (out / FILE).read_bytes() == (root / "whole" / FILE).read_bytes()
-    return {"kills": kills, "resumed_within_a_model": resumed, "same_results": same}
+    usual, rng = time.monotonic() - started, random.Random(seed)
+    whole, done, resumed, same = (root / "whole" / FILE).read_bytes(), 0, 0, []
+    while done < kills:
+        out = root / f"killed {len(same)}"
+        while done < kills:
+            process, wait = start(out), rng.uniform(0, usual / 3)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(wait)
+            alive = process.poll() is None
+            process.kill()
+            resumed += "continuing" in process.communicate()[0]
+            if not alive:
+                break
+            done += 1
+            print(json.dumps({"seconds": round(wait, 1), "steps": at(out)}), flush=True)
+        resumed += "continuing" in through(start(out))
+        same.append((out / FILE).read_bytes() == whole)
+    return {
+        "kills": done,
+        "resumed_within_a_model": resumed,
+        "comparisons": len(same),
+        "same_results": all(same),
+    }
 
 
 def together(root: Path, count: int) -> dict[str, Any]:
