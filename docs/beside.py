@@ -71,10 +71,11 @@ def ours(name: str, length: int) -> Call:
     """A mixer of the registry."""
     from flax import nnx
 
+    from seqzoo.models.config import config_of
     from seqzoo.models.registry import MIXERS, build
 
     options = dict(OPTIONS.get(name, {}))
-    if hasattr(MIXERS[name].config, "max_length"):
+    if hasattr(config_of(MIXERS[name]), "max_length"):
         options["max_length"] = length
     return jax_call(build(name, WIDTH, rngs=nnx.Rngs(0), **options), length)
 

@@ -9,8 +9,9 @@ losses) comes back as outputs of the scan.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from seqzoo.models.bidirectional import Bidirectional
+from seqzoo.models.composite import Chain, Composite, Run
 from seqzoo.models.initialization import InitKind, deepnorm_skip, initialize
 from seqzoo.models.layers import (
     FeedForward,
@@ -28,7 +30,7 @@ from seqzoo.models.layers import (
     dropout,
 )
 from seqzoo.models.linear_attention.channel_mix import ChannelMix
-from seqzoo.models.mixer import AuxLoss, Constant, Context, Mixer
+from seqzoo.models.mixer import AuxLoss, Constant, Context, FloatName, Mixer
 from seqzoo.models.mixture import MixtureOfExperts
 from seqzoo.models.normformer import scale_heads
 from seqzoo.models.ops.layout.sharding import by_rows
@@ -75,8 +77,8 @@ class BackboneConfig:
     shared_directions: bool = False  # one set of weights for both ways, where they are wrapped
     remat: Remat = "none"  # what the backward pass recomputes: none, full or dots
     scan: bool = True  # one compiled unit for the whole depth
-    dtype: str = "float32"  # of matrix products; float32, bfloat16 or float64
-    param_dtype: str = "float32"  # of parameters
+    dtype: FloatName = "float32"  # of matrix products
+    param_dtype: FloatName = "float32"  # of parameters
 
     def __post_init__(self) -> None:
         if self.d_model < 1 or self.depth < 1:
@@ -89,29 +91,15 @@ class BackboneConfig:
             raise ValueError(f"position_width must be at least 1; got {self.position_width}")
         if self.short_conv < 0:
             raise ValueError(f"short_conv is a width of at least 0; got {self.short_conv}")
-        for field, known in _CHOICES.items():
-            if getattr(self, field) not in known:
+        for field, hint in typing.get_type_hints(BackboneConfig).items():
+            known = typing.get_args(hint)
+            if typing.get_origin(hint) is Literal and getattr(self, field) not in known:
                 raise ValueError(
                     f"unknown {field}={getattr(self, field)!r} (known: {', '.join(known)})"
                 )
 
 
-_CHOICES = {
-    "arrangement": ("repeat", "sections"),
-    "norm": ("rms", "layer", "batch"),
-    "norm_position": ("pre", "post", "deep"),
-    "extra_norms": ("none", "sandwich", "normformer"),
-    "init": ("default", "deepnorm", "t5"),
-    "feedforward": get_args(FeedForwardKind),
-    "positions": ("none", "sinusoidal", "learned", "conv"),
-    "pooling": ("mean", "last", "first"),
-    "remat": ("none", "full", "dots"),
-    "dtype": ("float32", "bfloat16", "float64"),
-    "param_dtype": ("float32", "bfloat16", "float64"),
-}
-
-
-class Block(Mixer):
+class Block(Composite):
     """One residual block: x + mixer(norm(x)), then x + feedforward(norm(x)); or norm of the sum.
 
     Sandwich norm: CogView (Ding et al. 2021, arXiv:2105.13290, figure 3). NormFormer: Shleifer et
@@ -120,8 +108,6 @@ class Block(Mixer):
 
     State: those of the short convolution, the mixer and the feed-forward.
     """
-
-    looks_both_ways = True
 
     def __init__(
         self,
@@ -135,7 +121,7 @@ class Block(Mixer):
         d, dtypes = config.d_model, {"dtype": config.dtype, "param_dtype": config.param_dtype}
         self.name, self.post_norm = name, config.norm_position != "pre"
         self.skip = deepnorm_skip(config.depth) if config.norm_position == "deep" else 1.0
-        self.rate, self.causal = config.dropout, config.causal
+        self.rate = config.dropout
         norms = {"eps": config.norm_eps, **dtypes, "rngs": rngs}
         self.norm = Norm(config.norm, d, **norms)
         after = None if config.extra_norms == "none" else Norm(config.norm, d, **norms)
@@ -158,38 +144,20 @@ class Block(Mixer):
         )
         if config.extra_norms == "normformer":
             self.mixer = scale_heads(self.mixer, config.param_dtype, rngs=rngs)
-        self.state_growth, self.max_length = self.mixer.state_growth, self.mixer.max_length
         ff = after = None
         if config.feedforward != "none":
             self.ff_norm = Norm(config.norm, d, **norms)
             ff = _feedforward(config, layer, rngs)
             after = Norm(config.norm, d, **norms) if config.extra_norms == "sandwich" else None
         self.feedforward, self.ff_after_norm = nnx.data(ff), nnx.data(after)
+        self._take_after(*self.parts())
         initialize(self, config.init, config.depth)
 
-    def _parts(self) -> tuple[Mixer, ...]:
+    def parts(self) -> tuple[Mixer, ...]:
+        """The short convolution, the mixer and the feed-forward, where there are any."""
         return tuple(p for p in (self.conv, self.mixer, self.feedforward) if p is not None)
 
-    def _initial(self, batch_size: int) -> tuple[PyTree, ...]:
-        return tuple(part._initial(batch_size) for part in self._parts())
-
-    def state_size(self) -> int:
-        """The sum over the parts."""
-        return sum(part.state_size() for part in self._parts())
-
-    def initial_shared(self, x: Array) -> PyTree:
-        """The mixer's."""
-        return self.mixer.initial_shared(x)
-
-    def _mix(self, x: Float[Array, "B L D"], inner: tuple | None, ctx: Context):
-        states = iter(inner if inner is not None else [None] * len(self._parts()))
-        after = []
-
-        def run(part: Mixer, h: Array) -> Array:
-            h, state = part._mix(h, next(states), ctx)
-            after.append(state)
-            return h
-
+    def _through(self, x: Float[Array, "B L D"], run: Run, ctx: Context) -> Array:
         def mix(h: Array) -> Array:
             with jax.named_scope(self.name):  # read in profiles
                 return run(self.mixer, h if self.conv is None else run(self.conv, h))
@@ -199,9 +167,9 @@ class Block(Mixer):
                 return run(self.feedforward, h)
 
         x = self._residual(x, mix, self.norm, self.after_norm, ctx)
-        if self.feedforward is not None:
-            x = self._residual(x, feed, self.ff_norm, self.ff_after_norm, ctx)
-        return x, tuple(after)
+        if self.feedforward is None:
+            return x
+        return self._residual(x, feed, self.ff_norm, self.ff_after_norm, ctx)
 
     def _residual(
         self,
@@ -242,13 +210,11 @@ def _feedforward(config: BackboneConfig, layer: Any, rngs: nnx.Rngs) -> Mixer:
 WRITTEN = nnx.Not(nnx.Any(nnx.Param, Constant))  # what a call may change
 
 
-class Stack(Mixer):
+class Stack(Composite):
     """`repeats` units of one structure, one after another, scanned or unrolled.
 
     State: that of a unit with a depth axis after the batch axis (scanned), or a tuple of them.
     """
-
-    looks_both_ways = True
 
     def __init__(
         self,
@@ -264,16 +230,17 @@ class Stack(Mixer):
         if scan:
             make = nnx.vmap(lambda index, r: make_unit(index, r))
             self.units = make(jnp.arange(repeats), rngs.split(repeats))
-            unit = self.units
         else:
             self.units = nnx.List([make_unit(index, rngs) for index in range(repeats)])
-            unit = self.units[0]
-        self.causal, self.state_growth = unit.causal, unit.state_growth
-        self.max_length = unit.max_length
+        self._take_after(*self.parts())
+
+    def parts(self) -> tuple[Mixer, ...]:
+        """The units; scanned, they are one module, whose arrays have an axis of depth."""
+        return (self.units,) if self.scan else tuple(self.units)
 
     def _initial(self, batch_size: int) -> PyTree:
         if not self.scan:
-            return tuple(unit._initial(batch_size) for unit in self.units)
+            return super()._initial(batch_size)
 
         def repeat(a: Array) -> Array:
             return jnp.repeat(a[:, None], self.repeats, axis=1)
@@ -282,108 +249,56 @@ class Stack(Mixer):
 
     def state_size(self) -> int:
         """`repeats` times that of a unit."""
-        unit = self.units if self.scan else self.units[0]
-        return self.repeats * unit.state_size()
+        return self.repeats * self.parts()[0].state_size()
 
-    def initial_shared(self, x: Array) -> PyTree:
-        """That of the first unit."""
-        return (self.units if self.scan else self.units[0]).initial_shared(x)
+    def _through(self, x: Float[Array, "B L D"], run: Run, ctx: Context) -> Array:
+        raise NotImplementedError("a stack runs its units as one body; see _mix")
 
     def _mix(self, x: Float[Array, "B L D"], inner: PyTree, ctx: Context):
-        keys = jax.random.split(ctx.rngs.dropout(), self.repeats) if ctx.training else None
+        keys = jax.random.split(ctx.key(), self.repeats) if ctx.training else None
         run = self._scan if self.scan else self._unroll
         return run(x, inner, keys, ctx)
 
     def _scan(self, x: Array, inner: PyTree, keys: Array | None, ctx: Context):
-        graphdef, params, rest = nnx.split(self.units, nnx.Param, ...)
         states = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), inner)
-
-        def body(carry, layer):
-            params, rest, state, key = layer
-            unit = nnx.merge(graphdef, params, rest, copy=True)
-            carry, state = _run_unit(unit, carry, state, key, ctx.segments)
-            return carry, (nnx.state(unit, WRITTEN), state)
-
-        carry = (x, ctx.shared)
-        carry, (rest, states) = jax.lax.scan(
-            self._checkpointed(body), carry, (params, rest, states, keys)
-        )
-        nnx.update(self.units, rest)
+        body, layers = self._body(self.units, ctx)
+        carry, (written, states) = jax.lax.scan(body, (x, ctx.shared), (*layers, states, keys))
         x, ctx.shared = carry
+        nnx.update(self.units, written)
         return x, jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), states)
 
     def _unroll(self, x: Array, inner: PyTree, keys: Array | None, ctx: Context):
         states = []
         for i, unit in enumerate(self.units):
-            graphdef, params, rest = nnx.split(unit, nnx.Param, ...)
-
-            def body(carry, layer, graphdef=graphdef):
-                params, rest, state, key = layer
-                copy = nnx.merge(graphdef, params, rest, copy=True)
-                carry, state = _run_unit(copy, carry, state, key, ctx.segments)
-                return carry, (nnx.state(copy, WRITTEN), state)
-
-            layer = (
-                params,
-                rest,
-                None if inner is None else inner[i],
-                None if keys is None else keys[i],
-            )
-            (x, ctx.shared), (rest, state) = self._checkpointed(body)((x, ctx.shared), layer)
-            nnx.update(unit, rest)
+            body, layer = self._body(unit, ctx)
+            own = tuple(None if a is None else a[i] for a in (inner, keys))
+            (x, ctx.shared), (written, state) = body((x, ctx.shared), (*layer, *own))
+            nnx.update(unit, written)
             states.append(state)
         return x, None if inner is None else tuple(states)
 
-    def _checkpointed(self, body: Callable) -> Callable:
-        if self.remat == "none":
-            return body
-        return jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
+    def _body(self, unit: Mixer, ctx: Context) -> tuple[Callable, tuple]:
+        """One layer as a pure function of (x, shared) and (its arrays, its state, a key)."""
+        graphdef, params, rest = nnx.split(unit, nnx.Param, ...)
+
+        def body(carry: tuple, layer: tuple) -> tuple[tuple, tuple]:
+            (x, shared), (params, rest, state, key) = carry, layer
+            unit = nnx.merge(graphdef, params, rest, copy=True)
+            own = Context(ctx.segments, None if key is None else nnx.Rngs(key), shared)
+            x, state = unit.apply(by_rows(x), state, own)
+            written = nnx.state(unit, WRITTEN if ctx.training else nnx.Nothing())
+            return (x, own.shared), (written, state)
+
+        if self.remat != "none":
+            policy = REMAT_POLICIES[self.remat]
+            body = jax.checkpoint(body, policy=policy, prevent_cse=not self.scan)
+        return body, (params, rest)
 
 
-def _run_unit(unit: Mixer, carry: tuple, state: PyTree, key: Array | None, layout):
-    """One unit on (x, shared); the parallel form gives no state, so that none is computed."""
-    x, shared = carry
-    ctx = Context(layout, None if key is None else nnx.Rngs(key), shared)
-    x, after = unit._mix(by_rows(x), state, ctx)
-    return (x, ctx.shared), None if state is None else after
-
-
-class Unit(Mixer):
-    """Blocks, or stacks of them, one after another. State: a tuple of theirs."""
-
-    looks_both_ways = True
-
-    def __init__(self, blocks: Sequence[Mixer]):
-        self.blocks = nnx.List(list(blocks))
-        self.causal = blocks[0].causal
-        growth = [b.state_growth for b in blocks]
-        self.state_growth = max(growth, key=("constant", "window", "linear").index)
-        self.max_length = min((b.max_length for b in blocks if b.max_length), default=None)
-
-    def _initial(self, batch_size: int) -> tuple[PyTree, ...]:
-        return tuple(block._initial(batch_size) for block in self.blocks)
-
-    def state_size(self) -> int:
-        """The sum over the blocks."""
-        return sum(block.state_size() for block in self.blocks)
-
-    def initial_shared(self, x: Array) -> PyTree:
-        """That of the first block that shares anything."""
-        shared = (block.initial_shared(x) for block in self.blocks)
-        return next((s for s in shared if s is not None), None)
-
-    def _mix(self, x, inner, ctx):
-        after = []
-        for i, block in enumerate(self.blocks):
-            x, state = block._mix(x, None if inner is None else inner[i], ctx)
-            after.append(state)
-        return x, tuple(after)
-
-
-class Backbone(Mixer):
+class Backbone(Composite):
     """A stack of blocks by a pattern of mixers, with a final norm where the norms come first."""
 
-    looks_both_ways = True
+    bare = True
 
     def __init__(
         self,
@@ -412,41 +327,33 @@ class Backbone(Mixer):
         def make_stack(chosen: Sequence[int]) -> Stack:
             def make_unit(index: Any, rngs: nnx.Rngs) -> Mixer:
                 blocks = [make_block(i, index, rngs) for i in chosen]
-                return blocks[0] if len(blocks) == 1 else Unit(blocks)
+                return blocks[0] if len(blocks) == 1 else Chain(blocks)
 
             return Stack(make_unit, repeats, scan=config.scan, remat=config.remat, rngs=rngs)
 
         if sections:
-            self.stack = Unit([make_stack([i]) for i in range(len(pattern))])
+            self.stack = Chain([make_stack([i]) for i in range(len(pattern))])
         else:
             self.stack = make_stack(range(len(pattern)))
-        self.causal, self.state_growth = self.stack.causal, self.stack.state_growth
-        self.max_length = self.stack.max_length
+        self._take_after(self.stack)
         final = None
         if config.norm_position == "pre":
             dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
             final = Norm(config.norm, config.d_model, eps=config.norm_eps, **dtypes, rngs=rngs)
         self.norm = nnx.data(final)
 
-    def _initial(self, batch_size: int) -> PyTree:
-        return self.stack._initial(batch_size)
+    def parts(self) -> tuple[Mixer, ...]:
+        """The stack."""
+        return (self.stack,)
 
-    def state_size(self) -> int:
-        """That of all blocks."""
-        return self.stack.state_size()
-
-    def initial_shared(self, x: Array) -> PyTree:
-        """That of the blocks."""
-        return self.stack.initial_shared(x)
-
-    def _mix(self, x, inner, ctx):
+    def _through(self, x: Float[Array, "B L D"], run: Run, ctx: Context) -> Array:
         if ctx.shared is None:
             ctx.shared = self.initial_shared(x)
-        x, inner = self.stack._mix(x, inner, ctx)
-        return (x if self.norm is None else self.norm(x, ctx)), inner
+        x = run(self.stack, x)
+        return x if self.norm is None else self.norm(x, ctx)
 
 
 def aux_losses(module: nnx.Module) -> Float[Array, ""]:
-    """The sum of all auxiliary losses that the last call wrote."""
+    """The sum of all auxiliary losses that the last call in training mode wrote."""
     terms = jax.tree.leaves(nnx.state(module, AuxLoss))
     return sum((term.sum() for term in terms), start=jnp.zeros(()))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
+from seqzoo.models.construct import Construction
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.conv.short import short_conv
@@ -66,9 +67,9 @@ class Bidirectional(Mixer):
         ways = ctx.shared if shares else (None, None)
         onward = Context(ctx.segments, ctx.rngs, ways[0])
         flipped = Context(ctx.segments.flip(), ctx.rngs, ways[1])
-        ahead = self.forward._mix(x, None, onward)[0]
+        ahead = self.forward.apply(x, None, onward)[0]
         backward = self.forward if self.backward is None else self.backward
-        behind = backward._mix(jnp.flip(x, 1), None, flipped)[0]
+        behind = backward.apply(jnp.flip(x, 1), None, flipped)[0]
         if shares:
             ctx.shared = onward.shared, flipped.shared
         if self.exclusive:
@@ -77,6 +78,18 @@ class Bidirectional(Mixer):
         if self.combine == "sum":
             return ahead + behind, ()
         return self.out_proj(jnp.concatenate([ahead, behind], -1)), ()
+
+
+def _both_ways(cls: type[Mixer], args: tuple, options: dict[str, Any], wrap: dict[str, Any]):
+    """`cls(..., causal=False)` where that is not native; `wrap` holds options of Bidirectional."""
+    shared = wrap.pop("shared", False)
+    forward = cls(*args, **options)
+    backward = None if shared else cls(*args, **options)
+    common = {name: options[name] for name in ("dtype", "param_dtype") if name in options}
+    return Bidirectional(forward, backward, forward.d_model, **common, **wrap, rngs=options["rngs"])
+
+
+Construction.both_ways = staticmethod(_both_ways)
 
 
 def delay(y: Float[Array, "B L D"], layout: Segments) -> Float[Array, "B L D"]:

@@ -50,8 +50,7 @@ class DepthwiseConv(nnx.Module):
         self, x: Float[Array, "B L D"], window: Float[Array, "B W-1 D"] | None, segments: Segments
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B W-1 D"]]:
         """The filtered inputs and the window after the last real token."""
-        layout = segments if segments.masked else None
-        y, window = short_conv(x, self.kernel[...], window, segment_ids=layout)
+        y, window = short_conv(x, self.kernel[...], window, segment_ids=segments)
         if self.bias is not None:
             y = y + self.bias[...].astype(y.dtype)
         return y, window

@@ -9,26 +9,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
+from seqzoo.models import door
 from seqzoo.models.backbone import Backbone, BackboneConfig
+from seqzoo.models.composite import Composite, Run
 from seqzoo.models.contrastive import ContrastHead
 from seqzoo.models.layers import ConvPositions, Norm, dropout
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState
+from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState, forward, real_only
 from seqzoo.models.positions import sinusoidal
-from seqzoo.models.registry import MIXERS, resolve
+from seqzoo.models.registry import MIXERS, resolve, with_room
 from seqzoo.models.spec import ModelSpec
 
 
-class Encoder(Mixer):
+class Encoder(Composite):
     """Embedding, positions and backbone: tokens [B, L] or features [B, L, F] to [B, L, D].
 
     Positions count the real tokens of a segment. State: the backbone's, and before it that of
     positions="conv".
     """
-
-    looks_both_ways = True
 
     def __init__(
         self,
@@ -58,37 +58,38 @@ class Encoder(Mixer):
             norm = Norm(config.norm, d, eps=config.norm_eps, **dtypes)
         self.conv, self.norm = nnx.data(conv), nnx.data(norm)
         self.positions, self.length, self.rate = config.positions, spec.length, config.dropout
+        options = with_room(pattern, options, spec.length)
         self.backbone = Backbone(pattern, config, options, rngs=rngs)
-        self.causal, self.state_growth = self.backbone.causal, self.backbone.state_growth
-        self.max_length = self.backbone.max_length
-        if conv is not None and self.state_growth == "constant":
-            self.state_growth = "window"
+        self.bare, self.features = conv is None, spec.features
+        self._take_after(*self.parts())
         if config.positions == "learned":  # there is no position after the last
             self.state_growth = "linear"
             self.max_length = min(self.length, self.max_length or self.length)
 
-    def _initial(self, batch_size: int) -> PyTree:
-        inner = self.backbone._initial(batch_size)
-        return inner if self.conv is None else (self.conv._initial(batch_size), inner)
+    def parts(self) -> tuple[Mixer, ...]:
+        """The convolution of positions, where there is one, and the backbone."""
+        return (self.backbone,) if self.conv is None else (self.conv, self.backbone)
 
-    def state_size(self) -> int:
-        """The backbone's, and that of the convolution."""
-        own = 0 if self.conv is None else self.conv.state_size()
-        return own + self.backbone.state_size()
+    def initial_shared(self, x: Array) -> None:
+        """Nothing: the backbone sees to it."""
 
-    def _mix(self, x: Array, inner: PyTree, ctx: Context):
-        h, window = self.embed(x), None
+    def _check_input(self, x: Array) -> None:
+        if self.features is not None:
+            return door.check_rows(x, self.features, "a model of real inputs", "inputs")
+        return door.check_tokens(x, "a model of tokens")
+
+    def _through(self, x: Array, run: Run, ctx: Context) -> Array:
+        h = self.embed(x)
         if self.conv is not None:
-            window, inner = (None, None) if inner is None else inner
-            h, window = self.conv._mix(h, window, ctx)
+            h = run(self.conv, h)
         if self.positions == "sinusoidal":
-            h = h + sinusoidal(ctx.segments.position, h.shape[-1]).astype(h.dtype)
+            waves = sinusoidal(ctx.segments.position, h.shape[-1], dtype=self.wide)
+            h = h + waves.astype(h.dtype)
         elif self.positions == "learned":
             h = h + self.position_embed[...].astype(h.dtype)[ctx.segments.position]
         if self.norm is not None:
             h = self.norm(h, ctx)
-        h, inner = self.backbone._mix(dropout(h, self.rate, ctx), inner, ctx)
-        return h, inner if self.conv is None else (window, inner)
+        return run(self.backbone, dropout(h, self.rate, ctx))
 
 
 class SequenceModel(nnx.Module):
@@ -137,20 +138,12 @@ class SequenceModel(nnx.Module):
         inputs: Array,
         segment_ids: Int[Array, "..."] | None = None,
         *,
-        rngs: nnx.Rngs | None = None,
+        rngs: nnx.Rngs | Array | None = None,
     ) -> Float[Array, "..."]:
-        """Outputs in float32 at least; `rngs` in training mode only."""
-        if self.head == "two_tower":
-            return self._two_tower(inputs, segment_ids, rngs)
-        h = self.encoder(inputs, segment_ids, rngs=rngs)
-        if self.head == "contrast":
-            made = self.contrast(self.encoder.embed(inputs), h)
-            return made.astype(jnp.promote_types(made.dtype, jnp.float32))
-        if self.head == "classify":
-            h = pool(h, segment_ids, self.pooling)
-        elif self.head == "autoencode":
-            h = self._spread(pool(h, segment_ids, self.pooling), h.shape[1])
-        return self._out(h)
+        """Outputs in float32 at least; `rngs` in training mode only. See `Mixer` for the rest."""
+        rngs = door.as_rngs(rngs, "a model")
+        self.encoder.check(*self._rows(inputs, None, segment_ids))
+        return door.through(_outputs, self, inputs, None, segment_ids, rngs=rngs)[0]
 
     def init_state(self, batch_size: int) -> StreamState:
         """The state before the first token, for heads with one output a position."""
@@ -163,12 +156,13 @@ class SequenceModel(nnx.Module):
         state: StreamState,
         segment_ids: Int[Array, "B C"] | None = None,
         *,
-        rngs: nnx.Rngs | None = None,
+        rngs: nnx.Rngs | Array | None = None,
     ) -> tuple[Float[Array, "B C O"], StreamState]:
         """Continues every row; see `Mixer.extend`."""
         self._check_streams()
-        h, state = self.encoder.extend(inputs, state, segment_ids, rngs=rngs)
-        return self._out(h), state
+        rngs = door.as_rngs(rngs, "a model")
+        self.encoder.check_stream(inputs, state, segment_ids)
+        return door.through(_continued, self, inputs, state, segment_ids, rngs=rngs)
 
     @property
     def state_growth(self) -> StateGrowth:
@@ -183,19 +177,28 @@ class SequenceModel(nnx.Module):
         logits = self.encoder.embed.attend(self.head_scale * h) if self.tied else self.out_proj(h)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
-    def _two_tower(self, inputs: Array, segment_ids: Array | None, rngs: nnx.Rngs | None):
-        batch = inputs.shape[0]
-        rows = inputs.reshape(2 * batch, *inputs.shape[2:])
-        ids = None if segment_ids is None else segment_ids.reshape(2 * batch, -1)
-        h = pool(self.encoder(rows, ids, rngs=rngs), ids, self.pooling)
-        u, v = jnp.moveaxis(h.reshape(batch, 2, -1), 1, 0)
+    def _rows(self, inputs: Array, state: None, ids: Array | None) -> tuple:
+        """What the encoder reads: of pairs, both one after the other."""
+        if self.head != "two_tower":
+            return inputs, state, ids
+        door.check_array(inputs, "a model of pairs", "inputs")
+        if inputs.ndim < 3 or inputs.shape[1] != 2:
+            raise ValueError(
+                f"a two_tower head compares pairs, inputs [B, 2, L]; got {tuple(inputs.shape)}"
+            )
+        door.check_ids(ids, inputs.shape[:3], "a model of pairs")
+        rows = inputs.reshape(2 * inputs.shape[0], *inputs.shape[2:])
+        return rows, state, None if ids is None else ids.reshape(rows.shape[:2])
+
+    def _compared(self, h: Float[Array, "2B D"]) -> Float[Array, "B O"]:
+        u, v = jnp.moveaxis(h.reshape(-1, 2, h.shape[-1]), 1, 0)
         return self._out(jax.nn.gelu(self.in_proj(jnp.concatenate([u, v, u - v, u * v], -1))))
 
     def _spread(self, h: Float[Array, "B D"], length: int) -> Float[Array, "B L D"]:
         """What the decoder makes of one vector at every position."""
         first, second = self.decoder
-        places = sinusoidal(jnp.arange(length), h.shape[-1]).astype(h.dtype)
-        return second(jax.nn.gelu(first(h[:, None] + places)))
+        places = sinusoidal(jnp.arange(length), h.shape[-1], dtype=self.encoder.wide)
+        return second(jax.nn.gelu(first(h[:, None] + places.astype(h.dtype))))
 
     def _check_streams(self) -> None:
         if self.head not in ("lm", "regress"):
@@ -203,6 +206,42 @@ class SequenceModel(nnx.Module):
                 f"a {self.head} head needs the whole row and cannot be streamed; stream "
                 "model.encoder and pool what it gives"
             )
+
+
+def _outputs(
+    model: SequenceModel, inputs: Array, state: None, ids: Array | None, rngs: nnx.Rngs | None
+) -> tuple[Array, None]:
+    return _read(model, inputs, ids, rngs), None
+
+
+def _read(model: SequenceModel, inputs: Array, ids: Array | None, rngs: nnx.Rngs | None) -> Array:
+    """Every head from what its encoder gives."""
+    inputs, _, ids = model._rows(inputs, None, ids)
+    valid = None if ids is None else ids > 0
+    inputs = real_only(inputs, valid)
+    h, _ = forward(model.encoder, inputs, None, ids, rngs)
+    if model.head == "contrast":
+        made = model.contrast(model.encoder.embed(inputs), h)
+        return made.astype(jnp.promote_types(made.dtype, jnp.float32))
+    if model.head in ("lm", "regress"):
+        return real_only(model._out(h), valid)
+    pooled = pool(h, ids, model.pooling)
+    if model.head == "two_tower":
+        return model._compared(pooled)
+    if model.head == "autoencode":
+        return real_only(model._out(model._spread(pooled, h.shape[1])), valid)
+    return model._out(pooled)
+
+
+def _continued(
+    model: SequenceModel,
+    inputs: Array,
+    state: StreamState,
+    ids: Array | None,
+    rngs: nnx.Rngs | None,
+) -> tuple[Array, StreamState]:
+    h, state = forward(model.encoder, inputs, state, ids, rngs)
+    return real_only(model._out(h), None if ids is None else ids > 0), state
 
 
 def build_model(
@@ -228,7 +267,7 @@ def build_model(
 def default_backbone(model: str) -> BackboneConfig:
     """The block options that belong to `model`: a preset's, or the defaults."""
     preset = resolve(model)
-    causal = all(MIXERS[name].module.causal_form for name in preset.pattern)
+    causal = all(MIXERS[name].causal_form for name in preset.pattern)
     config = BackboneConfig(depth=max(2, len(preset.pattern)), causal=causal)
     return dataclasses.replace(config, **preset.backbone)
 
@@ -251,7 +290,7 @@ def pool(
 
 
 def _check_packing(spec: ModelSpec, pattern: tuple[str, ...]) -> None:
-    unpacked = [name for name in pattern if MIXERS[name].module.packing == "none"]
+    unpacked = [name for name in pattern if MIXERS[name].packing == "none"]
     if spec.packed and unpacked:
         raise ValueError(
             f"this task packs several segments into a row, and {unpacked[0]} takes one segment a "

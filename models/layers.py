@@ -35,7 +35,7 @@ def dropout(x: Float[Array, "B L D"], rate: float, ctx: Context) -> Float[Array,
     """Inverted dropout in training mode, the identity otherwise."""
     if rate == 0.0 or not ctx.training:
         return x
-    keep = jax.random.bernoulli(ctx.rngs.dropout(), 1.0 - rate, x.shape)
+    keep = jax.random.bernoulli(ctx.key(), 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
@@ -71,8 +71,16 @@ class Norm(nnx.Module):
         if self.kind != "batch":
             return self.norm(x)
         layout = ctx.segments
-        mask = layout.valid[..., None] if ctx.training and layout.masked else None
-        return self.norm(x, use_running_average=not ctx.training, mask=mask)
+        if not ctx.training:
+            return self.norm(x, use_running_average=True)
+        if not layout.masked:
+            return self.norm(x, use_running_average=False)
+        some = layout.valid.any()  # a batch of padding alone has no statistics
+        before = [average[...] for average in (self.norm.mean, self.norm.var)]
+        x = self.norm(x, use_running_average=False, mask=(layout.valid | ~some)[..., None])
+        for average, old in zip((self.norm.mean, self.norm.var), before, strict=True):
+            average[...] = jnp.where(some, average[...], old)
+        return x
 
 
 class FeedForward(Mixer):
@@ -130,8 +138,6 @@ class ShortConv(Mixer):
     State: the last width - 1 inputs, (width - 1) d_model elements.
     """
 
-    state_growth = "window"
-
     def __init__(
         self,
         d_model: int,
@@ -143,13 +149,12 @@ class ShortConv(Mixer):
     ):
         if width < 1:
             raise ValueError(f"a short convolution needs a width of at least 1; got {width=}")
-        self.d_model, self.width, self.dtype = d_model, width, dtype
+        self.width = width
         noise = jax.random.normal(rngs.params(), (width, d_model), param_dtype)
         self.conv = nnx.Param(noise / (2 * width**0.5) + jnp.eye(width, dtype=param_dtype)[:, -1:])
 
     def _initial(self, batch_size: int) -> Float[Array, "B W D"]:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        return jnp.zeros((batch_size, self.width - 1, self.d_model), dtype)
+        return jnp.zeros((batch_size, self.width - 1, self.d_model), self.wide)
 
     def state_size(self) -> int:
         """(width - 1) d_model."""
@@ -157,8 +162,7 @@ class ShortConv(Mixer):
 
     def _mix(self, x, inner, ctx):
         y, window = short_conv(x, self.conv[...], inner, segment_ids=ctx.segments)
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        return y.astype(x.dtype), window.astype(dtype)
+        return y, window.astype(self.wide)
 
 
 class ConvPositions(Mixer):

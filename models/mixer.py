@@ -8,13 +8,19 @@
 padding taken out, is a segment, and nothing passes between segments. Without it every token is real
 and belongs to one segment. In `extend`, padding leaves a row's state untouched, and a token with
 another id than the one kept in the state starts afresh. `extend` over any split equals the parallel
-form.
+form. Whatever stands at padding (NaN, a token outside the vocabulary) is not seen; outputs there
+are 0 and pass no gradient. Rows may have no tokens, and batches no rows.
 
-`rngs` is given in training mode and only then: it switches on dropout and batch statistics.
+x is floating-point of any width. It is computed in the mixer's `dtype`; the output has x's dtype,
+and states keep the one that `init_state` gives them: at least float32, but for the keys and values
+of attention, which are kept in `dtype`.
+
+`rngs`, streams or a key, is given in training mode and only then: it switches on dropout and batch
+statistics. Evaluation writes nothing into the module.
 
 A mixer writes two methods: `_initial` (the state before the first token) and `_mix` (both forms).
-Composite modules (a block, a whole backbone) are mixers too and call `_mix` of their parts with the
-same `Context`, so that segments are read once. All of this knows nothing of any single mixer.
+Composite modules (a block, a whole backbone) are mixers too and call `apply` of their parts with
+the same `Context`, so that segments are read once. All of this knows nothing of any single mixer.
 
 Parameter names come from this vocabulary, so that one table of sharding rules serves all:
   embed; in_proj, q_proj, k_proj, v_proj, gate_proj, out_proj (kernels [in, out], biases);
@@ -27,17 +33,21 @@ Parameter names come from this vocabulary, so that one table of sharding rules s
 from __future__ import annotations
 
 import abc
-import dataclasses
-import inspect
-from typing import Any, ClassVar, Literal, NamedTuple
+import functools
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
+from seqzoo.models import door
+from seqzoo.models.construct import Construction
 from seqzoo.models.ops.layout.segments import Segments, all_real, first_id, last_real, segments
 
+FloatName = Literal["float32", "bfloat16", "float16", "float64"]
 Packing = Literal["native", "none"]
 StateGrowth = Literal["constant", "window", "linear"]
 
@@ -78,16 +88,38 @@ class Context:
         """Whether dropout is on and batch statistics are taken from the batch."""
         return self.rngs is not None
 
+    def key(self) -> Array:
+        """The next key of the stream `dropout`, in training mode."""
+        return door.stream(self.rngs, "dropout", "training mode")
 
-class Mixer(nnx.Module, abc.ABC):
-    """A map [B, L, D] -> [B, L, D] along the sequence; see the module docstring for its laws."""
 
+class Mixer(nnx.Module, metaclass=Construction):
+    """A map [B, L, D] -> [B, L, D] along the sequence; see the module docstring for its laws.
+
+    `d_model` and `dtype` are those of the constructor, read there for all mixers alike.
+    """
+
+    d_model: int | None = None  # D; None: any
+    dtype: DTypeLike = jnp.float32  # in which x comes to `_mix`
+    cache_dtype: DTypeLike | None = None  # of cached keys and values; None: `dtype`
     causal: bool = True
-    packing: ClassVar[Packing] = "native"  # "none": static shapes forbid packed rows; padding holds
+    packing: Packing = "native"  # "none": static shapes forbid packed rows; padding holds
     state_growth: StateGrowth = "constant"
     looks_both_ways: ClassVar[bool] = False  # whether causal=False is native (else it is wrapped)
     causal_form: ClassVar[bool] = True  # False: it mixes whole rows, and there is no causal=True
-    max_length: int | None = None  # most tokens of a segment, where state_growth is "linear"
+    max_length: int | None = None  # most tokens of a segment, where there is such a limit
+    depends_on_layer: ClassVar[bool] = False  # whether the constructor takes layer=(index, depth)
+    num_heads: int = 1  # equal parts of what comes to `out_proj`, each with a gain in NormFormer
+
+    @property
+    def wide(self) -> jnp.dtype:
+        """`dtype`, but at least float32: of recurrences, decays, norms and states."""
+        return jnp.promote_types(self.dtype, jnp.float32)
+
+    @property
+    def kept(self) -> jnp.dtype:
+        """The dtype of cached keys and values."""
+        return jnp.dtype(self.dtype if self.cache_dtype is None else self.cache_dtype)
 
     @abc.abstractmethod
     def _initial(self, batch_size: int) -> PyTree:
@@ -95,7 +127,7 @@ class Mixer(nnx.Module, abc.ABC):
 
     @abc.abstractmethod
     def _mix(self, x: Float[Array, "B L D"], inner: PyTree, ctx: Context) -> tuple[Array, PyTree]:
-        """Outputs and the state after the last real token.
+        """Outputs and the state after the last real token, in any dtypes.
 
         `inner` is None in the parallel form, where what comes back as state is ignored. In the
         streaming form run 0 of `ctx.segments` continues `inner`.
@@ -105,28 +137,45 @@ class Mixer(nnx.Module, abc.ABC):
     def state_size(self) -> int:
         """Elements of `inner` for one sequence, by the formula of the class's docstring."""
 
+    @classmethod
+    def longer(cls, options: Mapping[str, Any], length: int) -> dict[str, Any]:
+        """What makes `max_length` of `options` to `length` and changes nothing else."""
+        return {"max_length": length}
+
     def initial_shared(self, x: Float[Array, "B L D"]) -> PyTree:
         """What `ctx.shared` holds before the first layer; None where nothing is shared."""
         return None
+
+    def apply(self, x: Float[Array, "B L D"], inner: PyTree, ctx: Context) -> tuple[Array, PyTree]:
+        """`_mix` with outputs in x's dtype and states in theirs, for modules made of mixers."""
+        y, after = self._mix(x, inner, ctx)
+        if inner is not None:
+            after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, inner)
+        return y.astype(self._given(x)), None if inner is None else after
 
     def __call__(
         self,
         x: Float[Array, "B L D"],
         segment_ids: Int[Array, "B L"] | None = None,
         *,
-        rngs: nnx.Rngs | None = None,
+        rngs: nnx.Rngs | Array | None = None,
     ) -> Float[Array, "B L D"]:
-        """The parallel form: every position of every row at once."""
-        self._check(x, segment_ids)
-        layout = all_real(x.shape[1]) if segment_ids is None else segments(segment_ids)
-        ctx = Context(layout, rngs, self.initial_shared(x))
-        return self._mix(x, None, ctx)[0]
+        """The parallel form: every position of every row at once.
+
+        Raises ValueError for anything but floating-point rows of width `d_model`, and for segments
+        longer than `max_length` where there is such a limit (inside jit, where that cannot be
+        known, what lies past it becomes NaN).
+        """
+        rngs = door.as_rngs(rngs, type(self).__name__)
+        self.check(x, None, segment_ids)
+        return door.through(forward, self, x, None, segment_ids, rngs=rngs)[0]
 
     def init_state(self, batch_size: int) -> StreamState:
         """The state before the first token. Raises ValueError for a mixer that looks both ways."""
         self._check_causal()
         nothing = jnp.zeros(batch_size, jnp.int32)
-        return StreamState(nothing, nothing, self._initial(batch_size))
+        # Each leaf a buffer of its own, so that a step may be given them all (`donate_argnums`).
+        return jax.tree.map(jnp.copy, StreamState(nothing, nothing, self._initial(batch_size)))
 
     def extend(
         self,
@@ -134,52 +183,46 @@ class Mixer(nnx.Module, abc.ABC):
         state: StreamState,
         segment_ids: Int[Array, "B C"] | None = None,
         *,
-        rngs: nnx.Rngs | None = None,
+        rngs: nnx.Rngs | Array | None = None,
     ) -> tuple[Float[Array, "B C D"], StreamState]:
         """Continues every row by C tokens: prefill, a chunk or one step.
 
         Without `segment_ids` all tokens are real and continue the current segment. `rngs` as in a
-        call, for training on a text in parts (truncated back-propagation). Raises
-        ValueError for a mixer that looks both ways, and where a state of declared maximum is full
-        (inside jit, where that cannot be known, such rows become NaN).
+        call, for training on a text in parts (truncated back-propagation). Raises ValueError as a
+        call does, for a mixer that looks both ways, and for a state of another batch size.
         """
-        self._check_causal()
-        self._check(x, segment_ids)
-        if segment_ids is None:
-            layout = all_real(x.shape[1], state.position)
-            segment_id = jnp.maximum(state.segment_id, 1)
-            position = state.position + x.shape[1]
-        else:
-            layout = segments(segment_ids, state.segment_id, state.position)
-            first = first_id(segment_ids)
-            afresh = (first > 0) & (first != state.segment_id)
-            fresh = self._initial(x.shape[0])
-            state = state._replace(inner=_where_rows(afresh, fresh, state.inner))
-            last = last_real(layout.valid)[:, None]
-            some = last[:, 0] >= 0
-            last = jnp.maximum(last, 0)
-            at_last = jnp.take_along_axis(layout.position, last, axis=1)[:, 0] + 1
-            position = jnp.where(some, at_last, state.position)
-            last_id = jnp.take_along_axis(segment_ids, last, axis=1)[:, 0]
-            segment_id = jnp.where(some, last_id, state.segment_id)
-        full = self._check_room(layout)
-        y, inner = self._mix(x, state.inner, Context(layout, rngs, self.initial_shared(x)))
-        if full is not None:
-            y = jnp.where(full[..., None], jnp.nan, y)
-        dtype = state.position.dtype
-        return y, StreamState(segment_id.astype(dtype), position.astype(dtype), inner)
+        rngs = door.as_rngs(rngs, type(self).__name__)
+        self.check_stream(x, state, segment_ids)
+        return door.through(forward, self, x, state, segment_ids, rngs=rngs)
 
-    def _check(self, x: Array, segment_ids: Array | None) -> None:
-        name = type(self).__name__
-        if segment_ids is None:
-            return
-        if segment_ids.shape != x.shape[:2]:
+    def check_stream(self, x: Array, state: StreamState, ids: Array | None) -> None:
+        """Raises ValueError for arguments of `extend` that cannot be."""
+        self._check_causal()
+        if not isinstance(state, StreamState):
             raise ValueError(
-                f"{name}: segment_ids must have the shape {x.shape[:2]} of x's batch and length; "
-                f"got {segment_ids.shape}"
+                f"{type(self).__name__}.extend continues a state, init_state(batch_size) or what "
+                f"the last call gave; got {type(state).__name__}"
             )
-        if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
-            raise ValueError(f"{name}: segment_ids must be integers; got {segment_ids.dtype}")
+        self.check(x, state, ids)
+
+    def check(self, x: Array, state: StreamState | None, ids: Array | None) -> None:
+        """Raises ValueError for arguments of a call that cannot be."""
+        name = type(self).__name__
+        self._check_input(x)
+        door.check_ids(ids, x.shape[:2], name)
+        if state is not None and state.position.shape != x.shape[:1]:
+            raise ValueError(
+                f"{name}: x has {x.shape[0]} rows and the state {len(state.position)}; "
+                f"begin with init_state({x.shape[0]})"
+            )
+        self._check_known(x.shape, state, ids)
+
+    def _check_input(self, x: Array) -> None:
+        door.check_rows(x, self.d_model, type(self).__name__)
+
+    def _given(self, x: Array) -> jnp.dtype:
+        """The dtype of the outputs for x."""
+        return x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.dtype(self.dtype)
 
     def _check_causal(self) -> None:
         if not self.causal:
@@ -188,82 +231,91 @@ class Mixer(nnx.Module, abc.ABC):
                 "cannot be extended token by token; build it with causal=True to stream"
             )
 
-    def _one_segment(self, y: Float[Array, "B L D"], layout: Segments) -> Float[Array, "B L D"]:
-        """For packing = "none": an error for packed rows where they are known, else NaN in them."""
-        if not layout.masked:
-            return y
-        packed = (layout.run > 0).any(1)
-        if not isinstance(packed, jax.core.Tracer) and bool(packed.any()):
+    def _check_known(self, shape: tuple[int, ...], state: StreamState | None, ids) -> None:
+        """Raises ValueError for what a limit forbids, where shapes or values tell."""
+        if 0 in shape[:2] or (self.max_length is None and self.packing == "native"):
+            return
+        most, packed = shape[1] if ids is None else 0, False
+        last = (None, None) if state is None else (state.segment_id, state.position)
+        if door.known((ids, last)) and (ids is not None or state is not None):
+            most, packed = door.extent(shape[1], ids, *last)
+        if self.max_length is not None and most > self.max_length:
+            raise ValueError(
+                f"{type(self).__name__} takes at most max_length={self.max_length} tokens of a "
+                f"segment; this call goes to {int(most)}. Build it with a larger max_length"
+                + ("" if state is None else " or reset the state")
+            )
+        if self.packing == "none" and packed:
             raise ValueError(
                 f"{type(self).__name__} mixes whole rows and takes one segment a row (padding may "
                 "be anywhere); got packed rows: give each segment a row of its own"
             )
-        return jnp.where(packed[:, None, None], jnp.nan, y)
-
-    def _check_room(self, layout: Segments) -> Array | None:
-        """Positions past a declared maximum: an error where they are known, else a mask."""
-        if self.state_growth != "linear" or self.max_length is None:
-            return None
-        full = layout.position >= self.max_length
-        if layout.valid is not None:
-            full = full & layout.valid
-        if not isinstance(full, jax.core.Tracer) and bool(full.any()):
-            raise ValueError(
-                f"{type(self).__name__} keeps at most max_length={self.max_length} tokens of a "
-                f"segment; this call goes to {int(layout.position.max()) + 1}. Build it with a "
-                "larger max_length or reset the state"
-            )
-        return full
 
 
-def only_both_ways(mixer: type[Mixer], causal: bool) -> None:
-    """Raises ValueError for causal=True where there is no such form."""
-    if causal:
-        raise ValueError(
-            f"{mixer.__name__} mixes whole rows: it has no causal form, so it cannot stream or "
-            "predict what comes next; set causal=False"
-        )
+def forward(
+    mixer: Mixer, x: Array, state: StreamState | None, ids: Array | None, rngs: nnx.Rngs | None
+) -> tuple[Array, StreamState | None]:
+    """Both forms of any mixer: outputs, and the state after them where there is one before."""
+    given, inner = mixer._given(x), None
+    if 0 in x.shape[:2]:
+        width = x.shape[2] if mixer.d_model is None else mixer.d_model
+        return jnp.zeros((*x.shape[:2], width), given), state
+    x = x.astype(mixer.dtype) if x.dtype == given else x
+    ids = None if ids is None else ids.astype(jnp.int32)
+    if state is None:
+        layout = all_real(x.shape[1]) if ids is None else segments(ids)
+    elif ids is None:
+        layout, inner = all_real(x.shape[1], state.position), state.inner
+        segment_id, position = jnp.maximum(state.segment_id, 1), state.position + x.shape[1]
+    else:
+        layout, inner = segments(ids, state.segment_id, state.position), _forget(mixer, ids, state)
+        segment_id, position = _last_token(ids, layout, state)
+    x = real_only(x, layout.valid)
+    y, inner = mixer.apply(x, inner, Context(layout, rngs, mixer.initial_shared(x)))
+    bad = _forbidden(mixer, layout, state is not None)
+    y = real_only(y if bad is None else jnp.where(bad[..., None], jnp.nan, y), layout.valid)
+    if state is None:
+        return y.astype(given), None
+    after = StreamState(segment_id, position, inner)
+    return y.astype(given), jax.tree.map(lambda new, old: new.astype(old.dtype), after, state)
 
 
-def _where_rows(rows: Array, new: PyTree, old: PyTree) -> PyTree:
+def real_only(x: Shaped[Array, "B L ..."], valid: Bool[Array, "B L"] | None) -> Array:
+    """x with 0 at padding, whatever stood there; no gradient passes there."""
+    if valid is None:
+        return x
+    return jnp.where(valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, 0)
+
+
+def _forget(mixer: Mixer, ids: Int[Array, "B C"], state: StreamState) -> PyTree:
+    """The inner state, begun anew in rows whose first real token belongs to another segment."""
+    first = first_id(ids)
+    afresh = (first > 0) & (first != state.segment_id)
+
     def pick(new: Array, old: Array) -> Array:
-        return jnp.where(rows.reshape(rows.shape + (1,) * (old.ndim - 1)), new, old)
+        return jnp.where(afresh.reshape(afresh.shape + (1,) * (old.ndim - 1)), new, old)
 
-    return jax.tree.map(pick, new, old)
-
-
-# Configurations: the same fields as the constructor, written once.
+    return jax.tree.map(pick, mixer._initial(len(ids)), state.inner)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MixerConfig:
-    """The options of one mixer; `build` makes it."""
-
-    module: ClassVar[type[Mixer]]
-
-    def build(self, d_model: int, *, rngs: nnx.Rngs, **more: Any) -> Mixer:
-        """The mixer of width `d_model`; `more` overrides fields and adds what is no option."""
-        return self.module(d_model, **{**dataclasses.asdict(self), **more}, rngs=rngs)
-
-
-# Arguments that the stack sets for all its layers alike, so that they are no options of one mixer.
-NOT_OPTIONS = ("self", "d_model", "rngs", "causal", "dtype", "param_dtype", "layer")
-
-
-def config_of(module: type[Mixer]) -> type[MixerConfig]:
-    """The config dataclass with the keyword arguments of `module` as fields."""
-    hints = inspect.get_annotations(module.__init__, eval_str=True)
-    fields = []
-    for name, argument in inspect.signature(module.__init__).parameters.items():
-        if name in NOT_OPTIONS:
-            continue
-        if argument.default is inspect.Parameter.empty:
-            raise TypeError(f"{module.__name__}: option {name!r} needs a default")
-        fields.append((name, hints[name], dataclasses.field(default=argument.default)))
-    made = dataclasses.make_dataclass(
-        f"{module.__name__}Config", fields, bases=(MixerConfig,), frozen=True, kw_only=True
+def _last_token(ids: Int[Array, "B C"], layout: Segments, state: StreamState):
+    """The id of each row's last real token, and how many its segment has with it."""
+    last = last_real(layout.valid)[:, None]
+    at = jnp.maximum(last, 0)
+    position = jnp.take_along_axis(layout.position, at, axis=1)[:, 0] + 1
+    segment_id = jnp.take_along_axis(ids, at, axis=1)[:, 0]
+    some = last[:, 0] >= 0
+    return (
+        jnp.where(some, segment_id, state.segment_id),
+        jnp.where(some, position, state.position),
     )
-    made.module = module
-    made.__module__ = module.__module__
-    made.__doc__ = f"Options of {module.__name__}."
-    return made
+
+
+def _forbidden(mixer: Mixer, layout: Segments, streams: bool) -> Array | None:
+    """Where values forbid an output that shapes did not: past `max_length`, and packed rows."""
+    bad = []
+    if mixer.max_length is not None and (streams or layout.masked):
+        bad.append(layout.position >= mixer.max_length)
+    if mixer.packing == "none" and layout.masked:
+        bad.append((layout.run > 0).any(1, keepdims=True))
+    return functools.reduce(jnp.logical_or, bad) if bad else None

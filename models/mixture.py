@@ -117,7 +117,7 @@ class MixtureOfExperts(Mixer):
         if capacity_factor <= 0:
             raise ValueError(f"capacity_factor must be positive; got {capacity_factor=}")
         self.num_experts, self.top_k, self.capacity_factor = num_experts, top_k, capacity_factor
-        self.balance, self.router_z, self.dtype = balance, router_z, dtype
+        self.balance, self.router_z = balance, router_z
         hidden = max(1, round(expansion * d_model))
         self.router_proj = Linear(
             d_model, num_experts, use_bias=False, param_dtype=param_dtype, rngs=rngs
@@ -149,7 +149,7 @@ class MixtureOfExperts(Mixer):
             y = self._capped(flat, choices)
         else:
             y = self._dropless(flat, choices)
-        return y.astype(x.dtype).reshape(x.shape), ()
+        return y.reshape(x.shape), ()
 
     def _choose(self, logits: Float[Array, "T E"], real: Bool[Array, "T"]) -> Choices:
         p, expert = jax.lax.top_k(jax.nn.softmax(logits), self.top_k)

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.bidirectional import Bidirectional
+from seqzoo.models.composite import Composite, Run
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 
@@ -38,28 +39,21 @@ class HeadScaledLinear(Linear):
         return super().__call__(x * gain.astype(x.dtype))
 
 
-class Scaled(Mixer):
+class Scaled(Composite):
     """A mixer without output projection, its output times one learned number. State: its own."""
+
+    bare = True
 
     def __init__(self, mixer: Mixer, param_dtype: DTypeLike):
         self.mixer, self.scale = mixer, nnx.Param(jnp.ones(1, param_dtype))
-        self.causal, self.state_growth = mixer.causal, mixer.state_growth
-        self.max_length = mixer.max_length
+        self._take_after(mixer)
 
-    def _initial(self, batch_size: int):
-        return self.mixer._initial(batch_size)
+    def parts(self) -> tuple[Mixer, ...]:
+        """The mixer."""
+        return (self.mixer,)
 
-    def state_size(self) -> int:
-        """The mixer's."""
-        return self.mixer.state_size()
-
-    def initial_shared(self, x: Float[Array, "B L D"]):
-        """The mixer's."""
-        return self.mixer.initial_shared(x)
-
-    def _mix(self, x: Float[Array, "B L D"], inner, ctx: Context):
-        y, inner = self.mixer._mix(x, inner, ctx)
-        return y * self.scale[...].astype(y.dtype), inner
+    def _through(self, x: Float[Array, "B L D"], run: Run, ctx: Context) -> Array:
+        return run(self.mixer, x) * self.scale[...].astype(x.dtype)
 
 
 def scale_heads(mixer: Mixer, param_dtype: DTypeLike, *, rngs: nnx.Rngs) -> Mixer:
@@ -72,8 +66,6 @@ def scale_heads(mixer: Mixer, param_dtype: DTypeLike, *, rngs: nnx.Rngs) -> Mixe
     projection = getattr(mixer, "out_proj", None)
     if not isinstance(projection, Linear):
         return Scaled(mixer, param_dtype)
-    heads = getattr(mixer, "num_value_heads", None) or getattr(mixer, "num_heads", 1)
-    if projection.in_features % heads:
-        heads = 1
+    heads = 1 if projection.in_features % mixer.num_heads else mixer.num_heads
     mixer.out_proj = HeadScaledLinear(projection, heads, rngs=rngs)
     return mixer

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from seqzoo.models.heads import SequenceModel
@@ -67,10 +66,9 @@ def sample(
         raise ValueError(
             f"length is at least 1{limit}; got {length=} after a prompt of {prompt.shape[1]}"
         )
-    graphdef, variables = nnx.split(model)
     ids = jnp.ones(prompt.shape, jnp.int32) if segment_ids is None else segment_ids
     options = jnp.float32(temperature or 1.0), jnp.float32(top_p)
-    return _sampled(graphdef, variables, prompt, ids, key, options, length=length, rule=rule)
+    return _sampled(model, prompt, ids, key, options, length=length, rule=rule)
 
 
 def draw(
@@ -98,10 +96,9 @@ def _rule(temperature: float, top_k: int, top_p: float) -> _Rule:
     return _Rule(temperature == 0, top_k, top_p < 1)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("length", "rule"))
+@functools.partial(jax.jit, static_argnames=("length", "rule"))
 def _sampled(
-    graphdef: nnx.GraphDef,
-    variables: nnx.State,
+    model: SequenceModel,
     prompt: Array,
     ids: Array,
     key: Array,
@@ -110,18 +107,13 @@ def _sampled(
     length: int,
     rule: _Rule,
 ) -> Int[Array, "B length"]:
-    def extend(tokens: Array, state: tuple, ids: Array | None = None) -> tuple[Array, tuple]:
-        model = nnx.merge(graphdef, variables, copy=True)
-        return model.extend(tokens, state, ids)
-
-    first = nnx.merge(graphdef, variables, copy=True).init_state(len(prompt))
-    logits, state = extend(prompt, first, ids)
+    logits, state = model.extend(prompt, model.init_state(len(prompt)), ids)
     last = jnp.where(ids > 0, jnp.arange(ids.shape[1]), 0).max(1)
     logits = jnp.take_along_axis(logits, last[:, None, None], axis=1)[:, 0]
 
     def body(carry: tuple, t: Array) -> tuple[tuple, Array]:
         token, state = carry
-        logits, state = extend(token[:, None], state)
+        logits, state = model.extend(token[:, None], state)
         token = _draw(logits[:, 0], jax.random.fold_in(key, t), rule, options)
         return (token, state), token
 

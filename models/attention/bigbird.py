@@ -33,7 +33,7 @@ from seqzoo.models.attention.sparse_parts import (
     projections,
     turner,
 )
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.softmax.attention import attention
 from seqzoo.models.ops.softmax.block_sparse import attend_blocks, attend_from, join
@@ -62,7 +62,7 @@ class BigBird(Mixer):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`max_length`: most tokens of a segment while streaming, if blocks are drawn.
+        """`max_length`: most tokens of a segment, if causal and blocks are drawn.
 
         Raises ValueError for widths that do not divide, empty blocks and negative counts.
         """
@@ -74,9 +74,10 @@ class BigBird(Mixer):
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         made = projections(d_model, num_heads, **options)
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = made
-        self.num_heads, self.d_head, self.dtype = num_heads, d_model // num_heads, dtype
+        self.num_heads, self.d_head = num_heads, d_model // num_heads
         self.turn = turner(positions, self.d_head)
-        self.max_length = max_length if num_random else None
+        kept = max_length if num_random else None
+        self.max_length = kept if causal else None
         self.state_growth = "linear" if num_random else "window"
         self.pattern = BlockPattern(
             size=block_size,
@@ -85,13 +86,13 @@ class BigBird(Mixer):
             first=True,
             num_random=num_random,
             seed=seed,
-            max_length=self.max_length,
+            max_length=kept,
         )
         self.causal = causal
 
     def _initial(self, batch_size: int) -> KVCache:
         sizes = self.pattern.slots, self.num_heads, self.d_head
-        return empty_cache(batch_size, *sizes, self.dtype)
+        return empty_cache(batch_size, *sizes, self.kept)
 
     def state_size(self) -> int:
         """2 S d_model + 1, S = max_length where blocks are drawn, else (back + 2) C."""
@@ -106,7 +107,7 @@ class BigBird(Mixer):
             o = self._parallel(q, k, v, layout)
         else:
             o, inner = attend_stream(q, k, v, inner, layout, self.pattern, self.d_head**-0.5)
-        return self.out_proj(o.reshape(x.shape).astype(x.dtype)), inner
+        return self.out_proj(o.reshape(x.shape)), inner
 
     def _parallel(self, q: Array, k: Array, v: Array, layout: Segments) -> Array:
         length, scale = q.shape[1], self.d_head**-0.5
@@ -132,6 +133,3 @@ class BigBird(Mixer):
         whole = join([attend_from(index, found, *rows, blocks, scale)])
         mine = (blocks.number == 0) & (blocks.count > 1)
         return jnp.where(mine[..., None, None, None], whole, o)
-
-
-BigBirdConfig = config_of(BigBird)

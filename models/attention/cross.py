@@ -15,11 +15,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models import door
+from seqzoo.models.construct import Construction
 from seqzoo.models.linear import Linear
+from seqzoo.models.mixer import real_only
 from seqzoo.models.ops.softmax.attention import attention
 
 
-class CrossMixer(nnx.Module, abc.ABC):
+class CrossMixer(nnx.Module, metaclass=Construction):
     """A map [B, L, D], [B, S, E] -> [B, L, D] in which a token reads the context of its own id.
 
     A token with segment id i > 0 reads every context token with the id i, wherever it stands; 0 is
@@ -70,7 +73,7 @@ class CrossAttention(CrossMixer):
             )
         d_head = d_model // num_heads if d_head is None else d_head
         d_context = d_model if d_context is None else d_context
-        self.d_head, self.scale = d_head, scale
+        self.d_head, self.d_context, self.scale = d_head, d_context, scale
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.q_proj = Linear(d_model, num_heads * d_head, **options)
         self.k_proj = Linear(d_context, num_kv_heads * d_head, **options)
@@ -84,26 +87,43 @@ class CrossAttention(CrossMixer):
         segment_ids: Int[Array, "B L"] | None = None,
         context_segment_ids: Int[Array, "B S"] | None = None,
     ) -> Float[Array, "B L D"]:
-        """See `CrossMixer`. Raises ValueError where ids do not have the shape of their tokens."""
-        _check("segment_ids", x, segment_ids)
-        _check("context_segment_ids", context, context_segment_ids)
-        if segment_ids is not None or context_segment_ids is not None:
-            segment_ids, context_segment_ids = (
-                jnp.ones(a.shape[:2], jnp.int32) if ids is None else ids
-                for a, ids in ((x, segment_ids), (context, context_segment_ids))
-            )
-        heads = [
-            projection(a).reshape(*a.shape[:2], -1, self.d_head)
-            for projection, a in ((self.q_proj, x), (self.k_proj, context), (self.v_proj, context))
-        ]
-        tags = {"segment_ids": segment_ids, "k_segment_ids": context_segment_ids}
-        o = attention(*heads, scale=self.scale, **tags)
-        return self.out_proj(o.reshape(*x.shape[:2], -1).astype(x.dtype))
+        """See `CrossMixer`. Raises ValueError for inputs or ids that cannot be."""
+        name = type(self).__name__
+        door.check_rows(x, self.d_model, name)
+        door.check_rows(context, self.d_context, name, "context")
+        if len(x) != len(context):
+            raise ValueError(f"{name}: x has {len(x)} rows and their contexts {len(context)}")
+        door.check_ids(segment_ids, x.shape[:2], name)
+        door.check_ids(context_segment_ids, context.shape[:2], name, "context_segment_ids")
+        ids = (segment_ids, context_segment_ids)
+        return door.through(_read, self, x, None, context, *ids, rngs=None)[0]
 
 
-def _check(name: str, tokens: Array, ids: Array | None) -> None:
-    if ids is not None and ids.shape != tokens.shape[:2]:
-        raise ValueError(
-            f"CrossMixer: {name} must have the shape {tokens.shape[:2]} of their tokens; "
-            f"got {ids.shape}"
+def _read(
+    mixer: CrossAttention,
+    x: Array,
+    state: None,
+    context: Array,
+    ids: Array | None,
+    context_ids: Array | None,
+    rngs: None,
+) -> tuple[Array, None]:
+    """What the tokens read, 0 at padding."""
+    if 0 in x.shape[:2]:
+        return x, state
+    if context.shape[1] == 0:  # one token that nobody reads
+        context = jnp.zeros((len(x), 1, context.shape[2]), context.dtype)
+        context_ids = jnp.zeros((len(x), 1), jnp.int32)
+    valid = None if ids is None else ids > 0
+    if ids is not None or context_ids is not None:
+        ids, context_ids = (
+            jnp.ones(a.shape[:2], jnp.int32) if ids is None else ids.astype(jnp.int32)
+            for a, ids in ((x, ids), (context, context_ids))
         )
+        x, context = real_only(x, ids > 0), real_only(context, context_ids > 0)
+    projections = (mixer.q_proj, x), (mixer.k_proj, context), (mixer.v_proj, context)
+    heads = [p(a).reshape(*a.shape[:2], -1, mixer.d_head) for p, a in projections]
+    tags = {"segment_ids": ids, "k_segment_ids": context_ids}
+    o = attention(*heads, scale=mixer.scale, **tags)
+    y = mixer.out_proj(o.reshape(*x.shape[:2], -1)).astype(x.dtype)
+    return real_only(y, valid), state

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.norm_attention import OutputNorm
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.softmax.local_blocks import (
     Recent,
     block_tags,
@@ -62,7 +62,7 @@ class DiagAttention(Mixer):
         if kind not in ("softmax", "relu"):
             raise ValueError(f"unknown {kind=}; known: softmax, relu")
         self.num_heads, self.d_head, self.block_size = num_heads, d_model // num_heads, block_size
-        self.kind, self.causal, self.dtype = kind, causal, dtype
+        self.kind, self.causal = kind, causal
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.q_proj = Linear(d_model, d_model, **options)
         self.k_proj = Linear(d_model, d_model, **options)
@@ -72,8 +72,7 @@ class DiagAttention(Mixer):
         self.norm = nnx.data(norm)
 
     def _initial(self, batch_size: int) -> Recent:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        token = jax.ShapeDtypeStruct((self.num_heads, self.d_head), dtype)
+        token = jax.ShapeDtypeStruct((self.num_heads, self.d_head), self.kept)
         return forget((token, token), batch_size, self.block_size)
 
     def state_size(self) -> int:
@@ -98,7 +97,7 @@ class DiagAttention(Mixer):
             o, inner = self._continued(q, k, v, tags, inner)
         o = o.reshape(*x.shape[:2], -1)
         o = o if self.norm is None else self.norm(o)
-        return self.out_proj(o.astype(x.dtype)), inner
+        return self.out_proj(o), inner
 
     def _continued(self, q, k, v, tags: Int[Array, "B C"], inner: Recent):
         k_tags = inner.tagged(tags)
@@ -120,6 +119,3 @@ class DiagAttention(Mixer):
         s = jnp.einsum("BCHK,BSHK->BHCS", q, k, preferred_element_type=wide) * self.d_head**-0.5
         p = weights(s, seen[:, None], self.kind)
         return jnp.einsum("BHCS,BSHV->BCHV", p, v.astype(wide))
-
-
-DiagAttentionConfig = config_of(DiagAttention)

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float, Int
 
-from seqzoo.models.mixer import Context, Mixer, config_of, only_both_ways
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments, compact
 from seqzoo.models.ops.layout.sequence_parallel import by_channels, by_positions
 
@@ -40,7 +40,6 @@ class FNet(Mixer):
         rngs: nnx.Rngs,
     ):
         """Raises ValueError for causal=True."""
-        only_both_ways(FNet, causal)
         self.causal = causal
 
     def _initial(self, batch_size: int) -> tuple[()]:
@@ -58,8 +57,8 @@ class FNet(Mixer):
         planes = by_positions(_over_channels, wide)
         y = by_channels(_over_tokens, planes, (), layout if layout.masked else None)
         if not layout.masked:
-            return y.astype(x.dtype), ()
-        return self._one_segment(y.astype(x.dtype), layout), ()
+            return y, ()
+        return y, ()
 
 
 def _over_channels(x: Float[Array, "B L D"]) -> Float[Array, "B L D 2"]:
@@ -78,9 +77,6 @@ def _over_tokens(
     rows = compact(layout)
     z = jnp.where(layout.valid[..., None], z, 0)
     return rows.unpack(chirp_transform(rows.pack(z), layout.valid.sum(1)).real)
-
-
-FNetConfig = config_of(FNet)
 
 
 def chirp_transform(z: Complex[Array, "B L D"], count: Int[Array, "B"]) -> Complex[Array, "B L D"]:

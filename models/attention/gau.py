@@ -30,7 +30,7 @@ from seqzoo.models.attention.cache import KVCache, slot_positions, write
 from seqzoo.models.attention.positions import T5, Sizes
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.token_shift import token_before
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.sequence_parallel import (
     by_parts,
@@ -103,7 +103,7 @@ class GatedUnit(Mixer):
             raise ValueError(f"rotary positions need an even width; got {d_qk=}")
         self.d_qk, self.d_value = d_qk, round(expansion * d_model)
         self.kind, self.rotary, self.length = kind, rotary, length
-        self.causal, self.dtype = causal, dtype
+        self.causal = causal
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.v_proj = Linear(d_model, self.d_value, **options)
         self.gate_proj = Linear(d_model, self.d_value, **options)
@@ -183,7 +183,7 @@ class GAU(GatedUnit):
     ):
         """`length`: what scores are divided by; None for how many tokens a query sees.
 
-        `max_length`: most tokens of a segment while streaming. Raises ValueError for what cannot
+        `max_length`: most tokens of a segment, if causal. Raises ValueError for what cannot
         be.
         """
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -193,18 +193,17 @@ class GAU(GatedUnit):
         )
         if max_length < 1:
             raise ValueError(f"max_length counts tokens, at least 1; got {max_length=}")
-        self.max_length, self.d_model = max_length, d_model
+        self.slots, self.max_length = max_length, max_length if causal else None
 
     def _initial(self, batch_size: int) -> KVCache:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
         k, v = (
-            jnp.zeros((batch_size, self.max_length, 1, n), dtype) for n in (self.d_qk, self.d_value)
+            jnp.zeros((batch_size, self.slots, 1, n), self.kept) for n in (self.d_qk, self.d_value)
         )
         return KVCache(k, v, jnp.zeros(batch_size, jnp.int32))
 
     def state_size(self) -> int:
         """M (K + E) + 1."""
-        return self.max_length * (self.d_qk + self.d_value) + 1
+        return self.slots * (self.d_qk + self.d_value) + 1
 
     def _mix(self, x: Float[Array, "B L D"], inner: KVCache | None, ctx: Context):
         layout, (batch, length) = ctx.segments, x.shape[:2]
@@ -289,11 +288,12 @@ class Flash(GatedUnit):
         self.far = far
 
     def _initial(self, batch_size: int) -> FlashState:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        token = [jax.ShapeDtypeStruct((n,), dtype) for n in (self.d_qk, self.d_qk, self.d_value)]
+        token = [
+            jax.ShapeDtypeStruct((n,), self.kept) for n in (self.d_qk, self.d_qk, self.d_value)
+        ]
         block = forget(tuple(token), batch_size, self.block_size)
-        s = jnp.zeros((batch_size, self.d_qk, self.d_value), dtype)
-        before = jnp.zeros((batch_size, 1, self.shifted), dtype) if self.shifted else None
+        s = jnp.zeros((batch_size, self.d_qk, self.d_value), self.wide)
+        before = jnp.zeros((batch_size, 1, self.shifted), self.wide) if self.shifted else None
         return FlashState(block, s, before)
 
     def state_size(self) -> int:
@@ -430,7 +430,3 @@ class Flash(GatedUnit):
 def _added(_: tuple, own: Array, before: Array) -> Array:
     """How `carried_over` takes a sum past a part."""
     return before + own
-
-
-GAUConfig = config_of(GAU)
-FlashConfig = config_of(Flash)

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.attention.sparse_parts import heads, only_real, projections
-from seqzoo.models.mixer import Context, Mixer, config_of, only_both_ways
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.softmax.attention import attention
 
 
@@ -42,17 +42,16 @@ class Linformer(Mixer):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`max_length`: of rows, padding counted.
+        """`max_length`: most tokens of a row.
 
         Raises ValueError for causal=True, widths that do not divide and a rank below 1.
         """
-        only_both_ways(Linformer, causal)
         if rank < 1 or max_length < 1:
             raise ValueError(f"rank and max_length are at least 1; got {rank=}, {max_length=}")
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         made = projections(d_model, num_heads, use_bias=use_bias, **options)
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = made
-        self.num_heads, self.length, self.causal = num_heads, max_length, causal
+        self.num_heads, self.max_length, self.causal = num_heads, max_length, causal
         options["embedding_init"] = jax.nn.initializers.normal(rank**-0.5)
         self.k_embed = nnx.Embed(max_length, rank, **options)
         self.v_embed = nnx.Embed(max_length, rank, **options)
@@ -66,21 +65,12 @@ class Linformer(Mixer):
 
     def _mix(self, x: Float[Array, "B L D"], inner: tuple, ctx: Context):
         layout = ctx.segments
-        if x.shape[1] > self.length:
-            raise ValueError(
-                f"linformer has projections for rows of max_length={self.length} tokens; got "
-                f"{x.shape[1]}. Build it with a larger max_length"
-            )
         q, k, v = (heads(p(x), self.num_heads) for p in (self.q_proj, self.k_proj, self.v_proj))
         k, v = only_real(layout, k, v)
         k = jnp.einsum("BLR,BLHK->BRHK", self._rows(self.k_embed, layout.position, k), k)
         v = jnp.einsum("BLR,BLHK->BRHK", self._rows(self.v_embed, layout.position, v), v)
-        y = self.out_proj(attention(q, k, v).reshape(x.shape).astype(x.dtype))
-        return self._one_segment(y, layout), ()
+        return self.out_proj(attention(q, k, v).reshape(x.shape)), ()
 
     def _rows(self, embed: nnx.Embed, position: Array, like: Array) -> Float[Array, "B L R"]:
         rows = embed.embedding[...][position].astype(like.dtype)
         return jnp.broadcast_to(rows, (like.shape[0], *rows.shape[1:]))
-
-
-LinformerConfig = config_of(Linformer)

@@ -29,7 +29,7 @@ from seqzoo.models.attention.sparse_parts import (
     projections,
     turner,
 )
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.softmax.block_sparse import attend_blocks, join
 from seqzoo.models.ops.softmax.packed_blocks import segment_blocks
 
@@ -63,14 +63,14 @@ class LocalAttention(Mixer):
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         made = projections(d_model, num_heads, **options)
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = made
-        self.num_heads, self.d_head, self.dtype = num_heads, d_model // num_heads, dtype
+        self.num_heads, self.d_head = num_heads, d_model // num_heads
         self.turn = turner(positions, self.d_head)
         self.pattern = BlockPattern(size=block_size, back=back, causal=causal)
         self.causal = causal
 
     def _initial(self, batch_size: int) -> KVCache:
         sizes = self.pattern.slots, self.num_heads, self.d_head
-        return empty_cache(batch_size, *sizes, self.dtype)
+        return empty_cache(batch_size, *sizes, self.kept)
 
     def state_size(self) -> int:
         """2 (back + 1) C d_model + 1."""
@@ -90,7 +90,4 @@ class LocalAttention(Mixer):
             o = blocks.unpack(join([part]), x.shape[1])
         else:
             o, inner = attend_stream(q, k, v, inner, layout, self.pattern, scale)
-        return self.out_proj(o.reshape(x.shape).astype(x.dtype)), inner
-
-
-LocalAttentionConfig = config_of(LocalAttention)
+        return self.out_proj(o.reshape(x.shape)), inner

@@ -33,7 +33,7 @@ from seqzoo.models.attention.sparse_parts import (
     turner,
 )
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.softmax.attention import attention
 from seqzoo.models.ops.softmax.block_sparse import (
@@ -80,9 +80,11 @@ class Longformer(Mixer):
                 "window counts the current token and holds at least one block; got "
                 f"{window=}, {block_size=}"
             )
+        listed = isinstance(global_positions, tuple | list)
         if (
-            len(set(global_positions)) < len(global_positions)
-            or min(global_positions, default=0) < 0
+            not listed
+            or len({*global_positions}) < len(global_positions)
+            or (min(global_positions, default=0) < 0)
         ):
             raise ValueError(
                 f"global_positions are different positions from 0 on; got {global_positions}"
@@ -90,7 +92,7 @@ class Longformer(Mixer):
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         made = projections(d_model, num_heads, **options)
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = made
-        self.num_heads, self.d_head, self.dtype = num_heads, d_model // num_heads, dtype
+        self.num_heads, self.d_head = num_heads, d_model // num_heads
         own = None
         if global_positions and not causal:
             made = projections(d_model, num_heads, **options)
@@ -108,7 +110,7 @@ class Longformer(Mixer):
 
     def _initial(self, batch_size: int) -> KVCache:
         sizes = self.pattern.slots, self.num_heads, self.d_head
-        return empty_cache(batch_size, *sizes, self.dtype)
+        return empty_cache(batch_size, *sizes, self.kept)
 
     def state_size(self) -> int:
         """2 (window + G) d_model + 1."""
@@ -121,7 +123,7 @@ class Longformer(Mixer):
             o = self._parallel(x, q, k, v, layout)
         else:
             o, inner = attend_stream(q, k, v, inner, layout, self.pattern, self.d_head**-0.5)
-        return self.out_proj(o.reshape(x.shape).astype(x.dtype)), inner
+        return self.out_proj(o.reshape(x.shape)), inner
 
     def _heads(self, x: Array, made: tuple, layout: Segments) -> tuple[Array, ...]:
         q, k, v = (heads(p(x), self.num_heads) for p in made)
@@ -201,6 +203,3 @@ class Longformer(Mixer):
         whole = whole.reshape(*slots.shape, *whole.shape[3:])
         flat = flat.at[jnp.arange(len(flat))[:, None], slots].set(whole, mode="drop")
         return flat.reshape(o.shape)
-
-
-LongformerConfig = config_of(Longformer)

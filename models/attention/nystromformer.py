@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from seqzoo.models.attention.sparse_parts import heads, only_real, projections
-from seqzoo.models.mixer import Context, Mixer, config_of, only_both_ways
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.conv.short import short_conv
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.softmax.masks import LOW
@@ -55,7 +55,6 @@ class Nystromformer(Mixer):
 
         Raises ValueError for causal=True, widths that do not divide or are even, and no landmarks.
         """
-        only_both_ways(Nystromformer, causal)
         if landmarks < 1 or iterations < 0:
             raise ValueError(f"landmarks are at least 1; got {landmarks=}, {iterations=}")
         if conv_width < 0 or (conv_width and conv_width % 2 == 0):
@@ -87,7 +86,7 @@ class Nystromformer(Mixer):
         o = self._attend(q, k, v, layout)
         if self.conv is not None:
             o = o + self._neighbours(v, layout)
-        return self._one_segment(self.out_proj(o.reshape(x.shape).astype(x.dtype)), layout), ()
+        return self.out_proj(o.reshape(x.shape)), ()
 
     def _attend(self, q: Array, k: Array, v: Array, layout: Segments) -> Float[Array, "B L H K"]:
         wide = jnp.promote_types(q.dtype, jnp.float32)
@@ -128,9 +127,6 @@ class Nystromformer(Mixer):
         taps = jnp.flip(taps[half:].at[0].set(0), 0)  # the current token was counted
         after = short_conv(jnp.flip(x, 1), taps, segment_ids=layout.flip())[0]
         return (before + jnp.flip(after, 1)).reshape(v.shape)
-
-
-NystromformerConfig = config_of(Nystromformer)
 
 
 def _softmax(s: Float[Array, "B H L M"], seen: Bool[Array, "#B 1 #L M"]) -> Array:

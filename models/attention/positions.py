@@ -125,7 +125,7 @@ class XPos(Positions):
                 "positions='xpos' multiplies scores by zeta^(t - s) with zeta < 1, which grows "
                 "without bound for keys after the query; use 'rope' where causal=False"
             )
-        self.options = {"base": base, "interleaved": interleaved}
+        self.base, self.interleaved = base, interleaved
 
     def score(self, q: Array, k: Array, q_positions: Array, k_positions: Array) -> Scored:
         """Rotated and scaled around the middle of the queries, where factors are near 1."""
@@ -135,8 +135,9 @@ class XPos(Positions):
                 f"float32; got L={q.shape[1]}. Use 'rope', or extend in chunks"
             )
         middle = q.shape[1] // 2
-        q = xpos(q, q_positions - middle, **self.options)
-        return q, xpos(k, k_positions - middle, keys=True, **self.options), None
+        options = {"base": self.base, "interleaved": self.interleaved}
+        q = xpos(q, q_positions - middle, **options)
+        return q, xpos(k, k_positions - middle, keys=True, **options), None
 
 
 class Alibi(Positions):

@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seqzoo.models.attention.patterns import BlockPattern
 from seqzoo.models.attention.sparse_parts import heads, only_real
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Constant, Context, Mixer, config_of
+from seqzoo.models.mixer import Constant, Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.softmax.block_sparse import Part, attend, attend_blocks, join
 from seqzoo.models.ops.softmax.local_blocks import run_tags
@@ -73,16 +73,15 @@ class Reformer(Mixer):
         self.q_proj = Linear(d_model, d_model, **options)  # to queries, and so keys
         self.v_proj = Linear(d_model, d_model, **options)
         self.out_proj = Linear(d_model, d_model, **options)
-        self.num_heads, self.d_head, self.dtype = num_heads, d_model // num_heads, dtype
+        self.num_heads, self.d_head = num_heads, d_model // num_heads
         self.num_buckets, self.rounds, self.causal = num_buckets, rounds, causal
         shape = (rounds, self.d_head, num_buckets // 2)
         self.projection = Constant(jax.random.normal(rngs.params(), shape, param_dtype))
         self.pattern = BlockPattern(size=block_size, back=1, causal=causal)
 
     def _initial(self, batch_size: int) -> Buckets:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
         shape = (batch_size, self.num_heads, self.rounds, self.num_buckets)
-        ring = jnp.zeros((*shape, 2 * self.pattern.size, self.d_head), dtype)
+        ring = jnp.zeros((*shape, 2 * self.pattern.size, self.d_head), self.kept)
         return Buckets(ring, ring, jnp.zeros(shape, jnp.int32))
 
     def state_size(self) -> int:
@@ -101,7 +100,7 @@ class Reformer(Mixer):
             o = self._parallel(q, k.astype(q.dtype), v, bucket, layout)
         else:
             o, inner = self._stream(q, k.astype(q.dtype), v, bucket, inner, layout)
-        return self.out_proj(o.reshape(x.shape).astype(x.dtype)), inner
+        return self.out_proj(o.reshape(x.shape)), inner
 
     def _hash(self, q: Float[Array, "B L H K"]) -> Int[Array, "B H R L"]:
         turned = jnp.einsum("BLHK,RKN->BHRLN", q, self.projection[...].astype(q.dtype))
@@ -180,9 +179,6 @@ class Reformer(Mixer):
         one = valid[:, None, None].astype(counts.dtype)
         counts = counts.at[(*grid, bucket)].add(one)
         return Buckets(put(state.k, k), put(state.v, v), counts), o
-
-
-ReformerConfig = config_of(Reformer)
 
 
 def _over_rounds(part: Part, v: Float[Array, "B L H K"], rounds: int) -> Float[Array, "B L H K"]:

@@ -32,7 +32,7 @@ from seqzoo.models.attention.sparse_parts import (
     turner,
 )
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of, only_both_ways
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.softmax.block_sparse import attend, by_groups, join
 from seqzoo.models.ops.softmax.masks import LOW
 from seqzoo.models.ops.softmax.packed_blocks import SegmentBlocks, segment_blocks
@@ -60,7 +60,6 @@ class Sinkhorn(Mixer):
         rngs: nnx.Rngs,
     ):
         """Raises ValueError for causal=True, widths that do not divide and empty blocks."""
-        only_both_ways(Sinkhorn, causal)
         if block_size < 1 or iterations < 1 or temperature <= 0:
             raise ValueError(
                 "block_size and iterations are at least 1, temperature is positive; got "
@@ -98,7 +97,7 @@ class Sinkhorn(Mixer):
             return attend(q, k, v, jnp.concatenate([own, other], -1), self.d_head**-0.5)
 
         o = blocks.unpack(join([by_groups(run, q, k, v, blocks.tag, blocks.count)]), x.shape[1])
-        return self.out_proj(o.reshape(x.shape).astype(x.dtype)), ()
+        return self.out_proj(o.reshape(x.shape)), ()
 
     def _sorting(self, x: Float[Array, "B N C D"], blocks: SegmentBlocks) -> Array:
         """P [B, H, N, N], within segments."""
@@ -110,9 +109,6 @@ class Sinkhorn(Mixer):
         same = (blocks.first[:, :, None] == blocks.first[:, None])[:, None]
         scale = self.d_head**-0.5 / self.temperature
         return doubly_stochastic(logits * scale, same, self.iterations)
-
-
-SinkhornConfig = config_of(Sinkhorn)
 
 
 def doubly_stochastic(

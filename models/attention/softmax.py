@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.attention.cache import KVCache, slot_positions, write
 from seqzoo.models.attention.positions import Sizes, plug_in
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, FloatName, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.softmax.attention import attention
 from seqzoo.models.ops.softmax.local_blocks import run_tags
@@ -61,12 +61,15 @@ class Attention(Mixer):
         scale: float | None = None,
         use_bias: bool = False,
         max_length: int = 2048,
+        cache_dtype: FloatName | None = None,
         causal: bool = True,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`max_length`: most tokens of a segment while streaming without a window.
+        """`max_length`: most tokens of a segment, where it is causal without a window.
+
+        `cache_dtype`: of the keys and values that streaming keeps, by default `dtype`.
 
         The options `rope_*` are of rotary positions (`rope_base` also of xpos and transformer_xl),
         `num_buckets` of t5 and deberta (both ways together), `max_distance` of these and shaw.
@@ -74,19 +77,25 @@ class Attention(Mixer):
         cannot be.
         """
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        d_head = _head_width(d_model, num_heads, num_kv_heads) if d_head is None else d_head
-        if num_heads % num_kv_heads:
+        if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads:
             raise ValueError(
-                f"num_kv_heads must divide num_heads; got {num_kv_heads=}, {num_heads=}"
+                "heads are at least 1, and num_kv_heads must divide num_heads; got "
+                f"{num_heads=}, {num_kv_heads=}"
             )
-        if window is not None and window < 1:
+        if d_head is None and d_model % num_heads:
             raise ValueError(
-                f"window counts the current token and must be at least 1; got {window=}"
+                f"num_heads must divide d_model (or give d_head); got {d_model=}, {num_heads=}"
+            )
+        d_head = d_model // num_heads if d_head is None else d_head
+        if min(d_head, max_length, 1 if window is None else window) < 1:
+            raise ValueError(
+                "d_head is a width, and window (the current token counted) and max_length are "
+                f"numbers of tokens, at least 1; got {d_head=}, {window=}, {max_length=}"
             )
         self.num_heads, self.num_kv_heads, self.d_head = num_heads, num_kv_heads, d_head
-        self.window, self.causal, self.dtype = window, causal, dtype
+        self.window, self.causal, self.cache_dtype = window, causal, cache_dtype
         self.state_growth = "linear" if window is None else "window"
-        self.max_length = max_length if window is None else None
+        self.max_length = max_length if causal and window is None else None
         self.slots = max_length if window is None else window
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.q_proj = Linear(d_model, num_heads * d_head, **options)
@@ -117,8 +126,7 @@ class Attention(Mixer):
         )
 
     def _initial(self, batch_size: int) -> KVCache:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        cache = jnp.zeros((batch_size, self.slots, self.num_kv_heads, self.d_head), dtype)
+        cache = jnp.zeros((batch_size, self.slots, self.num_kv_heads, self.d_head), self.kept)
         return KVCache(cache, cache, jnp.zeros(batch_size, jnp.int32))
 
     def state_size(self) -> int:
@@ -140,7 +148,7 @@ class Attention(Mixer):
         o = o.reshape(*x.shape[:2], -1)
         if self.gate_proj is not None:
             o = o * jax.nn.sigmoid(self.gate_proj(x).astype(o.dtype))
-        return self.out_proj(o.astype(x.dtype)), inner
+        return self.out_proj(o), inner
 
     def _parallel(self, q, k, v, layout: Segments):
         q, k, relative = self.positions.score(q, k, layout.position, layout.position)
@@ -152,7 +160,7 @@ class Attention(Mixer):
             scale=self.positions.scale,
             causal=self.causal,
             window=self.window,
-            segment_ids=layout if layout.masked else None,
+            segment_ids=layout,
         )
 
     def _cached(self, q, k, v, cache: KVCache, layout: Segments):
@@ -179,17 +187,6 @@ class Attention(Mixer):
             k_segment_ids=jnp.concatenate([(slot_position >= 0).astype(tags.dtype), tags], 1),
         )
         return o, write(cache, k, v, position, tags)
-
-
-AttentionConfig = config_of(Attention)
-
-
-def _head_width(d_model: int, num_heads: int, num_kv_heads: int) -> int:
-    if num_heads < 1 or num_kv_heads < 1 or d_model % num_heads:
-        raise ValueError(
-            f"num_heads must divide d_model (or give d_head); got {d_model=}, {num_heads=}"
-        )
-    return d_model // num_heads
 
 
 def _split(x: Float[Array, "B L D"], heads: int) -> Float[Array, "B L H K"]:

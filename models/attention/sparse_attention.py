@@ -35,7 +35,7 @@ from seqzoo.models.attention.sparse_parts import (
     projections,
     turner,
 )
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.softmax.block_sparse import Part, attend, attend_blocks, by_groups, join
 from seqzoo.models.ops.softmax.packed_blocks import SegmentBlocks, segment_blocks
@@ -123,7 +123,7 @@ class SparseAttention(Mixer):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`summary`: of the fixed pattern; `max_length`: most tokens of a segment while streaming.
+        """`summary`: of the fixed pattern; `max_length`: most tokens of a segment, if causal.
 
         Raises ValueError for unknown patterns, widths that do not divide, and a summary larger than
         its block.
@@ -138,18 +138,18 @@ class SparseAttention(Mixer):
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         made = projections(d_model, num_heads, **options)
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = made
-        self.num_heads, self.d_head, self.dtype = num_heads, d_model // num_heads, dtype
+        self.num_heads, self.d_head = num_heads, d_model // num_heads
         self.turn = turner(positions, self.d_head)
         self.stride, self.summary, self.causal = stride, summary, causal
         self.parts = next(
             p for p in range(8, 0, -1) if stride % p == 0
         )  # finer blocks of the window
-        self.strided, self.max_length = pattern == "strided", max_length
+        self.strided, self.max_length = pattern == "strided", max_length if causal else None
         fixed = Fixed(stride, summary, max_length)
         self.stream = Strided(stride, max_length) if self.strided else fixed
 
     def _initial(self, batch_size: int) -> KVCache:
-        return empty_cache(batch_size, self.stream.slots, self.num_heads, self.d_head, self.dtype)
+        return empty_cache(batch_size, self.stream.slots, self.num_heads, self.d_head, self.kept)
 
     def state_size(self) -> int:
         """2 S d_model + 1, S by the module docstring."""
@@ -164,7 +164,7 @@ class SparseAttention(Mixer):
             o = self._parallel(q, k, v, layout)
         else:
             o, inner = attend_stream(q, k, v, inner, layout, self.stream, self.d_head**-0.5)
-        return self.out_proj(o.reshape(x.shape).astype(x.dtype)), inner
+        return self.out_proj(o.reshape(x.shape)), inner
 
     def _parallel(self, q: Array, k: Array, v: Array, layout: Segments) -> Array:
         blocks = segment_blocks(layout, *q.shape[:2], self.stride)
@@ -219,6 +219,3 @@ class SparseAttention(Mixer):
 
         index = jnp.arange(count)[None, :, None]
         return by_groups(run, q, blocks.tag, index, whole=(k, v, k_tag))
-
-
-SparseAttentionConfig = config_of(SparseAttention)

@@ -71,8 +71,7 @@ def only_real(layout: Segments, *rows: Array) -> tuple[Array, ...]:
 
 
 def empty_cache(batch: int, slots: int, num_heads: int, d_head: int, dtype: DTypeLike) -> KVCache:
-    """A cache of no tokens, in at least float32."""
-    dtype = jnp.promote_types(dtype, jnp.float32)
+    """A cache of no tokens."""
     zeros = jnp.zeros((batch, slots, num_heads, d_head), dtype)
     return KVCache(zeros, zeros, jnp.zeros(batch, jnp.int32))
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from seqzoo.models.attention.cache import KVCache, slot_positions, write
 from seqzoo.models.attention.sparse_parts import heads, only_real
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.sharding import by_rows
 from seqzoo.models.ops.softmax.attention import attention
@@ -49,7 +49,7 @@ class Synthesizer(Mixer):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`max_length`: of rows, and of segments while streaming. `rank`: of the factorized kind.
+        """`max_length`: most tokens of a segment. `rank`: of the factorized kind.
 
         Raises ValueError for unknown kinds and widths that do not divide.
         """
@@ -61,7 +61,7 @@ class Synthesizer(Mixer):
             raise ValueError(f"rank and max_length are at least 1; got {rank=}, {max_length=}")
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.num_heads, self.d_head = num_heads, d_model // num_heads
-        self.kind, self.max_length, self.causal, self.dtype = kind, max_length, causal, dtype
+        self.kind, self.max_length, self.causal = kind, max_length, causal
         width = {"dense": self.d_head, "random": max_length, "factorized": rank}[kind]
 
         def table(scale: float) -> nnx.Embed:
@@ -78,31 +78,24 @@ class Synthesizer(Mixer):
         self.out_proj = Linear(d_model, d_model, use_bias=use_bias, **dtypes)
 
     def _initial(self, batch_size: int) -> KVCache:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
         shape = (batch_size, self.max_length, self.num_heads)
-        none = jnp.zeros((*shape, 0), dtype)
+        none = jnp.zeros((*shape, 0), self.kept)
         count = jnp.zeros(batch_size, jnp.int32)
-        return KVCache(none, jnp.zeros((*shape, self.d_head), dtype), count)
+        return KVCache(none, jnp.zeros((*shape, self.d_head), self.kept), count)
 
     def state_size(self) -> int:
         """max_length d_model + 1."""
         return self.max_length * self.num_heads * self.d_head + 1
 
     def _mix(self, x: Float[Array, "B L D"], inner: KVCache | None, ctx: Context):
-        layout, length = ctx.segments, x.shape[1]
-        if inner is None and length > self.max_length:
-            raise ValueError(
-                f"synthesizer has weights for rows of max_length={self.max_length} tokens; got "
-                f"{length}. Build it with a larger max_length"
-            )
+        layout = ctx.segments
         (v,) = only_real(layout, heads(self.v_proj(x), self.num_heads))
         if inner is None:
-            ids = layout if layout.masked else None
-            options = {"causal": self.causal, "segment_ids": ids}
+            options = {"causal": self.causal, "segment_ids": layout}
             o = self._attend(x, v, layout.position, layout.position, **options)
         else:
             o, inner = self._cached(x, v, inner, layout)
-        return self.out_proj(o.reshape(x.shape).astype(x.dtype)), inner
+        return self.out_proj(o.reshape(x.shape)), inner
 
     def _cached(self, x: Array, v: Array, cache: KVCache, layout: Segments):
         position = jnp.broadcast_to(layout.position, x.shape[:2])
@@ -150,6 +143,3 @@ class Synthesizer(Mixer):
     def _table(self, embed: nnx.Embed, position: Int[Array, "#B L"]) -> Float[Array, "#B L H E"]:
         rows = embed.embedding[...][jnp.clip(position, 0, self.max_length - 1)]
         return heads(rows, self.num_heads)
-
-
-SynthesizerConfig = config_of(Synthesizer)

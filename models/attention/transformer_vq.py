@@ -30,7 +30,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import AuxLoss, Context, Mixer, config_of
+from seqzoo.models.mixer import AuxLoss, Context, Mixer
 from seqzoo.models.ops.layout.backends import run
 from seqzoo.models.ops.layout.sequence_parallel import gathered, parts
 from seqzoo.models.ops.layout.sharding import by_rows, everywhere, undivided
@@ -95,6 +95,11 @@ class TransformerVQ(Mixer):
         """
         if num_heads < 1 or (d_model % num_heads and None in (d_key, d_value)):
             raise ValueError(f"num_heads must divide d_model; got {d_model=}, {num_heads=}")
+        if min(w for w in (d_key, d_value, 1) if w is not None) < 1 or not position_base > 0:
+            raise ValueError(
+                "d_key and d_value are at least 1, and position_base is above 0; got "
+                f"{d_key=}, {d_value=}, {position_base=}"
+            )
         if min(num_codes, block_size, memory) < 1:
             raise ValueError(
                 "num_codes, block_size and memory are at least 1; got "
@@ -109,7 +114,6 @@ class TransformerVQ(Mixer):
         self.d_value = 2 * d_model // num_heads if d_value is None else d_value
         self.block_size, self.memory, self.compressive = block_size, memory, compressive
         self.commit_weight, self.ema, self.position_base = commit_weight, ema, position_base
-        self.d_model, self.dtype = d_model, dtype
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         keys, values = num_heads * self.d_key, num_heads * self.d_value
         self.q_proj = Linear(d_model, keys, **options)
@@ -131,15 +135,14 @@ class TransformerVQ(Mixer):
         return self.code_sum[...] / count[..., None]
 
     def _initial(self, batch_size: int) -> VQState:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
         heads = self.num_heads
         token = (
-            jax.ShapeDtypeStruct((heads, self.d_key), dtype),
-            jax.ShapeDtypeStruct((heads, self.d_value), dtype),
+            jax.ShapeDtypeStruct((heads, self.d_key), self.wide),
+            jax.ShapeDtypeStruct((heads, self.d_value), self.wide),
             jax.ShapeDtypeStruct((heads,), jnp.int32),
         )
         recent = forget(token, batch_size, self.block_size + self.memory)
-        groups = self._no_groups(batch_size, dtype) if self.compressive else None
+        groups = self._no_groups(batch_size, self.wide) if self.compressive else None
         return VQState(groups, recent, jnp.zeros(batch_size, jnp.int32))
 
     def _no_groups(self, batch_size: int, dtype: DTypeLike) -> Groups:
@@ -219,9 +222,6 @@ class TransformerVQ(Mixer):
             groups = jax.tree.map(lambda new, old: new.astype(old.dtype), groups, state.groups)
         position = (last[:, 0] + 1).astype(state.position.dtype)
         return o, VQState(groups, recent.after(tuple(items), kept), position)
-
-
-TransformerVQConfig = config_of(TransformerVQ)
 
 
 class _View:

@@ -38,7 +38,6 @@ class ChannelMix(Mixer):
     ):
         """`receptance`: whether the outputs are gated; `layer`: (index, depth)."""
         hidden = max(1, round(expansion * d_model))
-        self.d_model, self.dtype = d_model, dtype
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.up_proj = Linear(d_model, hidden, **options)
         self.down_proj = Linear(hidden, d_model, **options)
@@ -51,8 +50,7 @@ class ChannelMix(Mixer):
         self.mix = nnx.Param(jnp.stack([1 - ratio**p for p in powers]), group="no_decay")
 
     def _initial(self, batch_size: int) -> Float[Array, "B 1 D"]:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        return jnp.zeros((batch_size, 1, self.d_model), dtype)
+        return jnp.zeros((batch_size, 1, self.d_model), self.wide)
 
     def state_size(self) -> int:
         """d_model."""

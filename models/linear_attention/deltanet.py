@@ -31,7 +31,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import DeltaMixer, DeltaState, head_sizes, strength
 from seqzoo.models.linear_attention.gated_deltanet import Decay
-from seqzoo.models.mixer import Context, config_of
+from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.matrix.gated_delta import gated_delta_rule
 
@@ -77,7 +77,7 @@ class DeltaNet(DeltaMixer):
         beta = strength(self.in_proj(x), self.negative)
         options = {"scale": self.scale, "chunk_size": self.chunk_size}
         o, s = gated_delta_rule(q, k, v, beta, None, s0, segment_ids=ctx.segments, **options)
-        return self.out_proj(self.norm(o).astype(x.dtype)), DeltaState(window, s)
+        return self.out_proj(self.norm(o)), DeltaState(window, s)
 
 
 class DeltaProduct(DeltaMixer):
@@ -142,7 +142,7 @@ class DeltaProduct(DeltaMixer):
             segment_ids=_repeated(ctx.segments, n),
         )
         o = self.norm(o[:, n - 1 :: n])  # what all steps of a token have made
-        return self.out_proj(o.astype(x.dtype)), DeltaState(window, s)
+        return self.out_proj(o), DeltaState(window, s)
 
 
 def _first_of(log_decay: Float[Array, "B L H"], steps: int) -> Float[Array, "B L*steps H"]:
@@ -153,7 +153,3 @@ def _first_of(log_decay: Float[Array, "B L H"], steps: int) -> Float[Array, "B L
 
 def _repeated(layout: Segments, steps: int) -> Segments:
     return jax.tree.map(lambda x: jnp.repeat(x, steps, axis=1), layout)
-
-
-DeltaNetConfig = config_of(DeltaNet)
-DeltaProductConfig = config_of(DeltaProduct)

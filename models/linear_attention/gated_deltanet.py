@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import DeltaMixer, DeltaState, head_sizes, strength
-from seqzoo.models.mixer import Context, config_of
+from seqzoo.models.mixer import Context
 from seqzoo.models.ops.matrix.gated_delta import gated_delta_rule
 from seqzoo.models.ssm.mamba import dt_bias_init
 
@@ -151,7 +151,3 @@ class KimiDeltaAttention(DeltaMixer):
         o, s = gated_delta_rule(q, k, v, beta, log_decay, s0, segment_ids=ctx.segments, **options)
         o = self.norm(o, self.gate_proj(gate)).astype(x.dtype)
         return self.out_proj(o), DeltaState(window, s)
-
-
-GatedDeltaNetConfig = config_of(GatedDeltaNet)
-KimiDeltaAttentionConfig = config_of(KimiDeltaAttention)

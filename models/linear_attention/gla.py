@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import HeadNorm, HeadSizes
 from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
-from seqzoo.models.mixer import Context, config_of
+from seqzoo.models.mixer import Context
 
 
 class _Gated(MatrixState):
@@ -65,7 +65,7 @@ class _Gated(MatrixState):
         a = a.astype(jnp.promote_types(a.dtype, jnp.float32)) + self.decay[...]
         log_decay = self._heads(jax.nn.log_sigmoid(a) / self.temperature)
         o, s = self._recur(q, k, v, log_decay, inner, ctx, scale=self.sizes.d_key**-0.5)
-        return self.out_proj(self.norm(o, self.gate_proj(x)).astype(x.dtype)), s
+        return self.out_proj(self.norm(o, self.gate_proj(x))), s
 
 
 class SimpleGLA(_Gated):
@@ -133,7 +133,3 @@ class GLA(_Gated):
 
     def _logits(self, x: Float[Array, "B L D"]) -> Float[Array, "B L H*K"]:
         return self.decay_proj(self.in_proj(x))
-
-
-SimpleGLAConfig = config_of(SimpleGLA)
-GLAConfig = config_of(GLA)

@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
-from seqzoo.models.mixer import Constant, Context, config_of
+from seqzoo.models.mixer import Constant, Context
 from seqzoo.models.recurrent.parts import lower_bound_of
 
 
@@ -62,10 +62,7 @@ class HGRN2(MatrixState):
         q, forget, v = (self._heads(p(x)) for p in (self.q_proj, self.k_proj, self.v_proj))
         log_decay, k = forget_and_key(forget, self.lower_bound[...])
         o, s = self._recur(jax.nn.silu(q), k, v, log_decay, inner, ctx)
-        return self.out_proj(self.norm(o.reshape(*x.shape[:2], -1)).astype(x.dtype)), s
-
-
-HGRN2Config = config_of(HGRN2)
+        return self.out_proj(self.norm(o.reshape(*x.shape[:2], -1))), s
 
 
 def forget_and_key(

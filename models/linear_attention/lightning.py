@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
-from seqzoo.models.mixer import Constant, Context, config_of
+from seqzoo.models.mixer import Constant, Context
 
 
 class LightningAttention(MatrixState):
@@ -61,10 +61,7 @@ class LightningAttention(MatrixState):
         log_decay = -self.decay[...] * slopes(self.sizes.heads)[:, None]
         o, s = self._recur(q, k, v, log_decay, inner, ctx)
         o = self.norm(o.reshape(*x.shape[:2], -1)) * jax.nn.sigmoid(self.gate_proj(x))
-        return self.out_proj(o.astype(x.dtype)), s
-
-
-LightningAttentionConfig = config_of(LightningAttention)
+        return self.out_proj(o), s
 
 
 def slopes(heads: int) -> Float[np.ndarray, "H"]:

@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.matrix.feature_maps import ELEMENTWISE, alike, quadratic, reweighted, taylor
 from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
 from seqzoo.models.positions import check_positions, rope
@@ -66,7 +66,7 @@ class KernelAttention(Mixer):
         self.d_key = self.d_head if d_key is None else d_key
         self.num_features = self.d_key if num_features is None else num_features
         self.normalize, self.eps, self.chunk_size = normalize, eps, chunk_size
-        self.scale, self.causal, self.dtype = 1.0, causal, dtype
+        self.scale, self.causal = 1.0, causal
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.q_proj = Linear(d_model, num_heads * self.d_key, **options)
         self.k_proj = Linear(d_model, num_heads * self.d_key, **options)
@@ -74,9 +74,8 @@ class KernelAttention(Mixer):
         self.out_proj = Linear(d_model, d_model, **options)
 
     def _initial(self, batch_size: int) -> LinearAttentionState:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
         shape = (batch_size, self.num_heads, self.num_features, self.d_head)
-        s = jnp.zeros(shape, dtype)
+        s = jnp.zeros(shape, self.wide)
         return LinearAttentionState(s, s[..., :1] if self.normalize else None)
 
     def state_size(self) -> int:
@@ -255,9 +254,3 @@ class CosFormer(KernelAttention):
     def _features(self, q: Array, k: Array, ctx: Context) -> tuple[tuple, None]:
         position = ctx.segments.position
         return (*(reweighted(a, position, self.horizon) for a in (q, k)), None), None
-
-
-LinearAttentionConfig = config_of(LinearAttention)
-BasedConfig = config_of(Based)
-RebasedConfig = config_of(Rebased)
-CosFormerConfig = config_of(CosFormer)

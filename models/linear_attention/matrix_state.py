@@ -60,7 +60,7 @@ class MatrixState(Mixer):
         rngs: nnx.Rngs,
     ):
         """No projection has a bias."""
-        self.sizes, self.chunk_size, self.dtype = sizes, chunk_size, dtype
+        self.sizes, self.chunk_size = sizes, chunk_size
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         heads, _, d_key, d_value = sizes
         self.q_proj = Linear(d_model, heads * d_key, **options)
@@ -71,7 +71,7 @@ class MatrixState(Mixer):
     def _initial(self, batch_size: int) -> Float[Array, "B H K V"]:
         heads, _, d_key, d_value = self.sizes
         shape = (batch_size, heads, d_key, d_value)
-        return jnp.zeros(shape, jnp.promote_types(self.dtype, jnp.float32))
+        return jnp.zeros(shape, self.wide)
 
     def state_size(self) -> int:
         """H K V."""
@@ -89,5 +89,5 @@ class MatrixState(Mixer):
             s0,
             scale=scale,
             chunk_size=self.chunk_size,
-            segment_ids=ctx.segments if ctx.segments.masked else None,
+            segment_ids=ctx.segments,
         )

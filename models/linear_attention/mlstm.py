@@ -29,7 +29,7 @@ from seqzoo.models.linear_attention.matrix_state import (
     head_layer_norm,
     matrix_sizes,
 )
-from seqzoo.models.mixer import Context, config_of
+from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 from seqzoo.models.ops.scan.running_max import carried, decayed_max
@@ -72,7 +72,7 @@ def mlstm(
         (log_forget + before - m)[..., None],
         s0,
         chunk_size=chunk_size,
-        segment_ids=layout if layout.masked else None,
+        segment_ids=layout,
     )
     o, weight = o[..., :-1], o[..., -1:]
     h = o / (jnp.maximum(jnp.abs(weight), jnp.exp(-m)[..., None]) + EPS)
@@ -116,9 +116,8 @@ class MLSTM(MatrixState):
 
     def _initial(self, batch_size: int) -> MLSTMState:
         heads, _, d_key, d_value = self.sizes
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        s = jnp.zeros((batch_size, heads, d_key, d_value + 1), dtype)
-        return MLSTMState(s, jnp.zeros((batch_size, heads), dtype))
+        s = jnp.zeros((batch_size, heads, d_key, d_value + 1), self.wide)
+        return MLSTMState(s, jnp.zeros((batch_size, heads), self.wide))
 
     def state_size(self) -> int:
         """H (K (V + 1) + 1)."""
@@ -135,7 +134,4 @@ class MLSTM(MatrixState):
         h, state = mlstm(q, k, v, i, f, inner, chunk_size=self.chunk_size, segment_ids=ctx.segments)
         h = head_layer_norm(h, self.scale[...], None, self.norm_eps)
         y = h * jax.nn.sigmoid(wide(self.gate_proj(x)))
-        return self.out_proj(y.astype(x.dtype)), state
-
-
-MLSTMConfig = config_of(MLSTM)
+        return self.out_proj(y), state

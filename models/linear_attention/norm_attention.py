@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Constant, Context, Mixer, config_of
+from seqzoo.models.mixer import Constant, Context, Mixer
 from seqzoo.models.ops.matrix.feature_maps import ELEMENTWISE
 from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
 
@@ -61,7 +61,7 @@ class NormAttention(Mixer):
         if positions not in ("none", "lrpe"):
             raise ValueError(f"unknown {positions=}; known: none, lrpe")
         self.num_heads, self.d_head, self.chunk_size = num_heads, d_model // num_heads, chunk_size
-        self.feature_map, self.causal, self.dtype = feature_map, causal, dtype
+        self.feature_map, self.causal = feature_map, causal
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.q_proj = Linear(d_model, d_model, **options)
         self.k_proj = Linear(d_model, d_model, **options)
@@ -74,8 +74,7 @@ class NormAttention(Mixer):
         self.positions = nnx.data(turn)
 
     def _initial(self, batch_size: int) -> Float[Array, "B H K V"]:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        return jnp.zeros((batch_size, self.num_heads, self.d_head, self.d_head), dtype)
+        return jnp.zeros((batch_size, self.num_heads, self.d_head, self.d_head), self.wide)
 
     def state_size(self) -> int:
         """H K K."""
@@ -95,10 +94,7 @@ class NormAttention(Mixer):
         options = {"causal": self.causal, "chunk_size": self.chunk_size}
         o, s = kernel_sums(q, k, v, inner, segment_ids=ctx.segments, **options)
         o = self.norm(o.reshape(*x.shape[:2], -1))
-        return self.out_proj(o.astype(x.dtype)), s
-
-
-NormAttentionConfig = config_of(NormAttention)
+        return self.out_proj(o), s
 
 
 class OutputNorm(nnx.Module):

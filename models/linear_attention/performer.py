@@ -31,7 +31,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.matrix.feature_maps import (
     FavorKind,
@@ -103,19 +103,20 @@ class Performer(Mixer):
             num_features,
         )
         self.kind, self.stabilizer, self.redraw_interval = kind, stabilizer, redraw_interval
-        self.drawn = {"kind": projection, "equal_norms": equal_norms, "dtype": param_dtype}
+        self.directions, self.equal_norms = projection, equal_norms
         self.feature_eps, self.eps, self.chunk_size = feature_eps, eps, chunk_size
-        self.causal, self.dtype = causal, dtype
+        self.causal = causal
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.q_proj = Linear(d_model, d_model, **options)
         self.k_proj = Linear(d_model, d_model, **options)
         self.v_proj = Linear(d_model, d_model, **options)
         self.out_proj = Linear(d_model, d_model, **options)
-        self.projection = Projection(self._draw(rngs.params()))
+        self.projection = Projection(self._draw(rngs.params(), param_dtype))
         self.calls = Calls(jnp.zeros((), jnp.int32))
 
-    def _draw(self, key: Array) -> Float[Array, "M K"]:
-        return random_projection(key, self.num_features, self.d_head, **self.drawn)
+    def _draw(self, key: Array, dtype: DTypeLike) -> Float[Array, "M K"]:
+        options = {"kind": self.directions, "equal_norms": self.equal_norms, "dtype": dtype}
+        return random_projection(key, self.num_features, self.d_head, **options)
 
     def _initial(self, batch_size: int) -> PerformerState:
         if self.stabilizer == "global":
@@ -123,9 +124,8 @@ class Performer(Mixer):
                 "stabilizer='global' takes a maximum over the whole sequence and cannot stream; "
                 "build the Performer with stabilizer='running'"
             )
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        s = jnp.zeros((batch_size, self.num_heads, self._width(), self.d_head + 1), dtype)
-        top = None if self.kind == "relu" else jnp.full(s.shape[:2], LOW, dtype)
+        s = jnp.zeros((batch_size, self.num_heads, self._width(), self.d_head + 1), self.wide)
+        top = None if self.kind == "relu" else jnp.full(s.shape[:2], LOW, self.wide)
         return PerformerState(s, top)
 
     def _width(self) -> int:
@@ -156,18 +156,15 @@ class Performer(Mixer):
             eps=self.eps,
             chunk_size=self.chunk_size,
         )
-        return self.out_proj(o.reshape(*x.shape[:2], -1).astype(x.dtype)), state
+        return self.out_proj(o.reshape(*x.shape[:2], -1)), state
 
     def _count(self, ctx: Context) -> None:
         """Counts a training call and redraws when it is time."""
-        calls, key = self.calls[...] + 1, ctx.rngs.dropout()
+        calls, key = self.calls[...] + 1, ctx.key()
         due = calls % self.redraw_interval == 0
         old = self.projection[...]
-        self.projection[...] = jax.lax.cond(due, lambda: self._draw(key), lambda: old)
+        self.projection[...] = jax.lax.cond(due, lambda: self._draw(key, old.dtype), lambda: old)
         self.calls[...] = calls
-
-
-PerformerConfig = config_of(Performer)
 
 
 def favor_attention(

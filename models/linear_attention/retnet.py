@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import HeadNorm
 from seqzoo.models.linear_attention.matrix_state import MatrixState, matrix_sizes
-from seqzoo.models.mixer import Context, config_of
+from seqzoo.models.mixer import Context
 from seqzoo.models.ops.softmax.rope import rope, xpos_log_decay
 
 
@@ -73,10 +73,7 @@ class RetNet(MatrixState):
         if self.positions == "xpos":
             log_decay = log_decay + xpos_log_decay(self.sizes.d_key)
         o, s = self._recur(q, k, v, log_decay, inner, ctx, scale=self.sizes.d_key**-0.5)
-        return self.out_proj(self.norm(o, self.gate_proj(x)).astype(x.dtype)), s
-
-
-RetNetConfig = config_of(RetNet)
+        return self.out_proj(self.norm(o, self.gate_proj(x))), s
 
 
 def retention_log_decay(heads: int) -> Float[np.ndarray, "H"]:

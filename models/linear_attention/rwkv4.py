@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.scan.wkv_recurrence import WKVState, wkv, wkv_initial
 from seqzoo.models.recurrent.parts import hidden_width, wide
 
@@ -54,7 +54,7 @@ class RWKV4(Mixer):
         Raises ValueError for a width below 1.
         """
         width = hidden_width(d_hidden, d_model)
-        self.d_model, self.d_hidden, self.dtype = d_model, width, dtype
+        self.d_hidden = width
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.q_proj = Linear(d_model, width, **options)  # the receptance r
         self.k_proj = Linear(d_model, width, **options)
@@ -66,9 +66,8 @@ class RWKV4(Mixer):
         self.bonus = nnx.Param(bonus, group="dynamics")
 
     def _initial(self, batch_size: int) -> RWKV4State:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        before = jnp.zeros((batch_size, 1, self.d_model), dtype)
-        return RWKV4State(before, wkv_initial(batch_size, self.d_hidden, dtype))
+        before = jnp.zeros((batch_size, 1, self.d_model), self.wide)
+        return RWKV4State(before, wkv_initial(batch_size, self.d_hidden, self.wide))
 
     def state_size(self) -> int:
         """3 d_hidden + d_model."""
@@ -83,14 +82,11 @@ class RWKV4(Mixer):
             proj(x + (before - x) * mix[i])
             for i, proj in enumerate((self.q_proj, self.k_proj, self.v_proj))
         )
-        layout = ctx.segments if ctx.segments.masked else None
+        layout = ctx.segments
         log_decay = -jnp.exp(wide(self.decay[...]))
         o, sums = wkv(wide(k), wide(v), log_decay, self.bonus[...], sums, segment_ids=layout)
         y = jax.nn.sigmoid(wide(r)) * o
-        return self.out_proj(y.astype(x.dtype)), RWKV4State(window, sums)
-
-
-RWKV4Config = config_of(RWKV4)
+        return self.out_proj(y), RWKV4State(window, sums)
 
 
 def initial_values(

@@ -29,7 +29,7 @@ from seqzoo.models.linear_attention.matrix_state import (
     matrix_sizes,
 )
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
-from seqzoo.models.mixer import Context, config_of
+from seqzoo.models.mixer import Context
 from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 
 MIXES = 5  # of r, k, v, g and w; a sixth vector makes what their changes are read from
@@ -70,7 +70,7 @@ class RWKV6(MatrixState):
         sizes = matrix_sizes(d_model, num_heads, None, None)
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         super().__init__(d_model, sizes, chunk_size, **options)
-        self.d_model, self.norm_eps = d_model, norm_eps
+        self.norm_eps = norm_eps
         inner = num_heads * sizes.d_key
         mix, decay, bonus = initial_values(d_model, layer, param_dtype)
         linear = {"use_bias": False, **options}
@@ -98,7 +98,7 @@ class RWKV6(MatrixState):
         return super().state_size() + self.d_model
 
     def _mix(self, x: Float[Array, "B L D"], inner: RWKV6State | None, ctx: Context):
-        layout = ctx.segments if ctx.segments.masked else None
+        layout = ctx.segments
         window, s0 = (None, None) if inner is None else inner
         before, window = token_before(x, window, ctx.segments)
         mixed_r, mixed_k, mixed_v, mixed_g, mixed_w = self._mixed(x, before - x)
@@ -123,7 +123,7 @@ class RWKV6(MatrixState):
         )
         o = head_layer_norm(o, self.scale[...], self.bias[...], self.norm_eps)
         y = o * jax.nn.silu(self.gate_proj(mixed_g))
-        return self.out_proj(y.astype(x.dtype)), RWKV6State(window, s)
+        return self.out_proj(y), RWKV6State(window, s)
 
     def _mixed(self, x: Float[Array, "B L D"], change: Float[Array, "B L D"]) -> list[Array]:
         """x moved towards the token before, by an amount of its own for each of the five."""
@@ -132,9 +132,6 @@ class RWKV6(MatrixState):
         low = low.reshape(*low.shape[:2], MIXES, -1)
         more = jnp.einsum("BLMR,MRD->MBLD", low, self.B_mix[...].astype(low.dtype))
         return [x + change * (mix[i + 1] + more[i]) for i in range(MIXES)]
-
-
-RWKV6Config = config_of(RWKV6)
 
 
 def initial_values(

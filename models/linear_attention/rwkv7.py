@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ from seqzoo.models.linear_attention.matrix_state import (
 )
 from seqzoo.models.linear_attention.rwkv6 import RWKV6State
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
-from seqzoo.models.mixer import Context, config_of
+from seqzoo.models.mixer import Context
 from seqzoo.models.ops.matrix.dplr_delta import dplr_delta_rule
 from seqzoo.models.ops.matrix.orthogonal import orthogonal
 from seqzoo.models.recurrent.parts import wide
@@ -50,7 +49,7 @@ class LowRank(nnx.Module):
         self,
         d_model: int,
         rank: int,
-        activation: Callable[[Array], Array] = lambda x: x,
+        activation: Literal["none", "tanh", "sigmoid"] = "none",
         *,
         bias: Float[Array, "D"] | None = None,
         dtype: DTypeLike = jnp.float32,
@@ -69,7 +68,10 @@ class LowRank(nnx.Module):
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """The map on the last axis."""
-        return self.out_proj(self.activation(self.in_proj(x)))
+        h = self.in_proj(x)
+        if self.activation == "none":
+            return self.out_proj(h)
+        return self.out_proj((jnp.tanh if self.activation == "tanh" else jax.nn.sigmoid)(h))
 
 
 class RWKV7(MatrixState):
@@ -103,15 +105,15 @@ class RWKV7(MatrixState):
         sizes = matrix_sizes(d_model, num_heads, None, None)
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         super().__init__(d_model, sizes, chunk_size, **options)
-        self.d_model, self.norm_eps = d_model, norm_eps
+        self.norm_eps = norm_eps
         initial = initial_values(d_model, sizes.d_key, layer, param_dtype)
         self.mix = nnx.Param(initial["mix"], group="no_decay")
         self.decay = nnx.Param(initial["decay"], group="dynamics")
         self.bonus = nnx.Param(jnp.full(d_model, -0.04, param_dtype), group="dynamics")
         self.key_scale = nnx.Param(initial["key_scale"], group="no_decay")  # ξ and α
-        self.decay_of = LowRank(d_model, decay_rank, jnp.tanh, **options)
+        self.decay_of = LowRank(d_model, decay_rank, "tanh", **options)
         self.strength_of = LowRank(d_model, decay_rank, bias=initial["strength"], **options)
-        self.gate_of = LowRank(d_model, gate_rank, jax.nn.sigmoid, **options)
+        self.gate_of = LowRank(d_model, gate_rank, "sigmoid", **options)
         first = LowRank(d_model, value_rank, bias=initial["value"], **options)
         self.value_of = nnx.data(None if layer is None else first)
         self.scale = nnx.Param(jnp.ones(d_model, param_dtype))
@@ -148,12 +150,12 @@ class RWKV7(MatrixState):
             self._heads(log_decay),
             s0,
             chunk_size=self.chunk_size,
-            segment_ids=ctx.segments if ctx.segments.masked else None,
+            segment_ids=ctx.segments,
         )
         o = head_layer_norm(o, self.scale[...], self.bias[...], self.norm_eps)
         weight = jnp.sum(wide(r) * k * self._heads(self.bonus[...][None, None]), -1, keepdims=True)
         y = (o + (weight * v).reshape(o.shape)) * self.gate_of(m_g)
-        return self.out_proj(y.astype(x.dtype)), RWKV6State(window, s)
+        return self.out_proj(y), RWKV6State(window, s)
 
     def _value(self, m: Float[Array, "B L D"], ctx: Context) -> Float[Array, "B L D"]:
         """v moved towards that of the first layer, which is the first to be here."""
@@ -172,9 +174,6 @@ class RWKV7(MatrixState):
         kappa = self._heads(k * removal)
         kappa = kappa * jax.lax.rsqrt(jnp.maximum(jnp.sum(kappa**2, -1, keepdims=True), 1e-24))
         return self._heads(k * (1 + (strength - 1) * replacement)), kappa
-
-
-RWKV7Config = config_of(RWKV7)
 
 
 def initial_values(d_model: int, d_key: int, layer: Any, dtype: DTypeLike) -> dict[str, Array]:

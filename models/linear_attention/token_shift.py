@@ -20,7 +20,7 @@ def token_before(
 ) -> tuple[Float[Array, "B L D"], Float[Array, "B 1 D"]]:
     """The token before each, and the last real one for the next call."""
     shift = jnp.zeros((2, x.shape[-1]), x.dtype).at[0].set(1)
-    return short_conv(x, shift, window, segment_ids=layout if layout.masked else None)
+    return short_conv(x, shift, window, segment_ids=layout)
 
 
 def place_in_depth(layer: Any) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Mixer, config_of
+from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.conv.short import short_conv
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.linear import linear_scan
@@ -88,14 +88,14 @@ class IndRNN(Mixer):
         if activation not in ACTIVATIONS:
             raise ValueError(f"unknown {activation=}; known: {', '.join(ACTIVATIONS)}")
         width = hidden_width(d_hidden, d_model)
-        self.d_hidden, self.activation, self.dtype = width, activation, dtype
+        self.d_hidden, self.activation = width, activation
         self.in_proj = Linear(d_model, width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         decay = jax.random.uniform(rngs.params(), (width,), param_dtype)
         self.decay = nnx.Param(decay, group="dynamics")
         self.out_proj = way_out(width, d_model, dtype, param_dtype, rngs)
 
     def _initial(self, batch_size: int) -> Float[Array, "B H"]:
-        return jnp.zeros((batch_size, self.d_hidden), jnp.promote_types(self.dtype, jnp.float32))
+        return jnp.zeros((batch_size, self.d_hidden), self.wide)
 
     def state_size(self) -> int:
         """d_hidden."""
@@ -107,7 +107,7 @@ class IndRNN(Mixer):
         u, decay = wide(self.in_proj(x)), wide(self.decay[...])
         h, last = ind_rnn(u, decay, h0, activation=self.activation, segments=ctx.segments)
         y = h if self.out_proj is None else self.out_proj(h)
-        return y.astype(x.dtype), last
+        return y, last
 
 
 class QRNNState(NamedTuple):
@@ -134,15 +134,14 @@ class QRNN(Mixer):
         if width < 1:
             raise ValueError(f"width counts the current token and must be at least 1; got {width=}")
         hidden = hidden_width(d_hidden, d_model)
-        self.d_model, self.d_hidden, self.width, self.dtype = d_model, hidden, width, dtype
+        self.d_hidden, self.width = hidden, width
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.in_proj = Linear(width * d_model, 3 * hidden, **options)
         self.out_proj = way_out(hidden, d_model, dtype, param_dtype, rngs)
 
     def _initial(self, batch_size: int) -> QRNNState:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        window = jnp.zeros((batch_size, self.width - 1, self.d_model), dtype)
-        return QRNNState(window, jnp.zeros((batch_size, self.d_hidden), dtype))
+        window = jnp.zeros((batch_size, self.width - 1, self.d_model), self.wide)
+        return QRNNState(window, jnp.zeros((batch_size, self.d_hidden), self.wide))
 
     def state_size(self) -> int:
         """d_hidden + (width - 1) d_model."""
@@ -150,7 +149,7 @@ class QRNN(Mixer):
 
     @jax.named_scope("qrnn")
     def _mix(self, x, inner, ctx):
-        layout = ctx.segments if ctx.segments.masked else None
+        layout = ctx.segments
         window, c0 = (None, None) if inner is None else inner
         taken = jnp.eye(self.width, dtype=x.dtype)[..., None] * jnp.ones(x.shape[-1], x.dtype)
         parts = [short_conv(x, kernel, window, segment_ids=layout) for kernel in taken]
@@ -160,7 +159,7 @@ class QRNN(Mixer):
         c = linear_scan(jax.nn.sigmoid(f), new, c0, segment_ids=layout)
         y = jax.nn.sigmoid(o) * c
         y = y if self.out_proj is None else self.out_proj(y)
-        return y.astype(x.dtype), QRNNState(window, c[:, -1])
+        return y, QRNNState(window, c[:, -1])
 
 
 class SRU(Mixer):
@@ -174,7 +173,6 @@ class SRU(Mixer):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.d_model, self.dtype = d_model, dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.in_proj = Linear(d_model, d_model, use_bias=False, **options)
         self.gate_proj = Linear(d_model, 2 * d_model, **options)
@@ -182,7 +180,7 @@ class SRU(Mixer):
         self.hidden_scale = nnx.Param(weights * math.sqrt(3), group="no_decay")
 
     def _initial(self, batch_size: int) -> Float[Array, "B D"]:
-        return jnp.zeros((batch_size, self.d_model), jnp.promote_types(self.dtype, jnp.float32))
+        return jnp.zeros((batch_size, self.d_model), self.wide)
 
     def state_size(self) -> int:
         """d_model."""
@@ -194,7 +192,4 @@ class SRU(Mixer):
         parts = (self.in_proj(x), self.gate_proj(x), math.sqrt(3) * x)
         u = jnp.concatenate([wide(p) for p in parts], axis=-1)
         h, c = sru(u, wide(self.hidden_scale[...]), c0, segments=ctx.segments)
-        return h.astype(x.dtype), c
-
-
-IndRNNConfig, QRNNConfig, SRUConfig = config_of(IndRNN), config_of(QRNN), config_of(SRU)
+        return h, c

@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Mixer, config_of
+from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.recurrent.parts import hidden_width, orthogonal_gates, way_out, wide
@@ -74,7 +74,7 @@ class GRU(Mixer):
     ):
         """`d_hidden`: width of the state, by default d_model. Raises ValueError below 1."""
         width = hidden_width(d_hidden, d_model)
-        self.d_hidden, self.dtype = width, dtype
+        self.d_hidden = width
         self.in_proj = Linear(d_model, 3 * width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.hidden_kernel = nnx.Param(
             orthogonal_gates(rngs.params(), width, width, 3, param_dtype)
@@ -84,7 +84,7 @@ class GRU(Mixer):
         self.out_proj = way_out(width, d_model, dtype, param_dtype, rngs)
 
     def _initial(self, batch_size: int) -> Float[Array, "B H"]:
-        return jnp.zeros((batch_size, self.d_hidden), jnp.promote_types(self.dtype, jnp.float32))
+        return jnp.zeros((batch_size, self.d_hidden), self.wide)
 
     def state_size(self) -> int:
         """d_hidden."""
@@ -97,7 +97,4 @@ class GRU(Mixer):
         kernel = wide(self.hidden_kernel[...])
         h, last = gru(wide(self.in_proj(x)), kernel, bias, h0, segments=ctx.segments)
         y = h if self.out_proj is None else self.out_proj(h)
-        return y.astype(x.dtype), last
-
-
-GRUConfig = config_of(GRU)
+        return y, last

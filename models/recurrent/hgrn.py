@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Constant, Mixer, config_of
+from seqzoo.models.mixer import Constant, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.linear import linear_scan
 from seqzoo.models.recurrent.parts import hidden_width, lower_bound_of, wide
@@ -61,7 +61,7 @@ class HGRN(Mixer):
         Raises ValueError for a width below 1 and a bound outside [0, 1).
         """
         width = hidden_width(d_hidden, d_model)
-        self.d_hidden, self.dtype = width, dtype
+        self.d_hidden = width
         self.lower_bound = Constant(lower_bound_of(lower_bound, layer, param_dtype))
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.in_proj = Linear(d_model, 2 * width, **options)
@@ -70,7 +70,7 @@ class HGRN(Mixer):
         self.out_proj = Linear(width, d_model, **options)
 
     def _initial(self, batch_size: int) -> Float[Array, "B H"]:
-        return jnp.zeros((batch_size, self.d_hidden), jnp.promote_types(self.dtype, jnp.float32))
+        return jnp.zeros((batch_size, self.d_hidden), self.wide)
 
     def state_size(self) -> int:
         """d_hidden."""
@@ -78,11 +78,8 @@ class HGRN(Mixer):
 
     @jax.named_scope("hgrn")
     def _mix(self, x, inner, ctx):
-        layout = ctx.segments if ctx.segments.masked else None
+        layout = ctx.segments
         forget, candidate = jnp.split(wide(self.in_proj(x)), 2, axis=-1)
         h = hgrn(forget, candidate, inner, lower_bound=self.lower_bound[...], segments=layout)
         y = self.norm(h) * jax.nn.silu(self.gate_proj(x))
-        return self.out_proj(y).astype(x.dtype), h[:, -1]
-
-
-HGRNConfig = config_of(HGRN)
+        return self.out_proj(y), h[:, -1]

@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Mixer, config_of
+from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.recurrent.parts import hidden_width, orthogonal_gates, way_out, wide
@@ -108,7 +108,7 @@ class LSTM(Mixer):
         if d_proj is not None and not 0 < d_proj < width:
             raise ValueError(f"d_proj must be in 1 .. d_hidden - 1 = {width - 1}; got {d_proj=}")
         out = width if d_proj is None else d_proj
-        self.d_hidden, self.d_out, self.dtype = width, out, dtype
+        self.d_hidden, self.d_out = width, out
         self.in_proj = Linear(d_model, 4 * width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.in_proj.bias[...] = self.in_proj.bias[...].at[width : 2 * width].set(forget_bias)
         self.hidden_kernel = nnx.Param(orthogonal_gates(rngs.params(), out, width, 4, param_dtype))
@@ -118,9 +118,8 @@ class LSTM(Mixer):
         self.out_proj = way_out(out, d_model, dtype, param_dtype, rngs)
 
     def _initial(self, batch_size: int) -> LSTMState:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
         widths = (self.d_out, self.d_hidden)
-        return LSTMState(*(jnp.zeros((batch_size, width), dtype) for width in widths))
+        return LSTMState(*(jnp.zeros((batch_size, width), self.wide) for width in widths))
 
     def state_size(self) -> int:
         """d_hidden + d_proj."""
@@ -136,7 +135,4 @@ class LSTM(Mixer):
         )
         states, last = lstm(wide(self.in_proj(x)), weights, initial, segments=ctx.segments)
         y = states.h if self.out_proj is None else self.out_proj(states.h)
-        return y.astype(x.dtype), last
-
-
-LSTMConfig = config_of(LSTM)
+        return y, last

@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Mixer, config_of
+from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.linear import linear_scan
 from seqzoo.models.recurrent.parts import hidden_width, way_out, wide
@@ -77,13 +77,13 @@ class _MinRNN(Mixer):
         Raises ValueError for a width below 1.
         """
         width = hidden_width(d_hidden, d_model)
-        self.d_hidden, self.positive, self.dtype = width, positive, dtype
+        self.d_hidden, self.positive = width, positive
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.in_proj = Linear(d_model, (self.gates + 1) * width, **options)
         self.out_proj = way_out(width, d_model, dtype, param_dtype, rngs)
 
     def _initial(self, batch_size: int) -> Float[Array, "B H"]:
-        return jnp.zeros((batch_size, self.d_hidden), jnp.promote_types(self.dtype, jnp.float32))
+        return jnp.zeros((batch_size, self.d_hidden), self.wide)
 
     def state_size(self) -> int:
         """d_hidden."""
@@ -96,10 +96,10 @@ class _MinRNN(Mixer):
     def _mix(self, x, inner, ctx):
         *gates, candidate = jnp.split(wide(self.in_proj(x)), self.gates + 1, axis=-1)
         candidate = positive_part(candidate) if self.positive else candidate
-        layout = ctx.segments if ctx.segments.masked else None
+        layout = ctx.segments
         h = self._states(gates, candidate, inner, layout)
         y = h if self.out_proj is None else self.out_proj(h)
-        return y.astype(x.dtype), h[:, -1]
+        return y, h[:, -1]
 
 
 class MinGRU(_MinRNN):
@@ -118,7 +118,3 @@ class MinLSTM(_MinRNN):
     @jax.named_scope("min_lstm")
     def _states(self, gates, candidate, h0, layout):
         return min_lstm(*gates, candidate, h0, segments=layout)
-
-
-MinGRUConfig = config_of(MinGRU)
-MinLSTMConfig = config_of(MinLSTM)

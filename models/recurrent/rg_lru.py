@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.linear import linear_scan
 from seqzoo.models.recurrent.parts import hidden_width, wide
@@ -136,7 +136,7 @@ class RGLRU(Mixer):
             raise ValueError(
                 f"decays must keep 0 < decay_min < decay_max < 1; got {decay_min=}, {decay_max=}"
             )
-        self.d_hidden, self.dtype = width, dtype
+        self.d_hidden = width
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.in_proj = Linear(d_model, width, **options)
         self.gate_proj = Linear(d_model, width, **options)
@@ -148,8 +148,7 @@ class RGLRU(Mixer):
         self.out_proj = Linear(width, d_model, **options)
 
     def _initial(self, batch_size: int) -> RGLRUState:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        h = jnp.zeros((batch_size, self.d_hidden), dtype)
+        h = jnp.zeros((batch_size, self.d_hidden), self.wide)
         return RGLRUState(self.conv.initial(batch_size), h)
 
     def state_size(self) -> int:
@@ -172,10 +171,6 @@ class RGLRU(Mixer):
             self.decay[...],
             layout.position,
             h0,
-            segments=layout if layout.masked else None,
+            segments=layout,
         )
-        y = self.out_proj(h.astype(x.dtype) * gate)
-        return y.astype(x.dtype), RGLRUState(window, h[:, -1])
-
-
-RGLRUConfig = config_of(RGLRU)
+        return self.out_proj(h.astype(x.dtype) * gate), RGLRUState(window, h[:, -1])

@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Mixer, config_of
+from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.recurrent.parts import hidden_width, orthogonal_gates, way_out, wide
@@ -65,7 +65,7 @@ class RNN(Mixer):
         if activation not in ACTIVATIONS:
             raise ValueError(f"unknown {activation=}; known: {', '.join(ACTIVATIONS)}")
         width = hidden_width(d_hidden, d_model)
-        self.d_hidden, self.activation, self.dtype = width, activation, dtype
+        self.d_hidden, self.activation = width, activation
         self.in_proj = Linear(d_model, width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         if activation == "relu":
             kernel = jnp.eye(width, dtype=param_dtype)
@@ -75,7 +75,7 @@ class RNN(Mixer):
         self.out_proj = way_out(width, d_model, dtype, param_dtype, rngs)
 
     def _initial(self, batch_size: int) -> Float[Array, "B H"]:
-        return jnp.zeros((batch_size, self.d_hidden), jnp.promote_types(self.dtype, jnp.float32))
+        return jnp.zeros((batch_size, self.d_hidden), self.wide)
 
     def state_size(self) -> int:
         """d_hidden."""
@@ -89,7 +89,4 @@ class RNN(Mixer):
             wide(self.in_proj(x)), kernel, h0, activation=self.activation, segments=ctx.segments
         )
         y = h if self.out_proj is None else self.out_proj(h)
-        return y.astype(x.dtype), last
-
-
-RNNConfig = config_of(RNN)
+        return y, last

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear_attention.matrix_state import head_layer_norm
 from seqzoo.models.linear_attention.token_shift import place_in_depth
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.ops.scan.running_max import carried
@@ -104,7 +104,7 @@ class SLSTM(Mixer):
         """
         if num_heads < 1 or d_model % num_heads:
             raise ValueError(f"num_heads must divide d_model={d_model}; got {num_heads=}")
-        self.d_model, self.norm_eps, self.dtype = d_model, norm_eps, dtype
+        self.norm_eps = norm_eps
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         conv = DepthwiseConv(d_model, d_conv, **options) if d_conv else None
         self.conv = nnx.data(conv)
@@ -117,8 +117,7 @@ class SLSTM(Mixer):
         self.scale = nnx.Param(jnp.ones(d_model, param_dtype))
 
     def _initial(self, batch_size: int) -> SLSTMMixerState:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        zeros = jnp.zeros((batch_size, self.d_model), dtype)
+        zeros = jnp.zeros((batch_size, self.d_model), self.wide)
         window = None if self.conv is None else self.conv.initial(batch_size)
         return SLSTMMixerState(window, SLSTMState(zeros, zeros, zeros, zeros))
 
@@ -143,10 +142,7 @@ class SLSTM(Mixer):
         states, cell = slstm(wide(jnp.stack(gates, 2)), kernel, cell, segments=ctx.segments)
         h = states.h.reshape(*x.shape[:2], kernel.shape[0], -1)
         y = head_layer_norm(h, self.scale[...], None, self.norm_eps)
-        return y.astype(x.dtype), SLSTMMixerState(window, cell)
-
-
-SLSTMConfig = config_of(SLSTM)
+        return y, SLSTMMixerState(window, cell)
 
 
 def forget_bias(heads: int, width: int, layer: Any, dtype: DTypeLike) -> Float[Array, "H E"]:

@@ -21,7 +21,6 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Complex
 
-from seqzoo.models.mixer import config_of
 from seqzoo.models.ops.ssm.diagonal import CHUNK
 from seqzoo.models.ssm.discretize import discretize
 from seqzoo.models.ssm.s4d import S4D
@@ -88,6 +87,3 @@ class DSS(S4D):
             # In time units, so that another sampling rate changes nothing but the steps.
             dB = dB * A * softmax_weights(A, dt / self.step_rescale, self.length)
         return dA, dB, 0.5 * c
-
-
-DSSConfig = config_of(DSS)

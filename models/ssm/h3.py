@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.ssm.diagonal import CHUNK
 from seqzoo.models.ssm.s4d import S4D, Init
@@ -64,7 +64,7 @@ class H3(Mixer):
         """
         if d_head < 1 or d_model % d_head:
             raise ValueError(f"d_head must divide d_model; got {d_model=}, {d_head=}")
-        self.d_head, self.num_heads, self.dtype = d_head, d_model // d_head, dtype
+        self.d_head, self.num_heads = d_head, d_model // d_head
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.q_proj = Linear(d_model, d_model, **options)
         self.k_proj = Linear(d_model, d_model, **options)
@@ -93,7 +93,7 @@ class H3(Mixer):
         q, k, v = (_heads(a, self.d_head) for a in (self.q_proj(x), k, self.v_proj(x)))
         products, h = self._remember(k[..., :, None] * v[..., None, :], h, ctx)
         y = jnp.einsum("BLHI,BLHIJ->BLHJ", q, products).reshape(x.shape)
-        return self.out_proj(y).astype(x.dtype), H3State(window, h)
+        return self.out_proj(y), H3State(window, h)
 
     def _remember(self, products: Float[Array, "B L H I J"], h: Array | None, ctx: Context):
         """The diagonal SSM over each product of a head's channels, as further rows."""
@@ -106,9 +106,6 @@ class H3(Mixer):
         y, h = self.ssm._mix(rows, h, Context(layout, ctx.rngs))
         y = jnp.moveaxis(y.reshape(batch, count, length, heads), 1, 3).reshape(shape)
         return y, h.reshape(batch, count, *h.shape[1:])
-
-
-H3Config = config_of(H3)
 
 
 def _heads(x: Float[Array, "B L D"], width: int) -> Float[Array, "B L H I"]:

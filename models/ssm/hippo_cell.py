@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Mixer, config_of
+from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.recurrent.parts import hidden_width, way_out, wide
@@ -68,7 +68,7 @@ class HippoCell(Mixer):
             raise ValueError(f"window and memories must be positive; got {window=}, {memories=}")
         nplr(measure, d_state)  # refuses sizes that cannot be
         self.d_hidden, self.d_state = hidden_width(d_hidden, d_model), d_state
-        self.memories, self.measure, self.window, self.dtype = memories, measure, window, dtype
+        self.memories, self.measure, self.window = memories, measure, window
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.in_proj = Linear(d_model, 2 * self.d_hidden, **options)
         rows = self.d_hidden + memories * d_state
@@ -78,9 +78,8 @@ class HippoCell(Mixer):
         self.out_proj = way_out(self.d_hidden, d_model, dtype, param_dtype, rngs)
 
     def _initial(self, batch_size: int) -> tuple[Float[Array, "B H"], Float[Array, "B K N"]]:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
         shapes = ((self.d_hidden,), (self.memories, self.d_state))
-        return tuple(jnp.zeros((batch_size, *shape), dtype) for shape in shapes)
+        return tuple(jnp.zeros((batch_size, *shape), self.wide) for shape in shapes)
 
     def state_size(self) -> int:
         """d_hidden + memories d_state."""
@@ -95,24 +94,22 @@ class HippoCell(Mixer):
             self._cell(), inputs, start, kernels=kernels, segment_ids=ctx.segments
         )
         y = h if self.out_proj is None else self.out_proj(h)
-        return y.astype(x.dtype), last
+        return y, last
 
     def _ages(self, x: Array, layout: Segments) -> Float[Array, "B L"]:
         """The number of each token in its segment, from 1."""
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        return jnp.broadcast_to(layout.position + 1, x.shape[:2]).astype(dtype)
+        return jnp.broadcast_to(layout.position + 1, x.shape[:2]).astype(self.wide)
 
     def _cell(self):
         """The step (h, m), (in_proj of x_t, t) -> (h, m)."""
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
         form = nplr(self.measure, self.d_state)
         lam, p, b = (
-            jax.lax.complex(jnp.asarray(z.real, dtype), jnp.asarray(z.imag, dtype))
+            jax.lax.complex(jnp.asarray(z.real, self.wide), jnp.asarray(z.imag, self.wide))
             for z in (form.lam, form.p, form.b)
         )
         b = planes(b)
         if self.measure != "legs":
-            dt = jnp.asarray(WINDOW[self.measure] / self.window, dtype)
+            dt = jnp.asarray(WINDOW[self.measure] / self.window, self.wide)
             fixed = resolvent(lam, p, dt), dt
 
         def cell(state, inputs, dot, write):
@@ -128,6 +125,3 @@ class HippoCell(Mixer):
             return h, dplr_step(resolvent(lam, p, dt), m, b * f, dt)
 
         return cell
-
-
-HippoCellConfig = config_of(HippoCell)

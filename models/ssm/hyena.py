@@ -5,7 +5,7 @@
     h_n(t) = (MLP z(t))_n exp(-δ t),   z(t) = t, cos and -sin of a few frequencies
 
 with order N, N - 1 long filters (the authors' code; algorithm 3 and section 3.3), sine activations
-with learned frequencies, and decays δ over the channels. Time t is in units of `max_length`, an
+with learned frequencies, and decays δ over the channels. Time t is in units of `unit`, an
 option and not the length of a row: rows of any length, packed rows and streams agree.
 
 A convolution with a filter that is no finite sum of exponentials has no small state: while
@@ -16,7 +16,8 @@ State: (N - 1) D max_length + 1 + (d_conv - 1) (N + 1) D elements per sequence.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +28,11 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.conv.fft import fft_conv
 from seqzoo.models.ops.softmax.local_blocks import Recent, forget, latest, run_tags
 
-# The slowest and the fastest filter decay to TARGET within these multiples of `max_length`.
+# The slowest and the fastest filter decay to TARGET within these multiples of `unit`.
 TARGET, SLOWEST, FASTEST = 1e-2, 1.5, 0.3
 
 
@@ -101,22 +102,24 @@ class Hyena(Mixer):
         filter_bands: int = 1,
         frequency: float = 10.0,
         max_length: int = 2048,
+        unit: int | None = None,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """`order`: N; `filter_width`, `filter_bands`, `frequency`: of the filters' network.
 
-        `max_length`: the unit of the filters' time, and the most tokens of a segment in streaming.
-        Raises ValueError for sizes below 1 and an order below 2.
+        `max_length`: most tokens of a segment. `unit`: tokens in a unit of the filters' time, by
+        default max_length. Raises ValueError for sizes below 1 and an order below 2.
         """
-        sizes = min(d_conv, filter_width, filter_bands, max_length)
+        unit = max_length if unit is None else unit
+        sizes = min(d_conv, filter_width, filter_bands, max_length, unit)
         if order < 2 or sizes < 1:
             raise ValueError(
                 f"order must be at least 2 and sizes at least 1; got {order=}, {d_conv=}, "
-                f"{filter_width=}, {filter_bands=}, {max_length=}"
+                f"{filter_width=}, {filter_bands=}, {max_length=}, {unit=}"
             )
-        self.d_model, self.order, self.max_length, self.dtype = d_model, order, max_length, dtype
+        self.order, self.max_length = order, max_length
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         wide = (order + 1) * d_model
         self.in_proj = Linear(d_model, wide, **options)
@@ -127,7 +130,7 @@ class Hyena(Mixer):
             width=filter_width,
             bands=filter_bands,
             frequency=frequency,
-            length=max_length,
+            length=unit,
             param_dtype=param_dtype,
             rngs=rngs,
         )
@@ -135,9 +138,13 @@ class Hyena(Mixer):
         self.D = nnx.Param(skip, group="no_decay")
         self.out_proj = Linear(d_model, d_model, **options)
 
+    @classmethod
+    def longer(cls, options: Mapping[str, Any], length: int) -> dict[str, Any]:
+        """More tokens with the same filters."""
+        return {"max_length": length, "unit": options["unit"] or options["max_length"]}
+
     def _initial(self, batch_size: int) -> HyenaState:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        token = jax.ShapeDtypeStruct((self.order - 1, self.d_model), dtype)
+        token = jax.ShapeDtypeStruct((self.order - 1, self.d_model), self.wide)
         past = forget(token, batch_size, self.max_length)
         return HyenaState(self.conv.initial(batch_size), past)
 
@@ -151,13 +158,12 @@ class Hyena(Mixer):
         window, past = (None, None) if inner is None else inner
         mixed, window = self.conv(self.in_proj(x), window, layout)
         gate, *gates, v = jnp.split(mixed, self.order + 1, axis=-1)
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
         taps = x.shape[1] + (0 if past is None else self.max_length)
-        kernels = self.filter(taps, dtype)
+        kernels = self.filter(taps, self.wide)
         tags = run_tags(layout, *x.shape[:2])
         seen = []
         for n, x_n in enumerate(reversed(gates)):
-            v = (v * x_n).astype(dtype)
+            v = (v * x_n).astype(self.wide)
             if layout.masked:
                 v = jnp.where(layout.valid[..., None], v, 0)
             seen.append(v)
@@ -165,13 +171,10 @@ class Hyena(Mixer):
                 long = fft_conv(v, kernels[n], segment_ids=layout, strict=True)
             else:
                 long = _continued(past._replace(items=past.items[:, :, n]), v, kernels[n], tags)
-            v = long + self.D[n].astype(dtype) * v
+            v = long + self.D[n].astype(self.wide) * v
         if past is not None:
             past = past.after(jnp.stack(seen, axis=2), latest(past.tagged(tags)))
-        return self.out_proj((v * gate).astype(x.dtype)), HyenaState(window, past)
-
-
-HyenaConfig = config_of(Hyena)
+        return self.out_proj(v * gate), HyenaState(window, past)
 
 
 def _continued(past: Recent, v: Float[Array, "B C D"], kernel: Array, tags: Array) -> Array:

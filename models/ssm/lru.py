@@ -20,7 +20,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
-from seqzoo.models.mixer import Mixer, config_of
+from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.linear import linear_scan
 
@@ -77,7 +77,7 @@ class LRU(Mixer):
             raise ValueError(f"max_phase is an angle in (0, 2π]; got {max_phase=}")
         if d_state < 1:
             raise ValueError(f"d_state must be at least 1; got {d_state=}")
-        self.d_model, self.d_state, self.dtype = d_model, d_state, dtype
+        self.d_state = d_state
         nu, theta, gamma = ring(rngs.params(), d_state, r_min, r_max, max_phase, param_dtype)
         self.nu_log = nnx.Param(nu, group="dynamics")
         self.theta_log = nnx.Param(theta, group="dynamics")
@@ -94,8 +94,7 @@ class LRU(Mixer):
         self.D = nnx.Param(jax.random.normal(rngs.params(), (d_model,), param_dtype))
 
     def _initial(self, batch_size: int) -> Float[Array, "B 2 N"]:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        return jnp.zeros((batch_size, 2, self.d_state), dtype)  # real and imaginary planes
+        return jnp.zeros((batch_size, 2, self.d_state), self.wide)  # real and imaginary planes
 
     def state_size(self) -> int:
         """2 d_state."""
@@ -114,7 +113,7 @@ class LRU(Mixer):
     def _inputs(self, x: Float[Array, "B L D"]) -> Complex[Array, "B L N"]:
         """γ ⊙ (B x), in at least float32."""
         B = jnp.concatenate([self.B_re[...], self.B_im[...]]).astype(self.dtype)
-        u = jnp.einsum("BLD,ND->BLN", x.astype(self.dtype), B)
+        u = jnp.einsum("BLD,ND->BLN", x, B)
         u = u.astype(jnp.promote_types(u.dtype, jnp.float32))
         re, im = jnp.split(u, 2, axis=-1)
         if self.gamma_log is not None:
@@ -123,11 +122,7 @@ class LRU(Mixer):
         return jax.lax.complex(re, im)
 
     def _outputs(self, h: Complex[Array, "B L N"], x: Float[Array, "B L D"]) -> Array:
-        """Re(C h) + D ⊙ x in x's dtype."""
+        """Re(C h) + D ⊙ x."""
         planes = jnp.concatenate([h.real, h.imag], axis=-1).astype(self.dtype)
         C = jnp.concatenate([self.C_re[...], -self.C_im[...]], axis=1).astype(self.dtype)
-        y = jnp.einsum("BLN,DN->BLD", planes, C) + self.D[...].astype(self.dtype) * x
-        return y.astype(x.dtype)
-
-
-LRUConfig = config_of(LRU)
+        return jnp.einsum("BLN,DN->BLD", planes, C) + self.D[...].astype(self.dtype) * x

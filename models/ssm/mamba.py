@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.scan.selective import selective_scan
 
 
@@ -81,7 +81,7 @@ class Mamba(Mixer):
         inner = expand * d_model
         self.d_inner, self.d_state, self.dt_rank = inner, d_state, dt_rank
         self.inner_norm, self.norm_eps = inner_norm, norm_eps
-        self.chunk_size, self.dtype = chunk_size, dtype
+        self.chunk_size = chunk_size
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.in_proj = Linear(d_model, 2 * inner, use_bias=use_bias, **options)
         self.conv = DepthwiseConv(inner, d_conv, use_bias=conv_bias, **options)
@@ -96,8 +96,7 @@ class Mamba(Mixer):
         self.out_proj = Linear(inner, d_model, use_bias=use_bias, **options)
 
     def _initial(self, batch_size: int) -> MambaState:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        h = jnp.zeros((batch_size, self.d_inner, self.d_state), dtype)
+        h = jnp.zeros((batch_size, self.d_inner, self.d_state), self.wide)
         return MambaState(self.conv.initial(batch_size), h)
 
     def state_size(self) -> int:
@@ -114,9 +113,9 @@ class Mamba(Mixer):
         dt, B, C = self._selection(u)
         A = -jnp.exp(self.A_log[...].astype(dt.dtype))
         D = self.D[...].astype(dt.dtype)
-        options = {"segment_ids": layout if layout.masked else None, "chunk_size": self.chunk_size}
+        options = {"segment_ids": layout, "chunk_size": self.chunk_size}
         y, h = selective_scan(u, dt, A, B, C, D, h, **options)
-        return self.out_proj(y * jax.nn.silu(z)).astype(x.dtype), MambaState(window, h)
+        return self.out_proj(y * jax.nn.silu(z)), MambaState(window, h)
 
     def _selection(self, u: Float[Array, "B L E"]) -> tuple[Array, Array, Array]:
         """dt, B and C; dt in at least float32, since decays near 1 are lost in bfloat16."""
@@ -124,12 +123,10 @@ class Mamba(Mixer):
         if self.inner_norm:
             parts = [_unit_rms(p, self.norm_eps) for p in parts]
         r, B, C = parts
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        dt = jax.nn.softplus(self.dt_proj(r).astype(wide) + self.dt_bias[...].astype(wide))
+        dt = jax.nn.softplus(
+            self.dt_proj(r).astype(self.wide) + self.dt_bias[...].astype(self.wide)
+        )
         return dt, B, C
-
-
-MambaConfig = config_of(Mamba)
 
 
 def _unit_rms(x: Array, eps: float) -> Array:

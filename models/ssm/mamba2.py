@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 from seqzoo.models.ssm.mamba import dt_bias_init
@@ -123,7 +123,7 @@ class Mamba2(Mixer):
             )
         self.d_inner, self.d_state, self.num_groups = inner, d_state, num_groups
         self.num_heads, self.d_head = inner // d_head, d_head
-        self.chunk_size, self.dtype = chunk_size, dtype
+        self.chunk_size = chunk_size
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         mixed = inner + 2 * num_groups * d_state
         self.borders = (inner, inner + mixed)  # of z, [x | B | C] and dt
@@ -143,8 +143,7 @@ class Mamba2(Mixer):
         self.out_proj = Linear(inner, d_model, use_bias=use_bias, **options)
 
     def _initial(self, batch_size: int) -> Mamba2State:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        s = jnp.zeros((batch_size, self.num_heads, self.d_state, self.d_head), dtype)
+        s = jnp.zeros((batch_size, self.num_heads, self.d_state, self.d_head), self.wide)
         return Mamba2State(self.conv.initial(batch_size), s)
 
     def state_size(self) -> int:
@@ -159,25 +158,21 @@ class Mamba2(Mixer):
         mixed, window = self.conv(mixed, window, layout)
         states = self.num_groups * self.d_state
         u, B, C = jnp.split(jax.nn.silu(mixed), [self.d_inner, self.d_inner + states], axis=-1)
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        dt = jax.nn.softplus(dt.astype(wide) + self.dt_bias[...].astype(wide))
+        dt = jax.nn.softplus(dt.astype(self.wide) + self.dt_bias[...].astype(self.wide))
         y, s = ssd(
             _split(u, self.num_heads),
             dt,
-            -jnp.exp(self.A_log[...].astype(wide)),
+            -jnp.exp(self.A_log[...].astype(self.wide)),
             _split(B, self.num_groups),
             _split(C, self.num_groups),
-            self.D[...].astype(wide),
+            self.D[...].astype(self.wide),
             s,
-            segment_ids=layout if layout.masked else None,
+            segment_ids=layout,
             chunk_size=self.chunk_size,
         )
         y = y.reshape(u.shape)
         y = y * jax.nn.silu(z) if self.norm is None else self.norm(y, z)
-        return self.out_proj(y).astype(x.dtype), Mamba2State(window, s)
-
-
-Mamba2Config = config_of(Mamba2)
+        return self.out_proj(y), Mamba2State(window, s)
 
 
 def _split(x: Float[Array, "B L E"], parts: int) -> Float[Array, "B L H P"]:

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Int
 from seqzoo.models.attention.cache import KVCache
 from seqzoo.models.attention.gau import QUERIES, joined
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.softmax.local_blocks import (
     Recent,
@@ -111,7 +111,7 @@ class Mega(Mixer):
     ):
         """`averages`: N a channel; `block_size`: None for attention over the whole segment.
 
-        `max_length`: most tokens of a segment while streaming, without blocks. Raises ValueError
+        `max_length`: most tokens of a segment, if causal without blocks. Raises ValueError
         for sizes below 1, an odd d_qk and unknown kinds.
         """
         width, size = round(expansion * d_model), 1 if block_size is None else block_size
@@ -122,10 +122,11 @@ class Mega(Mixer):
             )
         if kind not in ("laplace", "softmax"):
             raise ValueError(f"unknown {kind=}; known: laplace, softmax")
-        self.d_model, self.d_qk, self.d_value, self.averages = d_model, d_qk, width, averages
-        self.kind, self.block_size, self.causal, self.dtype = kind, block_size, causal, dtype
+        self.d_qk, self.d_value, self.averages = d_qk, width, averages
+        self.kind, self.block_size, self.causal = kind, block_size, causal
         self.state_growth = "linear" if block_size is None else "window"
-        self.max_length = max_length if block_size is None else None
+        self.slots = block_size or max_length
+        self.max_length = max_length if causal and block_size is None else None
         ways = 1 if causal else 2
         self.average = MovingAverage(d_model, averages, ways, param_dtype=param_dtype, rngs=rngs)
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -139,19 +140,17 @@ class Mega(Mixer):
         self.distance_scale = nnx.Param(turned, group="no_decay")
 
     def _initial(self, batch_size: int) -> MegaState:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        h = jnp.zeros((batch_size, self.d_model, self.averages), dtype)
+        h = jnp.zeros((batch_size, self.d_model, self.averages), self.wide)
         widths = (self.d_qk, self.d_value)
         if self.block_size is not None:
-            token = tuple(jax.ShapeDtypeStruct((n,), dtype) for n in widths)
+            token = tuple(jax.ShapeDtypeStruct((n,), self.kept) for n in widths)
             return MegaState(h, forget(token, batch_size, self.block_size))
-        k, v = (jnp.zeros((batch_size, self.max_length, 1, n), dtype) for n in widths)
+        k, v = (jnp.zeros((batch_size, self.slots, 1, n), self.kept) for n in widths)
         return MegaState(h, KVCache(k, v, jnp.zeros(batch_size, jnp.int32)))
 
     def state_size(self) -> int:
         """D N + S (d_qk + E) + 1."""
-        slots = self.block_size or self.max_length
-        return self.d_model * self.averages + slots * (self.d_qk + self.d_value) + 1
+        return self.d_model * self.averages + self.slots * (self.d_qk + self.d_value) + 1
 
     @jax.named_scope("mega")
     def _mix(self, x: Float[Array, "B L D"], inner: MegaState | None, ctx: Context):
@@ -168,7 +167,7 @@ class Mega(Mixer):
         attend = self._whole if self.block_size is None else self._blocks
         o, seen = attend(z, v, seen, layout)
         own = jax.nn.silu(own + self.hidden_proj(jax.nn.silu(reset) * o.astype(x.dtype)))
-        return (jax.nn.sigmoid(update) * (own - x)).astype(x.dtype), MegaState(h, seen)
+        return jax.nn.sigmoid(update) * (own - x), MegaState(h, seen)
 
     def _whole(self, z: Array, v: Array, cache: KVCache | None, layout: Segments):
         """Attention over the segment."""
@@ -241,6 +240,3 @@ class Mega(Mixer):
         if self.causal:
             seen = seen & (place[:, :, None] >= k_place[:, None])
         return weights(jnp.einsum("BCK,BSK->BCS", q, k), seen, self.kind) @ v
-
-
-MegaConfig = config_of(Mega)

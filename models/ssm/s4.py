@@ -26,7 +26,7 @@ from jaxtyping import Array, Complex, Float
 
 from seqzoo.models.bidirectional import delay
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, config_of
+from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.ssm.dense import CHUNK, dense_ssm
 from seqzoo.models.ssm.dplr import bilinear_dplr, dplr_step, planes, readout, resolvent
@@ -79,7 +79,7 @@ class S4(Mixer):
         check_steps(dt_min, dt_max, step_rescale)
         check_chunk(chunk_size)
         lam, p, b, _ = nplr(measure, d_state)
-        self.d_model, self.d_state, self.dtype = d_model, d_state, dtype
+        self.d_state = d_state
         self.causal, self.step_rescale, self.chunk_size = causal, step_rescale, chunk_size
 
         def repeated(z: np.ndarray) -> nnx.Param:
@@ -102,8 +102,7 @@ class S4(Mixer):
         self.out_proj = Linear(d_model, 2 * d_model, **options) if gate else None
 
     def _initial(self, batch_size: int) -> Float[Array, "B D N"]:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        return jnp.zeros((batch_size, self.d_model, self.d_state), dtype)  # as planes
+        return jnp.zeros((batch_size, self.d_model, self.d_state), self.wide)  # as planes
 
     def state_size(self) -> int:
         """d_model d_state."""
@@ -111,13 +110,13 @@ class S4(Mixer):
 
     @jax.named_scope("s4")
     def _mix(self, x, inner, ctx):
-        u = x.astype(self.dtype)
+        u = x
         if inner is not None and u.shape[1] == 1:
             y, h = self._step(u[:, 0], inner, ctx)
         else:
             y, h = self._chunks(u, inner, ctx.segments)
         y = y + self.D[...].astype(u.dtype) * u
-        return gelu_glu(y, self.out_proj).astype(x.dtype), h
+        return gelu_glu(y, self.out_proj), h
 
     def _chunks(self, u: Array, inner: Array | None, layout: Segments) -> tuple[Array, Array]:
         A, b = bilinear_dplr(*self._system())
@@ -141,14 +140,10 @@ class S4(Mixer):
 
     def _system(self) -> tuple[Complex[Array, "D M"], Array, Array, Float[Array, "D"]]:
         """lam, p, b and the steps, from parameters in at least float32."""
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        real = -jnp.exp(self.log_A_real[...].astype(wide))
+        real = -jnp.exp(self.log_A_real[...].astype(self.wide))
         return (
-            jax.lax.complex(real, self.A_imag[...].astype(wide)),
-            wide_complex(self.P_re, self.P_im, wide),
-            wide_complex(self.B_re, self.B_im, wide),
-            jnp.exp(self.log_dt[...].astype(wide)) * self.step_rescale,
+            jax.lax.complex(real, self.A_imag[...].astype(self.wide)),
+            wide_complex(self.P_re, self.P_im, self.wide),
+            wide_complex(self.B_re, self.B_im, self.wide),
+            jnp.exp(self.log_dt[...].astype(self.wide)) * self.step_rescale,
         )
-
-
-S4Config = config_of(S4)

@@ -25,7 +25,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Complex, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Mixer, config_of
+from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.ssm.diagonal import CHUNK, diagonal_ssm, powers
 from seqzoo.models.ssm.discretize import LayerMethod, Method, discretize
 from seqzoo.models.ssm.hippo import check_even, hippo_dplr
@@ -137,7 +137,7 @@ class S4D(Mixer):
             raise ValueError(f"unknown {discretization=}; known: zoh, bilinear")
         check_chunk(chunk_size)
         log_A_real, A_imag = _initial_planes(init, d_model, d_state, rngs)
-        self.d_model, self.d_state, self.dtype = d_model, d_state, dtype
+        self.d_state = d_state
         self.discretization, self.chunk_size = discretization, chunk_size
         self.step_rescale = step_rescale
         steps = log_steps(rngs, d_model, dt_min, dt_max, param_dtype)
@@ -153,8 +153,7 @@ class S4D(Mixer):
         self.out_proj = Linear(d_model, 2 * d_model, **options) if gate else None
 
     def _initial(self, batch_size: int) -> Float[Array, "B D N"]:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        return jnp.zeros((batch_size, self.d_model, self.d_state), dtype)
+        return jnp.zeros((batch_size, self.d_model, self.d_state), self.wide)
 
     def state_size(self) -> int:
         """d_model d_state."""
@@ -163,12 +162,12 @@ class S4D(Mixer):
     @jax.named_scope("s4d")
     def _mix(self, x, inner, ctx):
         dA, dB, c = self._system()
-        u = x.astype(self.dtype)
+        u = x
         y, h = diagonal_ssm(
             u, dA, dB, c, inner, segment_ids=ctx.segments, chunk_size=self.chunk_size
         )
         y = y + self.D[...].astype(u.dtype) * u
-        return gelu_glu(y, self.out_proj).astype(x.dtype), h
+        return gelu_glu(y, self.out_proj), h
 
     def _system(self) -> tuple[Array, Array, Array]:
         """The discrete dA, dB and c, complex [D, M], from parameters in at least float32."""
@@ -178,10 +177,6 @@ class S4D(Mixer):
 
     def _continuous(self) -> tuple[Complex[Array, "D M"], Float[Array, "D"]]:
         """A and the steps."""
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        real = -jnp.exp(self.log_A_real[...].astype(wide))
-        dt = jnp.exp(self.log_dt[...].astype(wide)) * self.step_rescale
-        return jax.lax.complex(real, self.A_imag[...].astype(wide)), dt
-
-
-S4DConfig = config_of(S4D)
+        real = -jnp.exp(self.log_A_real[...].astype(self.wide))
+        dt = jnp.exp(self.log_dt[...].astype(self.wide)) * self.step_rescale
+        return jax.lax.complex(real, self.A_imag[...].astype(self.wide)), dt

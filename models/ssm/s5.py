@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Mixer, config_of
+from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.scan.linear import linear_scan
 from seqzoo.models.ssm.discretize import LayerMethod, discretize
 from seqzoo.models.ssm.dplr import pairs, planes
@@ -108,14 +108,14 @@ class S5(Mixer):
         if gate not in GATES:
             raise ValueError(f"unknown {gate=}; known: {', '.join(GATES)}")
         lam, v = s5_init(d_state, num_blocks, conj_sym=conj_sym)
-        self.d_model, self.size, self.dtype, self.gate = d_model, len(lam), dtype, gate
+        self.size, self.gate = len(lam), gate
         self.conj_sym, self.clip_eigs, self.causal = conj_sym, clip_eigs, causal
         self.discretization, self.step_rescale = discretization, step_rescale
         self.A_real = nnx.Param(jnp.asarray(lam.real, param_dtype), group="dynamics")
         self.A_imag = nnx.Param(jnp.asarray(lam.imag, param_dtype), group="dynamics")
         steps = log_steps(rngs, len(lam), dt_min, dt_max, param_dtype)
         self.log_dt = nnx.Param(steps, group="dynamics")
-        B, C = self._weights(v, rngs)
+        B, C = self._weights(v, d_model, jnp.promote_types(param_dtype, jnp.float32), rngs)
         self.B_re, self.B_im = (
             nnx.Param(x.astype(param_dtype), group="dynamics") for x in (B.real, B.imag)
         )
@@ -126,18 +126,17 @@ class S5(Mixer):
         self.gate_proj = Linear(d_model, d_model, **options) if gated else None
         self.out_proj = Linear(d_model, d_model, **options) if gate == "full_glu" else None
 
-    def _weights(self, v: np.ndarray, rngs: nnx.Rngs) -> tuple[Array, Array]:
+    def _weights(self, v: np.ndarray, width: int, dtype: DTypeLike, rngs: nnx.Rngs):
         """Random real B and complex C of variance one over their inputs, in the eigenbasis."""
-        n, width = v.shape[0], self.d_model
-        B = jax.random.normal(rngs.params(), (n, width)) * width**-0.5
+        n, v = v.shape[0], jax.lax.complex(*(jnp.asarray(a, dtype) for a in (v.real, v.imag)))
+        B = jax.random.normal(rngs.params(), (n, width), dtype) * width**-0.5
         shape = (n, 2) if self.causal else (2, n, 2)
         shape = (*shape[:-2], width, *shape[-2:])
-        C = jax.random.normal(rngs.params(), shape) * (2 * n) ** -0.5
-        return jnp.asarray(v.conj().T) @ B, jax.lax.complex(C[..., 0], C[..., 1]) @ jnp.asarray(v)
+        C = jax.random.normal(rngs.params(), shape, dtype) * (2 * n) ** -0.5
+        return v.conj().T @ B, jax.lax.complex(C[..., 0], C[..., 1]) @ v
 
     def _initial(self, batch_size: int) -> Float[Array, "B N"]:
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        return jnp.zeros((batch_size, 2 * self.size), dtype)  # real and imaginary planes
+        return jnp.zeros((batch_size, 2 * self.size), self.wide)  # real and imaginary planes
 
     def state_size(self) -> int:
         """d_state with conj_sym, else 2 d_state."""
@@ -145,7 +144,7 @@ class S5(Mixer):
 
     @jax.named_scope("s5")
     def _mix(self, x, inner, ctx):
-        u = x.astype(self.dtype)
+        u = x
         decay, inputs = self._inputs(u)
         h0 = None if inner is None else pairs(inner)
         h = linear_scan(decay, inputs, h0, segment_ids=ctx.segments)
@@ -154,13 +153,12 @@ class S5(Mixer):
             back = linear_scan(decay, inputs, reverse=True, segment_ids=ctx.segments)
             h = jnp.concatenate([h, back], axis=-1)
         y = self._readout(h) + self.D[...].astype(u.dtype) * u
-        return self._gated(y).astype(x.dtype), last
+        return self._gated(y), last
 
     def _inputs(self, u: Float[Array, "B L D"]) -> tuple[Array, Complex[Array, "B L P"]]:
         """The decays of one step and dB u, in at least float32."""
-        wide = jnp.promote_types(self.dtype, jnp.float32)
         real, imag, log_dt, B_re, B_im = (
-            p[...].astype(wide)
+            p[...].astype(self.wide)
             for p in (self.A_real, self.A_imag, self.log_dt, self.B_re, self.B_im)
         )
         if self.clip_eigs:
@@ -170,7 +168,7 @@ class S5(Mixer):
         decay, factor = discretize(lam, jnp.ones((), lam.dtype), dt, method=self.discretization)
         B = factor[:, None] * jax.lax.complex(B_re, B_im)
         B = jnp.concatenate([B.real, B.imag]).astype(u.dtype)
-        return decay, pairs(jnp.einsum("BLD,ND->BLN", u, B).astype(wide))
+        return decay, pairs(jnp.einsum("BLD,ND->BLN", u, B).astype(self.wide))
 
     def _readout(self, h: Complex[Array, "B L P"]) -> Float[Array, "B L D"]:
         """s Re(C h), s = 2 where pairs stand for both members."""
@@ -190,6 +188,3 @@ class S5(Mixer):
         if self.out_proj is not None:
             value = self.out_proj(g)
         return value * jax.nn.sigmoid(self.gate_proj(g))
-
-
-S5Config = config_of(S5)

@@ -28,7 +28,7 @@ def as_users_compile(name: str) -> bool:
 
 def causal_form(name: str) -> bool:
     """Whether the mixer of a row of `TINY` has a causal form."""
-    return MIXERS[name.split("@")[0]].module.causal_form
+    return MIXERS[name.split("@")[0]].causal_form
 
 
 def options(name: str) -> dict[str, Any]:

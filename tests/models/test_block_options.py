@@ -96,7 +96,7 @@ def test_t5_initialisation_makes_up_for_scores_without_a_scale():
 @pytest.mark.parametrize("name", names())
 def test_normformer_takes_every_mixer(name):
     """Built only: a gain for each head where there are heads, else for the whole."""
-    causal = MIXERS[name].module.causal_form
+    causal = MIXERS[name].causal_form
     config = dataclasses.replace(SMALL, extra_norms="normformer", d_model=64, causal=causal)
     made = nnx.eval_shape(lambda: Block(name, {}, config, layer=(0, 3), rngs=nnx.Rngs(0)))
     paths = [path for path, _ in nnx.to_flat_state(nnx.state(made.mixer, nnx.Param))]

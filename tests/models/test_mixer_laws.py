@@ -44,7 +44,7 @@ def _both_ways():
     """Mixers that look both ways by nature; of those that are wrapped one, the rest when slow."""
     for name in GROUPED:
         base, _, variant = name.values[0].partition("@")
-        if MIXERS[base].module.looks_both_ways or name.values[0] == "lru":
+        if MIXERS[base].looks_both_ways or name.values[0] == "lru":
             yield name
         elif not variant:
             yield pytest.param(*name.values, marks=[*name.marks, SLOW])
@@ -67,7 +67,7 @@ def test_both_ways(name, law):
 @pytest.mark.parametrize("name", MIXERS)
 def test_both_forms_are_those_of_the_contract(name):
     """So that what they check, every mixer checks; one that looks both ways cannot stream."""
-    module = MIXERS[name].module
+    module = MIXERS[name]
     for form in ("__call__", "init_state", "extend"):
         assert getattr(module, form) is getattr(Mixer, form)
 
@@ -83,7 +83,7 @@ def test_a_mixer_that_looks_both_ways_cannot_stream(name):
 
 @pytest.mark.parametrize("name", FIRST)
 def test_bfloat16_compute_keeps_float32_state(name):
-    """bfloat16 in and out, states in float32, close to the float32 result; finite gradients."""
+    """bfloat16 in and out, states in float32 but for cached keys and values; finite gradients."""
     s = subject(name, causal_form(name))
     low = build(name.split("@")[0], laws.D, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, **options(name))
     graphdef, _, rest = nnx.split(low, nnx.Param, ...)
@@ -100,7 +100,9 @@ def test_bfloat16_compute_keeps_float32_state(name):
     y, grads = run(s.params, x.astype(jnp.bfloat16), x.astype(jnp.bfloat16))
     assert y.dtype == jnp.bfloat16
     if low.causal:
-        assert all(leaf.dtype.itemsize >= 4 for leaf in jax.tree.leaves(low.init_state(1)))
+        sizes = {leaf.dtype.itemsize for leaf in jax.tree.leaves(low.init_state(1))}
+        caches = "attention" in type(low).__module__.split(".") or name.startswith("mega")
+        assert min(sizes) >= (2 if caches else 4), sizes
     assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
     assert_close(y.astype(jnp.float32), s.rows(x, laws.ONES).y, ratio=0.05)
 
@@ -126,7 +128,7 @@ def test_a_mixer_of_whole_rows_refuses_to_be_causal(name):
     with pytest.raises(ValueError, match=r"no causal form.*causal=False"):
         build(base, laws.D, causal=True, rngs=nnx.Rngs(0), **TINY[name])
     with pytest.raises(ValueError, match=r"no causal form.*causal=False"):
-        MIXERS[base].module(laws.D, causal=True, rngs=nnx.Rngs(0), **TINY[name])
+        MIXERS[base](laws.D, causal=True, rngs=nnx.Rngs(0), **TINY[name])
 
 
 @pytest.mark.parametrize("name", WHOLE_ROWS)
@@ -138,8 +140,8 @@ def test_packed_rows_are_refused_outside_jit_and_nan_inside(name):
     with pytest.raises(ValueError, match="one segment a row"):
         s.mixer(x, laws.PACKED)
     y = s.rows(x, laws.PACKED).y
-    packed = laws.PACKED.max(1) > 1
-    assert np.isnan(y[packed]).all()
+    packed, real = laws.PACKED.max(1) > 1, laws.PACKED > 0
+    assert np.isnan(y[packed[:, None] & real]).all()
     assert np.isfinite(y[~packed]).all()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqzoo.models import MIXERS, build
+from seqzoo.models import MIXERS, build, config_of
 from seqzoo.models.linear_attention.mlstm import mlstm
 from seqzoo.models.ops import dplr_delta_rule, gated_delta_rule, gated_linear_attention, linear_scan
 from seqzoo.models.ops.scan.wkv_recurrence import wkv
@@ -26,7 +26,7 @@ LENGTH = 101  # a multiple of no chunk but 1 and itself
 CHUNKED = [
     name
     for name in TINY
-    if "chunk_size" in {f.name for f in dataclasses.fields(MIXERS[name.split("@")[0]].config)}
+    if "chunk_size" in {f.name for f in dataclasses.fields(config_of(MIXERS[name.split("@")[0]]))}
 ]
 
 

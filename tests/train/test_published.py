@@ -10,6 +10,7 @@ from flax import nnx
 
 from seqzoo.models import param_groups
 from seqzoo.models.backbone import BackboneConfig
+from seqzoo.models.config import config_of
 from seqzoo.models.heads import build_model
 from seqzoo.models.registry import MIXERS
 from seqzoo.tasks.describe import check_example
@@ -36,7 +37,7 @@ def test_every_configuration_builds_with_every_key_it_sets(family):
             for key, value in getattr(preset, part).items():
                 assert key in fields
                 assert whole[part][key] == value
-        options = {field.name for field in dataclasses.fields(MIXERS[preset.model].config)}
+        options = {field.name for field in dataclasses.fields(config_of(MIXERS[preset.model]))}
         assert set(preset.mixer) <= options
         assert experiment.task.protocol == preset.protocol if preset.protocol else True
         assert preset.source

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seqzoo import tasks
+from seqzoo.models.config import config_of
 from seqzoo.models.heads import default_backbone
 from seqzoo.models.registry import MIXERS, pattern_options, resolve
 from seqzoo.train.cli.flags import CommandLine, bare_field
@@ -96,7 +97,7 @@ def mixer_options(model: str, more: Mapping[str, Any]) -> Any:
     preset = resolve(model)
     options = pattern_options(preset.pattern, {**preset.options, **more})
     chosen = dict(zip(preset.pattern, options, strict=True))
-    configs = {name: MIXERS[name].config(**options) for name, options in chosen.items()}
+    configs = {name: config_of(MIXERS[name])(**options) for name, options in chosen.items()}
     if len(configs) == 1:
         return next(iter(configs.values()))
     fields = [

@@ -17,8 +17,8 @@ def main(argv: Sequence[str]) -> int:
     parse(dataclasses.make_dataclass("List", []), read(argv), "seqzoo list")
     width = max(map(len, (*MIXERS, *PRESETS, *tasks.names()))) + 2
     print("mixers (--model NAME, or NAME,NAME,... for a pattern)")
-    for name, entry in MIXERS.items():
-        print(f"  {name:{width}}{_first_line(entry.module)}")
+    for name, mixer in MIXERS.items():
+        print(f"  {name:{width}}{_first_line(mixer)}")
     print("presets (--model NAME)")
     for name, preset in PRESETS.items():
         print(f"  {name:{width}}{', '.join(preset.pattern)}: {preset.source}")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from seqzoo.models.config import config_of
 from seqzoo.models.heads import build_model
 from seqzoo.models.registry import MIXERS, resolve
 from seqzoo.train.config import Experiment
@@ -44,7 +45,7 @@ def _at_length(experiment: Experiment) -> dict[str, Any]:
     length = experiment.task.spec.length
     options = dict(experiment.mixer)
     for name in resolve(experiment.model).pattern:
-        kept = {f.name: f.default for f in dataclasses.fields(MIXERS[name].config)}.get(MAX_LENGTH)
+        kept = getattr(config_of(MIXERS[name])(), MAX_LENGTH, None)
         own = options.get(name)
         if kept is None:
             continue

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 
 from seqzoo.models.heads import build_model
-from seqzoo.models.registry import resolve
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.chips import GIB, chip_of
 from seqzoo.train.devices.sharding import replicated
@@ -116,14 +115,12 @@ def _describe_speed(row: Row) -> Iterator[str]:
 def _program(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -> Program:
     spec = experiment.task.spec
     length = plan.length or spec.length
-    preset = resolve(experiment.model)
-    options = dict(experiment.mixer)
-    if len(set(preset.pattern)) == 1 and options.get("max_length"):
-        options["max_length"] = max(length, options["max_length"])
 
     def make_model(rngs: Any) -> Any:
         longer = dataclasses.replace(spec, length=length)
-        return build_model(longer, experiment.model, experiment.backbone, options, rngs=rngs)
+        return build_model(
+            longer, experiment.model, experiment.backbone, experiment.mixer, rngs=rngs
+        )
 
     return make_program(experiment, make_model=make_model, devices=devices, length=length)
 

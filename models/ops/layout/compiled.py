@@ -44,7 +44,7 @@ def op(rows: str) -> Callable[[F], F]:
                 leaves, tree = jax.tree.flatten(jax.tree.unflatten(tree, opened))
             arrays = [x if _is_array(x) else None for x in leaves]
             static = tuple(None if _is_array(x) else x for x in leaves)
-            run = _INLINE if _tracing(arrays) else _APART
+            run = _INLINE if tracing(arrays) else _APART
             return run(f, rows if position >= len(args) else position, tree, static, arrays)
 
         return call
@@ -71,7 +71,7 @@ def _run(f: Callable, rows: int | str, tree: Any, static: tuple, arrays: list) -
 _INLINE, _APART = (jax.jit(_run, static_argnums=(0, 1, 2, 3), inline=i) for i in (True, False))
 
 
-def _tracing(arrays: list) -> bool:
+def tracing(arrays: list) -> bool:
     """Whether what is computed from them becomes part of a program."""
     traced = any(isinstance(x, jax.core.Tracer) for x in arrays)
     return traced and isinstance(jax.lax.full((), 0.0), jax.core.Tracer)

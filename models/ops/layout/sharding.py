@@ -92,3 +92,11 @@ def automatic(
         return jax.sharding.reshard(y, NamedSharding(mesh, kept))
 
     return jax.tree.map(back, outputs)
+
+
+def as_before(new: Shaped[Array, "..."], old: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`new` divided as `old` is, where that has Explicit axes: a loop's carry keeps its type."""
+    before = jax.typeof(old).sharding
+    if not before.mesh.explicit_axes or before == jax.typeof(new).sharding:
+        return new
+    return jax.sharding.reshard(new, before)

@@ -12,7 +12,7 @@ from tests.train.compare.test_comparison import finish
 @pytest.mark.parametrize("name", ["mqar", "listops_short"])
 def test_at_least_five_architectures_of_four_families(name):
     models = demo.sections()[name].experiments(demo.MODELS)
-    families = {MIXERS[model].module.__module__.split(".")[2] for model in models}
+    families = {MIXERS[model].__module__.split(".")[2] for model in models}
     assert len(models) >= 5
     assert len(families) >= 4
 

@@ -25,7 +25,7 @@ LINEAR = (
     "flash@laplace",
 )
 
-CAUSAL = [name for name in TINY if MIXERS[name.partition("@")[0]].module.causal_form]
+CAUSAL = [name for name in TINY if MIXERS[name.partition("@")[0]].causal_form]
 
 
 def program(mixer, length, *, one=False, batch=4, **mesh):

@@ -1,0 +1,58 @@
+"""Configurations: dataclasses with the keyword arguments of a mixer's constructor, written once.
+
+config_of(LRU)(d_state=8).build(64, rngs=nnx.Rngs(0))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from typing import Any, ClassVar
+
+from flax import nnx
+
+from seqzoo.models.construct import COMMON, parameters_of
+from seqzoo.models.mixer import Mixer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixerConfig:
+    """The options of one mixer; `build` makes it."""
+
+    module: ClassVar[type[Mixer]]
+
+    def build(self, d_model: int, *, rngs: nnx.Rngs, **more: Any) -> Mixer:
+        """The mixer of width `d_model`; `more` overrides fields and adds what is no option."""
+        return self.module(d_model, **{**self.options(), **more}, rngs=rngs)
+
+    def options(self) -> dict[str, Any]:
+        """The fields by name, values as they are."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def __reduce__(self) -> tuple:
+        return _made, (self.module, self.options())
+
+
+@functools.cache
+def config_of(module: type[Mixer]) -> type[MixerConfig]:
+    """The config dataclass whose fields are the options of `module`."""
+    hints = inspect.get_annotations(module.__init__, eval_str=True)
+    fields = []
+    for name, argument in parameters_of(module).items():
+        if name in COMMON:
+            continue
+        if argument.default is inspect.Parameter.empty:
+            raise TypeError(f"{module.__name__}: option {name!r} needs a default")
+        fields.append((name, hints[name], dataclasses.field(default=argument.default)))
+    made = dataclasses.make_dataclass(
+        f"{module.__name__}Config", fields, bases=(MixerConfig,), frozen=True, kw_only=True
+    )
+    made.module = module
+    made.__module__ = module.__module__
+    made.__doc__ = f"Options of {module.__name__}."
+    return made
+
+
+def _made(module: type[Mixer], options: dict[str, Any]) -> MixerConfig:
+    return config_of(module)(**options)

@@ -1,0 +1,152 @@
+"""Presets: a pattern of mixers with the block options that belong to an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Preset(NamedTuple):
+    """A pattern of mixers, their options, and the block options that belong to the architecture."""
+
+    pattern: tuple[str, ...]
+    options: Mapping[str, Any]  # mixer options; of one mixer only where the value is a mapping
+    backbone: Mapping[str, Any]  # fields of BackboneConfig
+    source: str
+
+
+_RWKV = {"norm": "layer", "norm_eps": 1e-5, "embed_norm": True}  # what the published blocks share
+
+PRESETS: dict[str, Preset] = {
+    "transformer": Preset(
+        ("attention",),
+        {"positions": "none"},
+        {"positions": "sinusoidal", "norm": "layer", "feedforward": "mlp", "expansion": 4.0},
+        "Vaswani et al. 2017, arXiv:1706.03762, in the pre-norm form of Xiong et al. 2020",
+    ),
+    "normformer": Preset(
+        ("attention",),
+        {"positions": "none"},
+        {
+            "positions": "sinusoidal",
+            "norm": "layer",
+            "extra_norms": "normformer",
+            "feedforward": "mlp",
+            "expansion": 4.0,
+        },
+        "Shleifer et al. 2021, arXiv:2110.09456: the preset transformer with extra_norms",
+    ),
+    "gpt2": Preset(
+        ("attention",),
+        {"positions": "none", "use_bias": True},
+        {
+            "positions": "learned",
+            "norm": "layer",
+            "norm_eps": 1e-5,
+            "feedforward": "mlp",
+            "expansion": 4.0,
+        },
+        "Radford et al. 2019, Language Models are Unsupervised Multitask Learners",
+    ),
+    "bert": Preset(
+        ("attention",),
+        {"positions": "none", "use_bias": True},
+        {
+            "positions": "learned",
+            "embed_norm": True,
+            "norm": "layer",
+            "norm_eps": 1e-12,
+            "norm_position": "post",
+            "feedforward": "gelu",
+            "expansion": 4.0,
+            "causal": False,
+            "pooling": "first",
+        },
+        "Devlin et al. 2018, arXiv:1810.04805",
+    ),
+    "t5_encoder": Preset(
+        ("attention",),
+        {"positions": "t5", "scale": 1.0},
+        {
+            "norm": "rms",
+            "feedforward": "relu",
+            "feedforward_bias": False,
+            "expansion": 4.0,
+            "init": "t5",
+            "causal": False,
+        },
+        "Raffel et al. 2020, arXiv:1910.10683, the encoder",
+    ),
+    "roformer": Preset(
+        ("attention",),
+        {"positions": "rope"},
+        {"norm": "layer", "norm_position": "post", "feedforward": "mlp", "expansion": 4.0},
+        "Su et al. 2021, arXiv:2104.09864",
+    ),
+    "llama": Preset(
+        ("attention",),
+        {"positions": "rope"},
+        {"norm": "rms", "feedforward": "swiglu", "expansion": 8 / 3},
+        "Touvron et al. 2023, arXiv:2302.13971",
+    ),
+    "griffin": Preset(
+        ("rg_lru", "rg_lru", "attention"),
+        {"attention": {"num_kv_heads": 1, "window": 1024}},
+        {"norm": "rms", "feedforward": "geglu", "expansion": 3.0},
+        "De et al. 2024, arXiv:2402.19427: two recurrent blocks and one of local attention",
+    ),
+    "hawk": Preset(
+        ("rg_lru",),
+        {},
+        {"norm": "rms", "feedforward": "geglu", "expansion": 3.0},
+        "De et al. 2024, arXiv:2402.19427",
+    ),
+    "rwkv4_lm": Preset(
+        ("rwkv4",),
+        {},
+        {**_RWKV, "feedforward": "rwkv", "expansion": 4.0},
+        "Peng et al. 2023, arXiv:2305.13048",
+    ),
+    "rwkv6_lm": Preset(
+        ("rwkv6",),
+        {},
+        {**_RWKV, "feedforward": "rwkv", "expansion": 3.5},
+        "Peng et al. 2024, arXiv:2404.05892",
+    ),
+    "rwkv7_lm": Preset(
+        ("rwkv7",),
+        {},
+        {**_RWKV, "feedforward": "rwkv7", "expansion": 4.0},
+        "Peng et al. 2025, arXiv:2503.14456",
+    ),
+    "xlstm": Preset(
+        ("mlstm", "slstm"),
+        {},
+        {"norm": "rms", "feedforward": "swiglu", "expansion": 8 / 3},
+        "Beck et al. 2024, arXiv:2405.04517, xLSTM[1:1] with the feed-forward of arXiv:2503.13427",
+    ),
+    "flash_quad": Preset(
+        ("gau",),
+        {"rotary": True},
+        {"norm": "layer", "feedforward": "none"},
+        "Hua et al. 2022, arXiv:2202.10447: gated attention units are whole blocks",
+    ),
+    "flash_transformer": Preset(
+        ("flash",),
+        {},
+        {"norm": "layer", "feedforward": "none"},
+        "Hua et al. 2022, arXiv:2202.10447: mixed chunk attention",
+    ),
+    "transformer_vq_normformer": Preset(
+        ("transformer_vq",),
+        {},
+        {"norm": "layer", "extra_norms": "normformer", "feedforward": "mlp", "expansion": 4.0},
+        "Lingle 2023, arXiv:2309.16354, in the blocks of Shleifer et al. 2021, arXiv:2110.09456",
+    ),
+    "transnormer": Preset(
+        ("diag_attention", "norm_attention"),
+        {},
+        {"arrangement": "sections", "norm": "rms", "feedforward": "swiglu", "expansion": 4 / 3},
+        "Qin et al. 2022, arXiv:2210.10340 (T2): blocks of softmax in the first half of the layers",
+    ),
+}
