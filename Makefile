@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: demo test test-slow lint bench env fuzz
+.PHONY: demo test test-slow smoke-newest lint bench env fuzz
 
 env: $(VENV)/.installed
 
@@ -27,6 +27,10 @@ test-slow: export XLA_FLAGS = --xla_force_host_platform_device_count=8
 test-slow: env
 	$(BIN)/python -m pytest -q -m slow
 	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/models
+
+# The tests marked smoke on the newest JAX, in an environment of its own.
+smoke-newest:
+	.ci/newest
 
 lint: env
 	$(BIN)/ruff check .

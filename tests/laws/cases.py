@@ -6,7 +6,7 @@ import numpy as np
 
 # Sizes are shared by all laws, so that a mixer costs a handful of compilations: rows of L tokens
 # for the parallel form, N chunks of C with padding for streaming.
-B, L, C, N, D = 3, 13, 5, 5, 8
+B, L, C, N, D = 4, 13, 5, 5, 8
 
 ONES = np.ones((B, L), np.int32)
 # Padding on the left, in between and on the right; repeated ids; single tokens; one full row.
@@ -15,6 +15,7 @@ PACKED = np.array(
         [0, 0, 1, 1, 0, 1, 2, 2, 2, 0, 1, 1, 0],
         [3, 3, 3, 3, 3, 0, 0, 4, 5, 5, 5, 5, 5],
         [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        [0, 2, 0, 0, 3, 3, 3, 3, 3, 3, 3, 2, 0],
     ],
     np.int32,
 )

@@ -7,12 +7,13 @@ are read when a function is traced, so nothing compiled before may be left in JA
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import pytest
 
-from seqzoo.models import mixture
 from seqzoo.models.attention import gau, sparse_parts, transformer_vq
 from seqzoo.models.ops.conv import fft
 from seqzoo.models.ops.matrix import decayed_pairs, gated_linear, triangular
@@ -20,34 +21,44 @@ from seqzoo.models.ops.scan import nonlinear, selective
 from seqzoo.models.ops.softmax import attention, block_sparse, blockwise
 from seqzoo.models.ssm import mega
 
+
+class Short(NamedTuple):
+    """A constant, what it is in the laws, and who feels it there (a row of `TINY`)."""
+
+    module: ModuleType
+    name: str
+    value: Any
+    felt_by: str
+    streaming: bool = False  # felt in chunks, else in rows
+
+
 SHORT = (
-    (attention, "DENSE_LENGTH", 4),
-    (attention, "DENSE_QUERIES", 4),  # chunks of 5 go in blocks, steps do not
-    (blockwise, "BLOCKS", {"small blocks": 4, "large blocks": 8}),
-    (blockwise, "LONG", 2),
-    (blockwise, "HALVED", 2**4),
-    (block_sparse, "GROUP", 4),
-    (sparse_parts, "STREAM_GROUP", 2),
-    (gau, "QUERIES", 4),
-    (mega, "QUERIES", 4),
-    (transformer_vq, "QUERIES", 4),
-    (mixture, "BLOCK", 4),
-    (fft, "DIRECT", 4),
-    (triangular, "BLOCK", 2),
-    (gated_linear, "WRITTEN_OUT", 2),
-    (gated_linear, "VECTOR", 4),
-    (decayed_pairs, "WRITTEN_OUT", 2),
-    (nonlinear, "CHUNK", 4),
-    (selective, "CHUNK", 4),
+    Short(attention, "DENSE_LENGTH", 4, "attention"),
+    Short(attention, "DENSE_QUERIES", 4, "attention", streaming=True),  # not in single steps
+    Short(blockwise, "BLOCKS", {"small blocks": 4, "large blocks": 8}, "attention"),
+    Short(blockwise, "LONG", 2, "attention", streaming=True),
+    Short(blockwise, "HALVED", 2**4, "attention"),
+    Short(block_sparse, "GROUP", 4, "bigbird"),
+    Short(sparse_parts, "STREAM_GROUP", 2, "bigbird", streaming=True),
+    Short(gau, "QUERIES", 4, "gau"),
+    Short(mega, "QUERIES", 4, "mega"),
+    Short(transformer_vq, "QUERIES", 2, "transformer_vq"),
+    Short(fft, "DIRECT", 4, "hyena"),
+    Short(triangular, "BLOCK", 2, "deltanet"),
+    Short(gated_linear, "WRITTEN_OUT", 2, "gla"),
+    Short(gated_linear, "VECTOR", 4, "linear_attention"),
+    Short(decayed_pairs, "WRITTEN_OUT", 2, "kda"),
+    Short(nonlinear, "CHUNK", 4, "indrnn"),
+    Short(selective, "CHUNK", 4, "mamba@normed"),
 )
 
 
 @contextlib.contextmanager
-def short_forms() -> Iterator[None]:
-    """Within it the constants of `SHORT` hold."""
+def short_forms(constants: Iterable[Short] = SHORT) -> Iterator[None]:
+    """Within it these constants are short."""
     jax.clear_caches()
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, value in SHORT:
+        for module, name, value, *_ in constants:
             assert hasattr(module, name), f"{module.__name__} has no {name}: where did it go?"
             patch.setattr(module, name, value)
         yield

@@ -17,6 +17,11 @@ from tests.models.tiny import TINY
 pytestmark = pytest.mark.usefixtures("in_short_forms")
 SLOW = pytest.mark.slow
 
+# One of each primitive of docs/design.md.
+SMOKE = (
+    *("attention", "bigbird", "gau", "transformer_vq", "performer", "mamba2", "gated_deltanet"),
+    *("s4d", "hyena", "lru", "mamba", "lstm"),
+)
 # Each mixer's tests run one after another, so that what is compiled for it serves them all.
 GROUPED = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in TINY]
 # What a variant shares with its mixer is tested there, and with the slow tests.
@@ -34,7 +39,7 @@ OF_PLAIN_ROWS = ("shapes", "steps")
 def _cases(names, causal):
     for name in names:
         for law in laws.laws_of(causal):
-            marks = list(name.marks)
+            marks = list(name.marks) + [pytest.mark.smoke] * (causal and name.values[0] in SMOKE)
             if "@" in name.values[0] and law in OF_PLAIN_ROWS:
                 marks.append(SLOW)
             yield pytest.param(*name.values, law, marks=marks)

@@ -123,6 +123,7 @@ def test_a_pattern_has_options_for_each_of_its_mixers():
     assert {"--mixer.attention.num-heads", "--mixer.linear-attention.num-heads"} <= names
 
 
+@pytest.mark.smoke
 def test_train_show_evaluate_and_train_again(capsys, tmp_path, monkeypatch):
     run = tmp_path / "run"
     train = [*TRAIN, "--steps", "4", "--seed", "3", "--out", run, *SMALL, "--eval-every", "2"]

@@ -11,6 +11,8 @@ from seqzoo.train.loop.step import make_eval_step, make_train_step
 from tests.helpers import assert_trees_close
 from tests.train import tiny
 
+pytestmark = pytest.mark.smoke
+
 
 def test_the_loss_falls():
     _, losses = tiny.run(tiny.setup(), 40)
