@@ -19,8 +19,8 @@ def by_hand(ids, last_id=0, offset=0):
 
 
 def test_positions_and_runs_of_rows():
-    layout = segments(jnp.array(PACKED), jnp.array([1, 3, 2]), jnp.array([4, 5, 6]))
-    for b, (last_id, offset) in enumerate([(1, 4), (3, 5), (2, 6)]):
+    layout = segments(jnp.array(PACKED), jnp.array([1, 3, 2, 2]), jnp.array([4, 5, 6, 7]))
+    for b, (last_id, offset) in enumerate([(1, 4), (3, 5), (2, 6), (2, 7)]):
         position, run = by_hand(PACKED[b], last_id, offset)
         real = PACKED[b] > 0
         np.testing.assert_array_equal(np.asarray(layout.position)[b][real], position[real])

@@ -64,12 +64,12 @@ def test_mlstm_feels_its_initial_state_alike_in_any_unit():
     q, k, v, i, f = (x[:, :4] for x in draw((2, 3), (2, 3), (2, 4), (2,), (2,)))
     with x64():
         inputs = [jnp.asarray(x) for x in (q, k, v, i, f)]
-        s = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 3, 5)))
+        s = jnp.asarray(np.random.default_rng(1).normal(size=(len(q), 2, 3, 5)))
 
         def loss(s, m):
             return jnp.sum(jnp.sin(mlstm(*inputs, MLSTMState(s, m))[0]))
 
-        m = jnp.zeros((3, 2))
+        m = jnp.zeros((len(q), 2))
         value, (ds, dm) = jax.value_and_grad(loss, (0, 1))(s, m)
         assert_close(loss(s * jnp.exp(-1.5), m + 1.5), value, ratio=1e-5)
         assert_close(dm, jnp.sum(s * ds, (-1, -2)), ratio=1e-12)
