@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from seqzoo.models.errors import unknown
 from seqzoo.train.cli.errors import (
     CHECKPOINT,
     FAULT,
@@ -77,6 +76,8 @@ def dispatch(argv: Sequence[str]) -> int:
     verb, *rest = argv
     try:
         if verb not in VERBS:
+            from seqzoo.models.errors import unknown  # models take a second to import
+
             raise unknown("verb", verb, VERBS)
         return importlib.import_module(f"seqzoo.train.cli.{verb}").main(rest)
     except BrokenPipeError:

@@ -302,7 +302,9 @@ def _watch(done: threading.Event) -> None:
 def _give_up(error: BaseException, code: int | None) -> None:
     """Tells the other processes, and ends this one."""
     with _ending:
-        message = f"{type(error).__name__}: {_one_line(error)}" if code is None else str(error)
+        message = str(error)
+        if code is None:
+            message = f"{type(error).__name__}: {_one_line(error)} (SEQZOO_DEBUG=1 shows where)"
         failure = {"process": process_index(), "message": message, "code": code or 1}
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was faster
             _client().key_value_set(FAILED, json.dumps(failure))
@@ -310,7 +312,7 @@ def _give_up(error: BaseException, code: int | None) -> None:
         if missing:
             _say(f"{missing} is gone or does not answer; here: {message}")
             _exit(LOST)
-        if code is None or os.environ.get("SEQZOO_DEBUG"):
+        if os.environ.get("SEQZOO_DEBUG"):
             traceback.print_exception(error)
         _say(message)
         _exit(code or 1)
