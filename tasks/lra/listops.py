@@ -12,7 +12,6 @@ expressions, for quick comparisons. Where a generated set comes from:
 from __future__ import annotations
 
 import abc
-import csv
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +19,9 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Array, Float
-from rich.progress import track
 
 from seqzoo.models.spec import ModelSpec, Pooling
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.damage import MEND, check_kind, head_of
-from seqzoo.tasks.lra.archive import find_file
 from seqzoo.tasks.lra.expression_trees import CHECKSUMS, Grammar
 from seqzoo.tasks.lra.expressions import (
     FIRST_OPERATOR,
@@ -33,9 +29,9 @@ from seqzoo.tasks.lra.expressions import (
     VOCAB_SIZE,
     evaluate,
     evaluate_tokens,
-    expression_to_tokens,
     tokens_to_expression,
 )
+from seqzoo.tasks.lra.listops_files import LONGEST, official_file, official_rows
 from seqzoo.tasks.protocols import OWN, ProtocolName, ProtocolTask
 from seqzoo.tasks.task import (
     SPLITS,
@@ -53,7 +49,6 @@ __all__ = ["ListOps", "ListOpsShort", "evaluate"]
 GENERATOR = 1  # part of the cache's keys: raise it when the same index means another example
 MOST_EXAMPLES = CHECKSUMS // len(SPLITS)  # of a split: each owns one checksum
 GENERATED = "generated"
-LONGEST = 1999  # tokens; officially 500 < length < 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,11 +257,11 @@ class ListOps(_Expressions, ProtocolTask):
     def _rows(self, split: Split, seed: int) -> cache.Rows:
         if self.data == GENERATED:
             return super()._rows(split, seed)
-        return _official_rows(self, split)
+        return official_rows(self, split)
 
     def data_files(self, split: Split) -> tuple[Path, ...]:
         """The official file of a split, where it is read."""
-        return () if self.data == GENERATED else (_official_file(self, split),)
+        return () if self.data == GENERATED else (official_file(self, split),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -295,73 +290,3 @@ class ListOpsShort(_Expressions):
     @property
     def _length(self) -> int:
         return self.max_length
-
-
-# The official files.
-
-FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
-
-
-def _official_file(task: ListOps, split: Split) -> Path:
-    return find_file(task.data, task.name, "listops-1000", FILES[split], "about 0.7 GB")
-
-
-def _official_rows(task: ListOps, split: Split) -> cache.Rows:
-    path = _official_file(task, split)
-    stat = path.stat()
-    key = {
-        "task": task.name,
-        "split": split,
-        "file": str(path.resolve()),
-        "bytes": stat.st_size,
-        "modified": stat.st_mtime_ns,
-        "reader": 1,
-    }
-    found = cache.find(key)
-    rows = read_tsv(path) if found is None else found
-    size = getattr(task, f"{split}_size")
-    if len(rows) != size:
-        raise ValueError(
-            f"{path} holds {len(rows)} expressions, but {split}_size={size} are expected: the file "
-            "is cut short or another one, or set that option"
-        )
-    return cache.keep(key, rows) if found is None else found
-
-
-def read_tsv(path: Path) -> list[cache.Row]:
-    """The expressions of an official file, each evaluated and compared with its target.
-
-    Raises ValueError, which names file and line, for a malformed line or a wrong target.
-    """
-    check_kind(path, "a table of expressions", head_of(path))
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines, number = csv.reader(file, delimiter="\t"), 1
-        try:
-            header = next(lines, None)
-            if header != ["Source", "Target"]:
-                raise ValueError(f"the header must be Source<TAB>Target; got {header}")
-            large, rows, blank = path.stat().st_size > 50e6, [], []
-            for line in track(lines, f"reading {path.name}", total=None, disable=not large):
-                if not any(line):  # allowed at the end alone
-                    blank.append(lines.line_num)
-                    continue
-                number = blank[0] if blank else lines.line_num
-                rows.append(_parse([] if blank else line))
-        except (ValueError, csv.Error) as error:  # a UnicodeDecodeError is a ValueError
-            raise ValueError(f"{path}, line {number}: {error}; {MEND}") from error
-    return rows
-
-
-def _parse(line: list[str]) -> cache.Row:
-    if len(line) != 2:
-        raise ValueError(f"expected 2 columns separated by a tab; got {len(line)}")
-    expression, target = line
-    if target not in tuple("0123456789"):
-        raise ValueError(f"the target must be an integer from 0 to 9; got {target!r}")
-    tokens = expression_to_tokens(expression)
-    value = evaluate_tokens(tokens)
-    if len(tokens) > LONGEST:
-        raise ValueError(f"{len(tokens)} tokens; official expressions have at most {LONGEST}")
-    if value != int(target):
-        raise ValueError(f"the target is {target}, but the expression is worth {value}")
-    return {"tokens": tokens, "target": np.uint8(value)}

@@ -9,7 +9,6 @@ released pictures are not documented beyond doubt, and numbers on ours belong to
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -18,15 +17,19 @@ import numpy as np
 
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data import cache
-from seqzoo.tasks.data.damage import MEND, head_of, lines_of, reading
-from seqzoo.tasks.data.folders import folder_of, missing, per_file, spread
+from seqzoo.tasks.data.folders import folder_of, missing
 from seqzoo.tasks.data.stored import Part, StoredSource, StoredTask, Subset, class_counts
 from seqzoo.tasks.data.streams import Draws
 from seqzoo.tasks.lra.archive import NESTING
+from seqzoo.tasks.lra.pathfinder_files import (
+    PictureRows,
+    listing,
+    metadata_files,
+    some_pictures,
+)
 from seqzoo.tasks.lra.pathfinder_pictures import RECIPES, Recipe, draw_picture
 from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.pixels.encoding import pixel_example, pixel_spec, pixel_values
-from seqzoo.tasks.pixels.pictures import read_png
 from seqzoo.tasks.protocols import ProtocolTask
 from seqzoo.tasks.task import (
     SPLITS,
@@ -47,7 +50,6 @@ FOLDERS = {
 }
 Difficulty = Literal["easy", "intermediate", "hard"]
 CLASSES = ("different contours", "one contour")
-COLUMNS = 11  # of the metadata
 GENERATOR = 1  # part of the cache's keys: raise it when the same index means another picture
 
 
@@ -278,96 +280,3 @@ class DrawnRows:
             **{name: value for name, value in recipe.items() if name != "margins"},
             "margins": " ".join(map(str, self.recipe.margins)),
         }
-
-
-# The official files.
-
-
-class PictureRows:
-    """The official pictures of one folder, in the order of its metadata."""
-
-    chunk = 256
-
-    def __init__(self, folder: Path, resolution: int):
-        self.folder, self.resolution = folder, resolution
-        self._listed, skipped = listing(folder)
-        if skipped:
-            shown = ", ".join(map(str, skipped[:3]))
-            warnings.warn(f"{len(skipped)} empty pictures are skipped: {shown}", stacklevel=2)
-
-    def __len__(self) -> int:
-        return len(self._listed)
-
-    def __getitem__(self, index: int) -> cache.Row:
-        path, label = self._listed[index]
-        try:
-            pixels = read_png((self.folder / path).read_bytes())
-            if pixels.shape != (self.resolution, self.resolution, 1):
-                raise ValueError(
-                    f"a picture of shape {pixels.shape}; it must be "
-                    f"{self.resolution} x {self.resolution} grey pixels"
-                )
-        except ValueError as error:
-            raise ValueError(f"{self.folder / path} (picture {index}): {error}") from error
-        return {"pixels": pixels.ravel(), "target": np.uint8(label)}
-
-    def __reduce__(self):
-        return PictureRows, (self.folder, self.resolution)
-
-
-def metadata_files(folder: Path) -> list[Path]:
-    """The metadata of a folder, in the order of their numbers."""
-    files = [path for path in (folder / "metadata").glob("*.npy") if path.stem.isdigit()]
-    return sorted(files, key=lambda path: int(path.stem))
-
-
-def some_pictures(folder: Path) -> list[Path]:
-    """A few pictures of some folders, which change when the pictures do."""
-    folders = spread(sorted(path for path in (folder / "imgs").iterdir() if path.is_dir()), 16)
-    return [path for each in folders for path in spread(sorted(each.glob("*.png")), 4)]
-
-
-def listing(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
-    """(path, label) of every picture below a folder, and the paths of the empty ones.
-
-    Raises:
-        ValueError: for a malformed line, naming file and line, and a picture that is not there.
-    """
-    return _listing(tuple(metadata_files(folder)), folder)
-
-
-@per_file
-def _listing(files: tuple[Path, ...], folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
-    listed, skipped = [], []
-    for file in files:
-        for number, fields in enumerate(read_metadata(file), 1):
-            path = f"{fields[0]}/{fields[1]}"
-            picture = folder / path
-            if fields[3] not in ("0", "1") or Path(path).is_absolute() or ".." in path.split("/"):
-                raise ValueError(f"{file}, line {number}: malformed: {' '.join(fields)!r}; {MEND}")
-            if not picture.is_file():
-                raise ValueError(f"{file}, line {number}: there is no {picture}; {MEND}")
-            if picture.stat().st_size:
-                listed.append((path, int(fields[3])))
-            else:
-                skipped.append(path)
-    return listed, skipped
-
-
-def read_metadata(file: Path) -> list[list[str]]:
-    """The lines of a metadata file: text in the official archive, an array in the generator's.
-
-    Raises ValueError for a line without its 11 columns.
-    """
-    if head_of(file).startswith(b"\x93NUMPY"):
-        with reading(file, "a NumPy array of text", file):
-            rows = np.load(file, allow_pickle=False)
-        lines = [[str(x) for x in row] for row in np.atleast_2d(rows)]
-    else:
-        lines = [line.split() for line in lines_of(file)]
-    for number, fields in enumerate(lines, 1):
-        if len(fields) != COLUMNS:
-            raise ValueError(
-                f"{file}, line {number}: {len(fields)} columns; the metadata has {COLUMNS}; {MEND}"
-            )
-    return lines

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from seqzoo.train.compare import results, tables
+from seqzoo.train.compare.formats import show
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.run_page import comparison_of_run
 from seqzoo.train.compare.statistics import band, bounds_of, interval
@@ -259,7 +260,7 @@ def _facts(comparison: Comparison) -> str:
     facts |= {"protocol": str(protocol)} if protocol else {}
     facts |= {"tested": tables.selected(comparison)} if comparison.selection != "last" else {}
     for name, value in comparison.baselines.items():
-        facts[name] = tables.show(value, comparison.main_metric)
+        facts[name] = show(value, comparison.main_metric)
     items = (f"<li><span>{escape(k)}</span> <b>{escape(v)}</b></li>" for k, v in facts.items())
     return f'<ul class="facts">{"".join(items)}</ul>'
 

@@ -10,8 +10,16 @@ from typing import NamedTuple
 from rich import box
 from rich.table import Table
 
+from seqzoo.train.compare.formats import (
+    brief_interval,
+    show,
+    show_compact,
+    show_count,
+    show_interval,
+    show_seconds,
+)
 from seqzoo.train.compare.results import Comparison, ModelResult
-from seqzoo.train.compare.statistics import Interval, bounds_of, interval, pairwise
+from seqzoo.train.compare.statistics import bounds_of, interval, pairwise
 
 
 class Cell(NamedTuple):
@@ -28,60 +36,6 @@ class Column(NamedTuple):
 
     title: str
     unit: str = ""
-
-
-def show(value: float | None, metric: str) -> str:
-    """A value of `metric`: an accuracy in percent, the rest to four digits."""
-    if value is None or math.isnan(value):
-        return "–"
-    return f"{100 * value:.1f}%" if metric == "accuracy" else f"{value:.4g}"
-
-
-def show_interval(spread: Interval, metric: str) -> str:
-    """Mean ± half width, or both ends where one is a bound; the mean alone of one seed."""
-    if not spread.count:
-        return "–"
-    if math.isnan(spread.half_width):
-        return show(spread.mean, metric)
-    if metric == "accuracy":
-        mean, half, low, high = (
-            f"{100 * x:.1f}" for x in (spread.mean, spread.half_width, spread.low, spread.high)
-        )
-        return f"{mean} ({low} to {high})%" if spread.cut else f"{mean} ± {half}%"
-    if spread.cut:
-        return f"{spread.mean:.4g} ({spread.low:.3g} to {spread.high:.3g})"
-    return f"{spread.mean:.4g} ± {spread.half_width:.2g}"
-
-
-def _brief_interval(spread: Interval, metric: str) -> str:
-    """`show_interval` where there is little room, if that is shorter."""
-    if spread.count < 2 or not spread.cut:
-        return ""
-    if metric == "accuracy":
-        return f"{100 * spread.mean:.1f}({100 * spread.low:.0f}–{100 * spread.high:.0f})%"
-    return f"{spread.mean:.3g}({spread.low:.2g}–{spread.high:.2g})"
-
-
-def show_count(value: float | None) -> str:
-    """An integer with thousands separated."""
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def show_compact(value: float | None) -> str:
-    """A count to three digits with a unit prefix, as in 17.2k."""
-    if value is None:
-        return "–"
-    for least, size, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if abs(value) >= least:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:,.0f}"
-
-
-def show_seconds(value: float | None) -> str:
-    """Seconds below two minutes, else minutes."""
-    if value is None:
-        return "–"
-    return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
 
 
 def final_values(model: ModelResult, metric: str) -> dict[int, float]:
@@ -215,7 +169,7 @@ def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
             f"{lost} of {len(model.seeds)} failed" if lost else show_interval(spread, metric),
             spread.mean if spread.count else None,
             "  ".join(show(v, metric).rstrip("%") for v in finals.values()),
-            _brief_interval(spread, metric),
+            brief_interval(spread, metric),
         ),
         Cell("–") if good is None else Cell(f"{good[0]}/{good[1]}", good[0] / max(1, good[1])),
         _count(model.parameters),
