@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, as_segments, compact
 from seqzoo.models.ops.layout.sequence_parallel import by_channels
 
@@ -16,6 +17,7 @@ from seqzoo.models.ops.layout.sequence_parallel import by_channels
 DIRECT = 16
 
 
+@op(rows="u")
 def fft_conv(
     u: Float[Array, "B L D"],
     kernel: Float[Array, "Lk D"],

@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seqzoo.models.ops.layout.segments import Segments, as_segments, compact, cut_layout
-from seqzoo.models.ops.layout.sequence_parallel import carried_over, cut, parts
+from seqzoo.models.ops.layout.compiled import op
+from seqzoo.models.ops.layout.segments import Segments, as_segments, compact
+from seqzoo.models.ops.layout.sequence_parallel import Recurrence
 
 
+@op(rows="x")
 def short_conv(
     x: Float[Array, "B L D"],
     kernel: Float[Array, "W D"],
@@ -40,14 +42,14 @@ def short_conv(
     if window is None:
         window = jnp.zeros((x.shape[0], width - 1, x.shape[2]), dtype)
     layout = as_segments(segment_ids, x.shape[1])
-    inputs, window, count = (x, layout), window.astype(dtype), parts(x.shape[1])
-    if count == 1 or width == 1:
-        return _rows(kernel, inputs, window)
-    return _over_devices(kernel, inputs, window, count)
+    rows = _ROWS if width > 1 else _rows
+    return rows((kernel,), (x, layout), window.astype(dtype))
 
 
-def _rows(kernel: Array, inputs: tuple[Array, Segments], window: Array) -> tuple[Array, Array]:
-    x, layout = inputs
+def _rows(
+    shared: tuple[Array], inputs: tuple[Array, Segments], window: Array
+) -> tuple[Array, Array]:
+    (kernel,), (x, layout) = shared, inputs
     width, values = kernel.shape[0], x.astype(window.dtype)
     if not layout.masked:
         padded = jnp.concatenate([window, values], axis=1)
@@ -60,31 +62,26 @@ def _rows(kernel: Array, inputs: tuple[Array, Segments], window: Array) -> tuple
     return y.astype(x.dtype), _last_window(padded, run, layout.valid.sum(axis=1), width)
 
 
-def _over_devices(
-    kernel: Array, inputs: tuple[Array, Segments], window: Array, count: int
+def _summarize(
+    shared: tuple[Array], inputs: tuple[Array, Segments], nothing: Array
 ) -> tuple[Array, Array]:
-    """`_rows` whose parts lie on different devices; what they hand on are the windows."""
+    """By how much the window before is moved, and the window from nothing."""
     x, layout = inputs
-    width = kernel.shape[0]
+    width = nothing.shape[1] + 1
+    moved = jnp.full(len(x), x.shape[1])
+    if layout.masked:  # what another segment left behind is moved out
+        moved = jnp.where(layout.run[:, -1] == 0, layout.valid.sum(1), width)
+    return jnp.minimum(moved, width - 1), _rows(shared, inputs, nothing)[1]
 
-    def run(inputs: tuple[Array, Segments], window: Array) -> tuple[Array, Array]:
-        return _rows(kernel, inputs, window)
 
-    def summarize(inputs: tuple[Array, Segments]) -> tuple[Array, Array]:
-        x, layout = inputs
-        own = run(inputs, jnp.zeros((len(x), *window.shape[1:]), window.dtype))[1]
-        moved = jnp.full(len(x), x.shape[1])
-        if layout.masked:  # what another segment left behind is moved out
-            moved = jnp.where(layout.run[:, -1] == 0, layout.valid.sum(1), width)
-        return jnp.minimum(moved, width - 1), own
+def _moved(_: tuple, moved: Array, own: Array, before: Array) -> Array:
+    rest = before.shape[1]
+    index = moved[:, None] + jnp.arange(rest)
+    old = jnp.pad(before, ((0, 0), (0, rest), (0, 0)))
+    return own + jnp.take_along_axis(old, index[..., None], axis=1)
 
-    def compose(moved: Array, own: Array, before: Array) -> Array:
-        old = jnp.pad(before, ((0, 0), (0, width - 1), (0, 0)))
-        index = moved[:, None] + jnp.arange(width - 1)
-        return own + jnp.take_along_axis(old, index[..., None], axis=1)
 
-    inputs = cut(x, count), cut_layout(layout, len(x), count)
-    return carried_over(run, summarize, compose, inputs, window, count)
+_ROWS = Recurrence(_rows, _summarize, _moved)
 
 
 def _filter(padded: Array, kernel: Array, run: Array | None = None) -> Array:

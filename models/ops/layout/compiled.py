@@ -6,9 +6,9 @@ what arguments are: shapes and dtypes of arrays, values of everything else; and,
 `jax.jit`, the ambient mesh, the forced forms and JAX's own settings. Under an outer `jax.jit` the
 program becomes part of the outer one, as if there were no door.
 
-What is no array must be hashable and is compared by value. Of a `functools.partial` the function
-is compared and the arrays among its arguments may change; any other function is compared by
-identity, so one that is made anew for each call compiles anew.
+What is no array must be hashable and is compared by value. Of a function its code is compared, and
+the arrays that it holds may change (`functions.py`), so that one may be made anew for each call. If
+it holds an object of which nothing is known, there is no door: the op compiles anew.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 
+from seqzoo.models.ops.layout.functions import Unknown, is_array, is_open, opened
 from seqzoo.models.ops.layout.sharding import automatic
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,14 +38,18 @@ def op(rows: str) -> Callable[[F], F]:
 
         @functools.wraps(f)
         def call(*args: Any, **kwargs: Any) -> Any:
-            leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=_is_partial)
-            if any(map(_is_partial, leaves)):
-                opened = [_opened(x) if _is_partial(x) else x for x in leaves]
-                leaves, tree = jax.tree.flatten(jax.tree.unflatten(tree, opened))
-            arrays = [x if _is_array(x) else None for x in leaves]
-            static = tuple(None if _is_array(x) else x for x in leaves)
+            where = rows if position >= len(args) else position
+            leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=is_open)
+            if any(map(is_open, leaves)):
+                try:
+                    known = [opened(x) if is_open(x) else x for x in leaves]
+                except Unknown:
+                    return _run(f, where, tree, tuple(leaves), [None] * len(leaves))
+                leaves, tree = jax.tree.flatten(jax.tree.unflatten(tree, known))
+            arrays = [x if is_array(x) else None for x in leaves]
+            static = tuple(None if is_array(x) else x for x in leaves)
             run = _INLINE if tracing(arrays) else _APART
-            return run(f, rows if position >= len(args) else position, tree, static, arrays)
+            return run(f, where, tree, static, arrays)
 
         return call
 
@@ -75,16 +79,3 @@ def tracing(arrays: list) -> bool:
     """Whether what is computed from them becomes part of a program."""
     traced = any(isinstance(x, jax.core.Tracer) for x in arrays)
     return traced and isinstance(jax.lax.full((), 0.0), jax.core.Tracer)
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, (jax.Array, np.ndarray))
-
-
-def _is_partial(x: Any) -> bool:
-    return isinstance(x, functools.partial) and not isinstance(x, jax.tree_util.Partial)
-
-
-def _opened(x: functools.partial) -> jax.tree_util.Partial:
-    """A tree, of which the arrays are leaves."""
-    return jax.tree_util.Partial(x.func, *x.args, **x.keywords)

@@ -41,6 +41,21 @@ class Masks(NamedTuple):
         return jax.tree.map(lambda n, o: jnp.where(_like(self.valid, n), n, o), new, old)
 
 
+def as_before(new: PyTree, old: PyTree) -> PyTree:
+    """The next state in the dtypes of the one before.
+
+    Raises:
+        ValueError: if the cell has changed its structure or shapes.
+    """
+    shapes, expected = (jax.tree.map(jnp.shape, h) for h in (new, old))
+    if shapes != expected:
+        raise ValueError(
+            f"nonlinear_scan: the cell must keep the structure and shapes of the state {expected}; "
+            f"it returned {shapes}"
+        )
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), new, old)
+
+
 def keep(tree: PyTree, mask: Array) -> PyTree:
     """Zero where the mask, which has the leaves' leading axes, is False."""
     return jax.tree.map(lambda a: jnp.where(_like(mask, a), a, 0).astype(a.dtype), tree)
@@ -110,7 +125,7 @@ def _open(cell: Callable, kernels: tuple, h: PyTree, x: PyTree) -> tuple[Opened,
             raise ValueError(
                 f"nonlinear_scan: the cell called {len(factors)} of {len(kernels)} products"
             )
-        return jax.tree.map(lambda new, old: new.astype(old.dtype), new, h), factors
+        return as_before(new, h), factors
 
     def shapes(h: PyTree, x: PyTree) -> list[Array]:
         _, factors = traced(h, x, lambda i, v: product(v, kernels[i]))

@@ -14,18 +14,19 @@ so that derivatives of derivatives exist and memory stays linear in L whichever 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact, Int
 
 from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments, as_segments
-from seqzoo.models.ops.layout.sequence_parallel import carried_over, cut, parts, repeat
+from seqzoo.models.ops.layout.sequence_parallel import Recurrence, decayed
 
 
+@op(rows="b")
 def linear_scan(
     a: Inexact[Array, "..."],
     b: Inexact[Array, "B L ..."],
@@ -52,24 +53,25 @@ def linear_scan(
     Raises:
         ValueError: if `a` does not broadcast to `b`, or `h0` to `b` without axis 1.
     """
-    return _with(_over_devices, reverse, a, b, h0, segment_ids)
+    a, b, h0 = _prepared(reverse, a, b, h0, segment_ids)
+    return _ROWS((reverse,), (a, b), h0)[0]
 
 
 def undivided_scan(
     a: Inexact[Array, "..."], b: Inexact[Array, "B L ..."], h0: Inexact[Array, "B ..."] | None
 ) -> Inexact[Array, "B L ..."]:
     """`linear_scan` of what is no sequence of tokens, or one part of it: never cut."""
-    return _with(_scan, False, a, b, h0, None)
+    return _scan(False, *_prepared(False, a, b, h0, None))
 
 
-def _with(
-    scan: Callable[[bool, Array, Array, Array], Array],
+def _prepared(
     reverse: bool,
     a: Array,
     b: Array,
     h0: Array | None,
     segment_ids: Array | Segments | None,
-) -> Array:
+) -> tuple[Array, Array, Array]:
+    """The arguments in one dtype, `a` with b's axes, what segments do to them included."""
     _check(a, b, h0)
     dtype = jnp.result_type(a, b, jnp.float32, *([] if h0 is None else [h0]))
     a = jnp.asarray(a, dtype).reshape((1,) * (b.ndim - jnp.ndim(a)) + jnp.shape(a))
@@ -79,36 +81,24 @@ def _with(
     layout = as_segments(segment_ids, b.shape[1])
     if layout.masked:
         a, b = _mask(a, b, layout, reverse)
-    return scan(reverse, a, b, h0.astype(dtype))
+    return a, b, h0.astype(dtype)
 
 
-def _over_devices(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
-    """The recurrence over rows whose parts may lie on different devices."""
-    count = parts(b.shape[1])
-    if count == 1:
-        return _scan(reverse, a, b, h0)
-    if constant := a.shape[1] == 1:
-        a = a if a.shape[0] == 1 else repeat(a, count)
-    else:
-        a = cut(jnp.broadcast_to(a, (*b.shape[:2], *a.shape[2:])), count)
-    end, length = 0 if reverse else -1, b.shape[1] // count
+def _rows(shared: tuple[bool], inputs: tuple[Array, Array], h0: Array) -> tuple[Array, Array]:
+    h = _scan(*shared, *inputs, h0)
+    return h, h[:, 0 if shared[0] else -1]
 
-    def run(inputs: tuple[Array, Array], h0: Array) -> tuple[Array, Array]:
-        h = _scan(reverse, *inputs, h0)
-        return h, h[:, end]
 
-    def summarize(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        a, b = inputs
-        whole = lax.integer_pow(a[:, 0], length) if constant else jnp.prod(a, axis=1)
-        if len(whole) == 1:
-            whole = jnp.broadcast_to(whole, (count, *whole.shape[1:]))
-        return whole, run(inputs, jnp.zeros_like(b[:, 0]))[1]
+def _summarize(
+    shared: tuple[bool], inputs: tuple[Array, Array], nothing: Array
+) -> tuple[Array, Array]:
+    a, b = inputs
+    whole = lax.integer_pow(a[:, 0], b.shape[1]) if a.shape[1] == 1 else jnp.prod(a, axis=1)
+    whole = jnp.broadcast_to(whole, (len(nothing), *whole.shape[1:]))
+    return whole, _rows(shared, inputs, nothing)[1]
 
-    def compose(whole: Array, own: Array, before: Array) -> Array:
-        return whole * before + own
 
-    inputs = a, cut(b, count)
-    return carried_over(run, summarize, compose, inputs, h0, count, reverse=reverse)[0]
+_ROWS = Recurrence(_rows, _summarize, decayed)
 
 
 def _check(a: Array, b: Array, h0: Array | None) -> None:

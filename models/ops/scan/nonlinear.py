@@ -16,15 +16,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, PyTree
 
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import by_parts, by_whole_rows
-from seqzoo.models.ops.scan.hidden_matmul import Kernel, Masks, kernel_scan, product
+from seqzoo.models.ops.scan.hidden_matmul import Kernel, Masks, as_before, kernel_scan, product
 
 # LSTM, B=4, L=2048, D=128 on CPU, forward and backward: chunks of 16 to 64 take the time of the
 # plain scan (0.98 to 1.02) and a third of its memory; unrolling by 2, 4 or 8 gains nothing.
 CHUNK = 32
 
 
+@op(rows="x")
 def nonlinear_scan(
     cell: Callable[..., PyTree],
     x: PyTree,
@@ -60,22 +62,20 @@ def nonlinear_scan(
     batch, length = _batch_and_length(x)
     h0 = jax.tree.map(_at_least_float32, h0)
     layout = as_segments(segment_ids, length)
-    masks = None
+    masks = Masks(None, None)
     if layout.masked:
         starts = layout.flip().starts[:, ::-1] if reverse else layout.starts
         shape = (batch, length)
-        masks = jnp.broadcast_to(layout.valid, shape), jnp.broadcast_to(starts, shape)
-    dots = tuple(functools.partial(_dot, kernel) for kernel in kernels)
-    _check_cell(lambda h, x: cell(h, x, *dots), x, h0)
+        masks = Masks(jnp.broadcast_to(layout.valid, shape), jnp.broadcast_to(starts, shape))
     # Steps that follow each other cannot be shared out; rows can.
     rows = jax.tree.map(by_whole_rows, (x, masks))
-    time_major = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), rows)
-    if kernels:
-        inputs, masks = time_major
-        masks = Masks(*(masks or (None, None)))
+    inputs, masks = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), rows)
+    if kernels and length > 1:
         h_last, h = kernel_scan(cell, kernels, h0, inputs, masks, reverse=reverse)
     else:
-        h_last, h = _in_chunks(_masked(cell), h0, time_major, reverse)
+        dots = tuple(functools.partial(_dot, kernel) for kernel in kernels)
+        step = functools.partial(_step, cell, dots)
+        h_last, h = _in_chunks(step, h0, (inputs, masks), reverse)
     return jax.tree.map(lambda a: by_parts(jnp.moveaxis(a, 0, 1)), h), h_last
 
 
@@ -99,38 +99,12 @@ def _at_least_float32(state: Array) -> Array:
     return state.astype(jnp.promote_types(state.dtype, jnp.float32))
 
 
-def _check_cell(cell: Callable, x: PyTree, h0: PyTree) -> None:
-    def described(tree: PyTree) -> PyTree:
-        return jax.tree.map(jnp.shape, tree)
-
-    first = jax.eval_shape(lambda x: jax.tree.map(lambda a: a[:, 0], x), x)
-    after = described(jax.eval_shape(cell, h0, first))
-    if after != described(h0):
-        raise ValueError(
-            "nonlinear_scan: the cell must keep the structure and shapes of the state "
-            f"{described(h0)}; it returned {after}"
-        )
-
-
-def _masked(cell: Callable) -> Callable:
-    """A scan step of `cell` that skips padding and begins segments with a fresh state."""
-
-    def step(h: PyTree, inputs: tuple[PyTree, tuple[Array, Array] | None]) -> tuple[PyTree, PyTree]:
-        x, masks = inputs
-        before = h
-        if masks is not None:
-            valid, starts = masks
-            before = jax.tree.map(lambda h: jnp.where(_like(starts, h), 0, h).astype(h.dtype), h)
-        after = jax.tree.map(lambda new, old: new.astype(old.dtype), cell(before, x), h)
-        if masks is not None:
-            after = jax.tree.map(lambda n, old: jnp.where(_like(valid, n), n, old), after, h)
-        return after, after
-
-    return step
-
-
-def _like(rows: Array, state: Array) -> Array:
-    return rows.reshape(rows.shape + (1,) * (state.ndim - 1))
+def _step(
+    cell: Callable, dots: tuple, h: PyTree, inputs: tuple[PyTree, Masks]
+) -> tuple[PyTree, PyTree]:
+    x, masks = inputs
+    after = masks.choose(as_before(cell(masks.begin(h), x, *dots), h), h)
+    return after, after
 
 
 def _in_chunks(step: Callable, h: PyTree, x: PyTree, reverse: bool) -> tuple[PyTree, PyTree]:
@@ -148,6 +122,9 @@ def _in_chunks(step: Callable, h: PyTree, x: PyTree, reverse: bool) -> tuple[PyT
         h, out = lax.scan(chunk, h, x, reverse=reverse)
         return h, jax.tree.map(lambda a: a.reshape(count * CHUNK, *a.shape[2:]), out)
 
+    if length == 1:
+        h, _ = step(h, jax.tree.map(lambda a: a[0], x))
+        return h, jax.tree.map(lambda a: a[None], h)
     if count <= 1:
         return scan(h, x)
     if odd == 0:

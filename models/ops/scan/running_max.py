@@ -11,12 +11,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments
-from seqzoo.models.ops.layout.sequence_parallel import carried_over, cut, delayed, parts
+from seqzoo.models.ops.layout.sequence_parallel import Recurrence, delayed
 
 NEVER = -1e38  # an exponent below all others whose differences are finite
 
 
+@op(rows="x")
 def decayed_max(
     x: Float[Array, "B L ..."],
     log_decay: Float[Array, "..."],
@@ -46,8 +48,7 @@ def decayed_max(
         valid, starts = layout.valid[axes], layout.starts[axes]
         own = jnp.where(valid, jnp.where(starts, jnp.maximum(fresh + g, x), x), NEVER)
         g = jnp.where(valid, jnp.where(starts, 2 * NEVER, g), 0)
-    count = parts(x.shape[1])
-    m = _rows(own, g, m0) if count == 1 else _over_devices(own, g, m0, count)
+    m, _ = _ROWS((), (own, g), m0)
     before = delayed(m, m0)
     return m, before if starts is None else jnp.where(starts, fresh, before)
 
@@ -60,26 +61,21 @@ def carried(m0: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.exp(m0 - lax.stop_gradient(m0))
 
 
-def _rows(x: Array, g: Array, m0: Array) -> Array:
+def _rows(_: tuple, inputs: tuple[Array, Array], m0: Array) -> tuple[Array, Array]:
     table = {"sequential": _sequential, "associative": _associative}
-    return forms.run("decayed_max", table, x, g, m0)
+    m = forms.run("decayed_max", table, *inputs, m0)
+    return m, m[:, -1]
 
 
-def _over_devices(x: Array, g: Array, m0: Array, count: int) -> Array:
-    """The recurrence over rows whose parts lie on different devices."""
+def _summarize(_: tuple, inputs: tuple[Array, Array], nothing: Array) -> tuple[Array, Array]:
+    return inputs[1].sum(1), _rows((), inputs, jnp.full_like(nothing, -jnp.inf))[1]
 
-    def run(inputs: tuple[Array, Array], m0: Array) -> tuple[Array, Array]:
-        m = _rows(*inputs, m0)
-        return m, m[:, -1]
 
-    def summarize(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        x, g = inputs
-        return g.sum(1), run(inputs, jnp.full_like(x[:, 0], -jnp.inf))[1]
+def _later(_: tuple, decay: Array, own: Array, before: Array) -> Array:
+    return jnp.maximum(before + decay, own)
 
-    def compose(decay: Array, own: Array, before: Array) -> Array:
-        return jnp.maximum(before + decay, own)
 
-    return carried_over(run, summarize, compose, (cut(x, count), cut(g, count)), m0, count)[0]
+_ROWS = Recurrence(_rows, _summarize, _later)
 
 
 def _sequential(x: Array, g: Array, m0: Array) -> Array:

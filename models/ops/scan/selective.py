@@ -27,9 +27,10 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact, Int
 
 from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments, as_segments
-from seqzoo.models.ops.layout.sequence_parallel import carried_over, cut, parts
+from seqzoo.models.ops.layout.sequence_parallel import Recurrence, decayed, parts
 
 # CPU, one core, float32, B=4, L=2048, D=256, N=16, forward and backward: chunks of 8, 16 and 32
 # take 162, 167 and 203 ms; beyond, a chunk's states leave the cache.
@@ -47,6 +48,7 @@ class _Inputs(NamedTuple):
     forget: Array | None  # [B, L, 1], 1 where a segment starts; None for rows of one segment
 
 
+@op(rows="u")
 def selective_scan(
     u: Float[Array, "B L D"],
     dt: Float[Array, "B L D"],
@@ -92,13 +94,11 @@ def selective_scan(
     state = jnp.zeros((batch, A.shape[1], width), wide)
     if h0 is not None:
         state = jnp.swapaxes(h0, 1, 2).astype(wide)
-    count = parts(length)
-    chunk = min(CHUNK if chunk_size is None else chunk_size, length // count)
+    chunk = min(CHUNK if chunk_size is None else chunk_size, length // parts(length))
     x = _Inputs(u, dt, B, C, forget)
     if jnp.iscomplexobj(A):
         x = jax.tree.map(lambda a: a.astype(wide), x)
-    run = _scan if count == 1 else functools.partial(_over_devices, count)
-    y, h = run(chunk, x, A.T.astype(wide), state)
+    y, h = _ROWS((chunk, A.T.astype(wide)), x, state)
     if jnp.iscomplexobj(A):
         y = (2 * y.real).astype(u.dtype)
     if D is not None:
@@ -128,23 +128,20 @@ def _check(u, dt, A, B, C, D, h0, chunk_size: int | None) -> None:
         raise ValueError(f"selective_scan: chunk_size must be at least 1; got {chunk_size}")
 
 
-def _over_devices(count: int, chunk: int, x: _Inputs, A: Array, h0: Array) -> tuple[Array, Array]:
-    """`_scan` of rows whose parts lie on different devices."""
-    x = jax.tree.map(lambda a: cut(jnp.broadcast_to(a, (len(h0), *a.shape[1:])), count), x)
+def _rows(shared: tuple[int, Array], x: _Inputs, h: Array) -> tuple[Array, Array]:
+    chunk, A = shared
+    return _scan(chunk, x, A, h)
 
-    def run(x: _Inputs, h: Array) -> tuple[Array, Array]:
-        return _scan(chunk, x, A, h)
 
-    def summarize(x: _Inputs) -> tuple[Array, Array]:
-        kept = jnp.exp(x.dt.astype(A.dtype).sum(1)[:, None] * A)
-        if x.forget is not None:
-            kept = kept * (1 - x.forget.max(1)[:, None])
-        return kept, run(x, jnp.zeros((len(x.u), *h0.shape[1:]), h0.dtype))[1]
+def _summarize(shared: tuple[int, Array], x: _Inputs, nothing: Array) -> tuple[Array, Array]:
+    A = shared[1]
+    kept = jnp.exp(x.dt.astype(A.dtype).sum(1)[:, None] * A)
+    if x.forget is not None:
+        kept = kept * (1 - x.forget.max(1)[:, None])
+    return kept, _rows(shared, x, nothing)[1]
 
-    def compose(kept: Array, own: Array, before: Array) -> Array:
-        return kept * before + own
 
-    return carried_over(run, summarize, compose, x, h0, count)
+_ROWS = Recurrence(_rows, _summarize, decayed)
 
 
 def _either_form(chunk: int, x: _Inputs, A: Array, h0: Array) -> tuple[Array, Array]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import delayed
 from seqzoo.models.ops.scan.linear import linear_scan
@@ -35,6 +36,7 @@ def wkv_initial(batch_size: int, channels: int, dtype: jnp.dtype = jnp.float32) 
     return WKVState(nothing, nothing, nothing + NEVER)
 
 
+@op(rows="k")
 def wkv(
     k: Float[Array, "B L D"],
     v: Float[Array, "B L D"],

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, as_segments, compact
 from seqzoo.models.ops.layout.sequence_parallel import parts
 from seqzoo.models.ops.softmax.blockwise import Operands, Sight, blockwise
@@ -23,6 +24,7 @@ DENSE_LENGTH = 64  # of the longer side
 DENSE_QUERIES = 16  # with any number of keys, so that memory is still linear
 
 
+@op(rows="q")
 def attention(
     q: Float[Array, "B L H K"],
     k: Float[Array, "B S Hkv K"],

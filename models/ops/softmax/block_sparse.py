@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models.ops.layout import sequence_parallel
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.sequence_parallel import by_blocks, neighbours, repeat
 from seqzoo.models.ops.layout.sharding import SEQUENCE_AXIS, axis_size
 from seqzoo.models.ops.softmax.masks import LOW
@@ -65,6 +66,7 @@ def attend(
     return Part(weighted, *(x.swapaxes(-1, -2) for x in (p.sum(-1), top)))
 
 
+@op(rows="q")
 def attend_blocks(
     q: Float[Array, "B N C H K"],
     k: Float[Array, "B N C H K"],
@@ -152,6 +154,7 @@ def _returned(part: Part, devices: int, count: int) -> Part:
     return jax.tree.map(lambda x: sequence_parallel.join(x, devices)[:, :count], part)
 
 
+@op(rows="q")
 def attend_from(
     index: Int[Array, "#B N G"],
     found: Bool[Array, "#B N G"],

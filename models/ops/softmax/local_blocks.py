@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, compact
 from seqzoo.models.ops.layout.sequence_parallel import (
     by_parts,
@@ -67,6 +68,7 @@ Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Array]]
 Early = Callable[[PyTree, PyTree], Array]
 
 
+@op(rows="queries")
 def near_blocks(
     step: Step,
     carry: PyTree,
@@ -157,6 +159,7 @@ def _cut(x: Array, size: int) -> Array:
     return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
 
 
+@op(rows="queries")
 def parallel_blocks(
     step: Step,
     carry: PyTree,
@@ -181,6 +184,7 @@ def parallel_blocks(
     return rows.unpack(_whole_rows(step, carry, queries, keys, **options)[1])
 
 
+@op(rows="queries")
 def continued_blocks(
     step: Step,
     carry: PyTree,
@@ -206,6 +210,7 @@ def continued_blocks(
     return _take(near_blocks(step, carry, *rows, size=size, back=back + 1)[1], inverse)
 
 
+@op(rows="queries")
 def all_blocks(
     run: Callable[[PyTree, PyTree], Array],
     queries: PyTree,

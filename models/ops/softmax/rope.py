@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.ops.layout.backends import run
+from seqzoo.models.ops.layout.compiled import op
 
 
+@op(rows="x")
 def rope(
     x: Float[Array, "B L H K"],
     positions: Int[Array, "#B L"] | Int[Array, "L"],
@@ -82,6 +84,7 @@ def plain_frequencies(width: int, base: float) -> Float[np.ndarray, "half"]:
     return base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
 
 
+@op(rows="x")
 def xpos(
     x: Float[Array, "B L H K"],
     positions: Int[Array, "#B L"] | Int[Array, "L"],

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seqzoo.models.ops.layout.segments import Segments, as_segments, compact, cut_layout
-from seqzoo.models.ops.layout.sequence_parallel import carried_over, cut, parts
+from seqzoo.models.ops.layout.segments import Segments, as_segments, compact
+from seqzoo.models.ops.layout.sequence_parallel import Recurrence, parts
 
 
 class Dot(NamedTuple):
@@ -85,40 +85,14 @@ def chunked(
     segment_ids: Int[Array, "B L"] | Segments | None = None,
 ) -> tuple[Float[Array, "B L H"], Float[Array, "B H N"]]:
     """Outputs and the state after the last real token: padding carries it, a segment forgets it."""
-    layout, count = as_segments(segment_ids, u.shape[1]), parts(u.shape[1])
-    if count == 1:
-        return _rows(tables, (u, layout), h0)
-    return _over_devices(tables, (u, layout), h0, count)
+    length = u.shape[1]
+    most = max(length // parts(length), len(tables.kernel))
+    advance = tables.advance(most) if parts(length) > 1 else None
+    return _ROWS((tables, advance), (u, as_segments(segment_ids, length)), h0)
 
 
-def _over_devices(
-    tables: Tables, inputs: tuple[Array, Segments], h0: Array, count: int
-) -> tuple[Array, Array]:
-    """`_rows` whose parts lie on different devices."""
-    u, layout = inputs
-    length = u.shape[1] // count
-    advance = tables.advance(max(length, len(tables.kernel)))
-
-    def run(inputs: tuple[Array, Segments], h: Array) -> tuple[Array, Array]:
-        return _rows(tables, inputs, h)
-
-    def summarize(inputs: tuple[Array, Segments]) -> tuple[tuple[Array, Array], Array]:
-        u, layout = inputs
-        own = run(inputs, jnp.zeros((len(u), *h0.shape[1:]), h0.dtype))[1]
-        if not layout.masked:
-            return (jnp.full(len(u), length), jnp.ones(len(u), bool)), own
-        return (layout.valid.sum(1), layout.run[:, -1] == 0), own
-
-    def compose(passed: tuple[Array, Array], own: Array, before: Array) -> Array:
-        tokens, stays = passed
-        return keep(advance(before, tokens), stays) + own
-
-    inputs = cut(u, count), cut_layout(layout, len(u), count)
-    return carried_over(run, summarize, compose, inputs, h0, count)
-
-
-def _rows(tables: Tables, inputs: tuple[Array, Segments], h0: Array) -> tuple[Array, Array]:
-    u, layout = inputs
+def _rows(shared: tuple, inputs: tuple[Array, Segments], h0: Array) -> tuple[Array, Array]:
+    (tables, _), (u, layout) = shared, inputs
     batch, length, width = u.shape
     size, dtype, dot = len(tables.kernel), h0.dtype, dot_for(u)
     moved = compact(layout) if layout.masked else None
@@ -132,6 +106,25 @@ def _rows(tables: Tables, inputs: tuple[Array, Segments], h0: Array) -> tuple[Ar
     if moved is not None:
         y = moved.unpack(y)
     return y.astype(u.dtype), _last_state(chunks, tables, states, dot)
+
+
+def _summarize(
+    shared: tuple, inputs: tuple[Array, Segments], nothing: Array
+) -> tuple[tuple[Array, Array], Array]:
+    """How many tokens there are and whether they are of one segment; the state they leave."""
+    (u, layout), rows = inputs, len(nothing)
+    passed = jnp.full(rows, u.shape[1]), jnp.ones(rows, bool)
+    if layout.masked:
+        passed = layout.valid.sum(1), layout.run[:, -1] == 0
+    return passed, _rows(shared, inputs, nothing)[1]
+
+
+def _advanced(shared: tuple, passed: tuple[Array, Array], own: Array, before: Array) -> Array:
+    (_, advance), (tokens, stays) = shared, passed
+    return keep(advance(before, tokens), stays) + own
+
+
+_ROWS = Recurrence(_rows, _summarize, _advanced)
 
 
 def check(op: str, u: Array, h0: Array | None, width: int, states: int, chunk_size: int) -> None:

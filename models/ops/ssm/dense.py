@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.sharding import everywhere
@@ -27,6 +28,7 @@ from seqzoo.models.ops.ssm.chunks import Tables, check, chunk_of, chunked
 CHUNK = 64
 
 
+@op(rows="u")
 def dense_ssm(
     u: Float[Array, "B L H"],
     A: Float[Array, "H N N"],

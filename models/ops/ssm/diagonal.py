@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
+from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.linear import undivided_scan
 from seqzoo.models.ops.ssm.chunks import Tables, check, chunk_of, chunked, keep
@@ -28,6 +29,7 @@ from seqzoo.models.ops.ssm.chunks import Tables, check, chunk_of, chunked, keep
 CHUNK = 32
 
 
+@op(rows="u")
 def diagonal_ssm(
     u: Float[Array, "B L H"],
     a: Inexact[Array, "H M"],

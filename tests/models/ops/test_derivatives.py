@@ -8,102 +8,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from seqzoo.models import ops
 from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.scan import nonlinear
 from seqzoo.models.ops.softmax import attention as attention_module
 from seqzoo.models.ops.softmax import blockwise
-from seqzoo.models.ops.softmax.block_sparse import attend_blocks, join
-from seqzoo.models.ops.softmax.local_blocks import near_blocks, weights
-from seqzoo.models.ops.softmax.packed_blocks import segment_blocks
-from seqzoo.models.ops.softmax.relative import Lookup, Relative, Slopes, Terms
 from tests.helpers import assert_close, assert_trees_close, x64
-from tests.models.ops.calls import CALLS, IDS, B, D, L, normal, qkv
-
-KERNELS = normal(5, D, D) / 3, normal(6, D, D) / 3
-
-
-def gru_like(h, x, dot, other):
-    z = jax.nn.sigmoid(dot(h) + x)
-    return z * h + (1 - z) * jnp.tanh(other(z * h) + x)
-
-
-def near(ids, q, k, v):
-    def step(carry, queries, keys):
-        (q, p), (k, v, at) = queries, keys
-        s = jnp.einsum("BCHK,BSHK->BHCS", q, k)
-        seen = (p[:, None, :, None] >= at[:, None, None]) & (at > 0)[:, None, None]
-        return carry, jnp.einsum("BHCS,BSHV->BCHV", weights(s, seen, "softmax"), v)
-
-    place = jnp.broadcast_to(jnp.arange(1, L + 1), (B, L))
-    return near_blocks(step, None, (q, place), (k, v, place), size=8)[1]
-
-
-def local(ids, q, k, v):
-    blocks = segment_blocks(ops.segments(ids), B, L, 8)
-    rows = map(blocks.pack, (q, k, v))
-    part = attend_blocks(
-        *rows,
-        blocks,
-        lambda number, count: number[..., None] + jnp.arange(-1, 1),
-        lambda t, s: t >= s,
-        0.7,
-    )
-    return blocks.unpack(join([part]), L)
-
-
-def in_one_unit(ids, *args):
-    """The state's exponent has no derivative; what its sums are worth has."""
-    o, state = CALLS["wkv"][0](ids, *args)
-    return o, state.numerator * jnp.exp(state.m), state.denominator * jnp.exp(state.m)
-
-
-# Beside the calls of CALLS: other forms of the same ops, and what mixers build on.
-MORE = {
-    "wkv": (in_one_unit, *CALLS["wkv"][1:]),
-    "linear_scan": (
-        lambda ids, a, b, h0: ops.linear_scan(jax.nn.sigmoid(a), b, h0, segment_ids=ids),
-        *(normal(0, B, L, D), normal(1, B, L, D), normal(2, B, D)),
-    ),
-    "linear_scan, complex and constant, reversed": (
-        lambda ids, a, b: ops.linear_scan(jax.lax.complex(a, 1 - a), b, reverse=True).real,
-        *(normal(0, D) / 9, normal(1, B, L, D)),
-    ),
-    "nonlinear_scan, kernels": (
-        lambda ids, x, h0, *kernels: ops.nonlinear_scan(
-            gru_like, x, h0, kernels=kernels, segment_ids=ids
-        ),
-        *(normal(0, B, L, D), normal(1, B, D), *KERNELS),
-    ),
-    "attention, dense": (
-        lambda ids, q, k, v: ops.attention(q, k, v, causal=True, segment_ids=ids),
-        *qkv(1),
-    ),
-    "attention, slopes and window": (
-        lambda ids, q, k, v: ops.attention(
-            q, k, v, causal=True, window=11, relative=Relative(Slopes((0.3, 0.1)))
-        ),
-        *qkv(),
-    ),
-    "attention, table and bias": (
-        lambda ids, q, k, v, bias, table, rows: ops.attention(
-            *(q, k, v),
-            bias=bias,
-            relative=Relative(Lookup(-1, (0, 1, 2, 2)), Terms(table, rows, rows)),
-            segment_ids=ids,
-        ),
-        *(*qkv(2), normal(3, 2, L, L), normal(4, 2, 3), normal(5, B, L, 2, 3)),
-    ),
-    "attend_blocks": (local, *qkv()),
-    "near_blocks": (near, *qkv()),
-    "rope": (lambda ids, q: ops.rope(q, jnp.arange(L)), normal(0, B, L, 2, 4)),
-    "favor_features": (lambda ids, q, w: ops.favor_features(q, w), qkv()[0], normal(1, 5, 3)),
-    "kernel_sums": (
-        lambda ids, q, k, v: ops.kernel_sums(q, k, v, causal=False, segment_ids=ids)[0],
-        *qkv(),
-    ),
-}
-ALL = CALLS | MORE
+from tests.models.ops.calls import ALL, IDS, normal
 
 
 @pytest.fixture
