@@ -59,12 +59,16 @@ def opened(f: Callable, inside: tuple[Callable, ...] = ()) -> Callable:
         return jax.tree_util.Partial(_called, *known((f.__func__, (f.__self__,), {}), constant=()))
     read = {name for code in _codes(f.__code__) for name in code.co_names}
     reads = {n: f.__globals__[n] for n in sorted(read) if is_array(f.__globals__.get(n))}
-    try:
-        cells = tuple(cell.cell_contents for cell in f.__closure__ or ())
-    except ValueError:  # not yet filled
-        raise Unknown from None
+    cells = tuple(map(_content, f.__closure__ or ()))
     parts = known((cells, f.__defaults__, f.__kwdefaults__, reads))
     return _Function(_Code(f.__code__, f.__globals__), parts)
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that was given no value
+        return types.CellType
 
 
 def _known(
@@ -143,7 +147,7 @@ class _Function:
         parts = jax.tree.map(lambda x: x.array if isinstance(x, _Constant) else x, self.parts)
         cells, defaults, keyword_defaults, reads = parts
         scope = {**self.code.scope, **reads} if reads else self.code.scope
-        closure = tuple(map(types.CellType, cells))
-        f = types.FunctionType(self.code.code, scope, None, defaults, closure)
+        closure = (types.CellType(*(() if c is types.CellType else (c,))) for c in cells)
+        f = types.FunctionType(self.code.code, scope, None, defaults, tuple(closure))
         f.__kwdefaults__ = keyword_defaults
         return f(*args, **keywords)
