@@ -54,7 +54,7 @@ def linear_scan(
         ValueError: if `a` does not broadcast to `b`, or `h0` to `b` without axis 1.
     """
     a, b, h0 = _prepared(reverse, a, b, h0, segment_ids)
-    return _ROWS((reverse,), (a, b), h0)[0]
+    return _ROWS((reverse,), (a, b), h0, reverse=reverse)[0]
 
 
 def undivided_scan(
