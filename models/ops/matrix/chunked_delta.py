@@ -15,13 +15,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence
-from seqzoo.models.ops.matrix.chunks import check_decays, decays, to_chunks, to_rows
-from seqzoo.models.ops.matrix.decayed_pairs import Pairs, Reader, decayed_pairs
+from seqzoo.models.ops.matrix.chunks import check_decays, decays, over_chunks
+from seqzoo.models.ops.matrix.decayed_pairs import Masks, PerHead, Reader, at_borders, decayed_pairs
 from seqzoo.models.ops.matrix.triangular import unit_inverse
 
 # Steps per chunk, about the key width. B=4, H=4, K=V=32, L=2048 on one CPU core, forward and
@@ -40,15 +39,6 @@ class Inputs(NamedTuple):
     k: Float[Array, "B L H K"] | None
     v: Float[Array, "B L H V"] | None
     log_decay: Float[Array, "..."] | None  # broadcasts to that of q
-
-
-class Masks(NamedTuple):
-    """Which positions of a chunk belong together, per row."""
-
-    same: Bool[Array, "... C C"]  # two positions of one segment
-    enters: Bool[Array, "... C 1"]  # the carried state belongs to this position's segment
-    leaves: Bool[Array, "... C 1"]  # the position belongs to the segment that goes on
-    stays: Bool[Array, "... 1 1"]  # the carried state goes on
 
 
 def chunked_delta(
@@ -85,14 +75,10 @@ def _rows(
 ) -> tuple[Array, Array]:
     """All chunks of rows."""
     (most, before), (terms, layout) = shared, inputs
-    length = terms.q.shape[1]
-    size = power_of_two(min(most, length))
-    chunks = jax.tree.map(lambda x: to_chunks(x, size), terms)
-    masks = _masks(layout.run, size) if layout.masked else None
-    # Inside a scan no barrier is needed to keep the recomputation.
-    step = jax.checkpoint(functools.partial(_step, before=before), prevent_cse=False)
-    s, o = lax.scan(step, s0, (chunks, masks))
-    return to_rows(o, length), s
+    most = power_of_two(min(most, terms.q.shape[1]))
+    step, rows = functools.partial(_step, before), terms._replace(log_decay=None)
+    s, o = over_chunks(step, s0, rows, terms.log_decay, layout, most)
+    return o, s
 
 
 def _summarize(
@@ -128,52 +114,28 @@ def power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def _masks(run: Int[Array, "B L"], size: int) -> Masks:
-    run = to_chunks(run[..., None, None], size)
-    last = run[..., -1:, :]
-    carried = jnp.concatenate([jnp.zeros_like(last[:1]), last[:-1]])  # s0 is of run 0
-    return Masks(run == jnp.swapaxes(run, -1, -2), run == carried, run == last, last == carried)
-
-
-def _step(s: Array, chunk: tuple[Inputs, Masks | None], *, before: bool) -> tuple[Array, Array]:
+def _step(
+    before: bool, s: Array, terms: Inputs, decay: PerHead | Array | None, masks: Masks | None
+) -> tuple[Array, Array]:
     """One chunk: the state after it and its outputs [B, H, C, V]."""
-    (q, a, b, u, k, v, log_decay), masks = chunk
+    q, a, b, u, k, v, _ = terms
     writers = [b] if k is None else [b, k]
     readers = [Reader(a, own=False, before=before), Reader(q, own=True)]
-    pairs = _at_borders(decayed_pairs(readers, writers, log_decay), masks)
+    pairs = at_borders(decayed_pairs(readers, writers, decay), masks)
     (a_b, *a_k), from_q = pairs.products
-    into_a, into_q = pairs.read
-    right = _times(a, into_a) @ s
+    a, q = pairs.reads
+    right = a @ s
     if u is not None:
         right = right + u
     if k is not None:
         right = right + a_k[0] @ v
     w = unit_inverse(a_b) @ right
     written = [w] if k is None else [w, v]
-    o = _times(q, into_q) @ s + sum(p @ x for p, x in zip(from_q, written, strict=True))
-    s = _times(s, pairs.whole)
-    for writer, x in zip(writers, written, strict=True):
-        s = s + jnp.swapaxes(_times(writer, pairs.write), -1, -2) @ x
+    o = q @ s + sum(p @ x for p, x in zip(from_q, written, strict=True))
+    s = s if pairs.whole is None else s * pairs.whole
+    for y, x in zip(pairs.writes, written, strict=True):
+        s = s + jnp.swapaxes(y, -1, -2) @ x
     return s, o
-
-
-def _times(x: Array, factor: Array | None) -> Array:
-    return x if factor is None else x * factor
-
-
-def _at_borders(pairs: Pairs, masks: Masks | None) -> Pairs:
-    """Nothing passes between segments."""
-    if masks is None:
-        return pairs
-
-    def only(mask: Array, factor: Array | None) -> Array:
-        return jnp.where(mask, 1.0 if factor is None else factor, 0)
-
-    products = [[jnp.where(masks.same, p, 0) for p in row] for row in pairs.products]
-    dtype = products[0][0].dtype
-    read = [only(masks.enters, f).astype(dtype) for f in pairs.read]
-    write = only(masks.leaves, pairs.write).astype(dtype)
-    return Pairs(products, read, write, only(masks.stays, pairs.whole).astype(dtype))
 
 
 def check(op: str, q, like_q: dict[str, Array], v, log_decay, s0, chunk_size) -> None:

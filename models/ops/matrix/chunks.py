@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
+
+from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.matrix.decayed_pairs import masks_of, prepared, whole_blocks
 
 
 def to_chunks(x: Shaped[Array, "B L H D"], size: int) -> Shaped[Array, "N B H C D"]:
@@ -24,6 +31,38 @@ def to_rows(o: Shaped[Array, "N B H C D"], length: int) -> Shaped[Array, "B L H 
     """The inverse of `to_chunks`."""
     count, batch, heads, size, width = o.shape
     return o.transpose(1, 0, 3, 2, 4).reshape(batch, count * size, heads, width)[:, :length]
+
+
+def over_chunks(
+    step: Callable[..., tuple[PyTree, PyTree]],
+    s0: PyTree[Float[Array, "B H K V"]],
+    rows: PyTree[Shaped[Array, "B L H D"]],
+    log_decay: Float[Array, "#B L H #K"] | None,
+    layout: Segments,
+    most: int,
+) -> tuple[PyTree[Float[Array, "B H K V"]], PyTree[Float[Array, "B L H V"]]]:
+    """The last state and all outputs of step(state, rows, decays, masks) -> (state, outputs).
+
+    Chunks have at most `most` steps, rounded up to what `decayed_pairs` takes. Gradients keep the
+    rows and one state a chunk; the rest is computed again.
+    """
+    length = layout.position.shape[1]
+    size = whole_blocks(min(most, length))
+    chunks = jax.tree.map(lambda x: to_chunks(x, size), rows)
+    g = None if log_decay is None else prepared(to_chunks(log_decay, size))
+    runs = None
+    if layout.masked:
+        run = to_chunks(layout.run[..., None, None], size)
+        last = run[..., -1:, :]
+        runs = run, jnp.concatenate([jnp.zeros_like(last[:1]), last[:-1]])  # s0 is of run 0
+
+    def body(state: PyTree, chunk: tuple) -> tuple[PyTree, PyTree]:
+        rows, g, runs = chunk
+        return step(state, rows, g, None if runs is None else masks_of(*runs))
+
+    # Inside a scan no barrier is needed to keep the recomputation.
+    s_last, o = lax.scan(jax.checkpoint(body, prevent_cse=False), s0, (chunks, g, runs))
+    return s_last, jax.tree.map(lambda x: to_rows(x, length), o)
 
 
 def decays(

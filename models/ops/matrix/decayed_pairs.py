@@ -2,24 +2,29 @@
 
     P_ts = Σ_c x_tc y_sc exp(g_{s+1,c} + ... + g_tc),  s <= t,  g = log decay <= 0
 
-A decay common to all channels is applied to x yᵀ. Decays per channel cannot be drawn out of the
-product: blocks of a few positions are written out, and a reader x_t meets the writers y_s of
-earlier blocks at the border where its own block begins, the sum over s+1..t being one up to that
-border plus one from it. All sums are made by adding, never as differences of running sums, so that
-every decay that is finite, however large, is accurate.
+Sums are made by adding, never as differences of running sums, and decays over adjoining spans are
+multiplied, so that every decay that is finite, however large, is accurate. A decay common to all
+channels is applied to x yᵀ. Decays per channel cannot be drawn out of the product: blocks of a few
+positions are written out, then neighbours are joined until one is left. Readers of the second of
+two blocks meet writers of the first at the border between them, which no exponent crosses.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 # Positions in a block: on CPU 4 takes 0.8 of the time of 8, and 4 to 8 compile alike.
 WRITTEN_OUT = 4
+
+# Positions whose sums one product makes: more make it dearer, fewer are joined in more steps.
+JOINED = 32
 
 
 class Reader(NamedTuple):
@@ -31,39 +36,134 @@ class Reader(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """What a chunk needs of its decays; factors are None where nothing decays."""
+    """What a chunk needs: products, and what meets the state before and behind it."""
 
     products: list[list[Float[Array, "... C C"]]]  # by reader and writer
-    read: list[Float[Array, "... C #K"] | None]  # by reader, from the start of the chunk
-    write: Float[Array, "... C #K"] | None  # from a writer to the end of the chunk
-    whole: Float[Array, "... #K 1"] | None  # over the whole chunk
+    reads: list[Float[Array, "... C K"]]  # readers, decayed from the start of the chunk
+    writes: list[Float[Array, "... C K"]]  # writers, decayed to its end
+    whole: Float[Array, "... #K 1"] | None  # decay over the whole chunk; None for none
+
+
+class Masks(NamedTuple):
+    """Which positions of a chunk belong together, per row."""
+
+    same: Bool[Array, "... C C"]  # two positions of one segment
+    enters: Bool[Array, "... C 1"]  # the carried state belongs to this position's segment
+    leaves: Bool[Array, "... C 1"]  # the position belongs to the segment that goes on
+    stays: Bool[Array, "... 1 1"]  # the carried state goes on
+
+
+Sums = tuple[Float[Array, "... C 1"], Float[Array, "... C 1"]]
+
+
+class PerHead(NamedTuple):
+    """Decays that all channels have in common, and their sums in a chunk.
+
+    Each sum is one of multiples of a power of two, which is exact, and one of what is left, which
+    is small. Running sums are there as columns and as rows: where a fused loop reads both from one
+    array, XLA's CPU backend takes their differences one by one, in eight times as long.
+    """
+
+    g: Float[Array, "... C 1"]
+    prefix: Sums  # up to each position
+    rows: tuple[Float[Array, "... 1 C"], Float[Array, "... 1 C"]]  # the same
+    suffix: Sums  # behind each
+
+
+def masks_of(run: Int[Array, "... C 1"], carried: Int[Array, "... 1 1"]) -> Masks:
+    """From the numbers of the segments of a chunk and of the carried state."""
+    last = run[..., -1:, :]
+    return Masks(run == _t(run), run == carried, run == last, last == carried)
+
+
+def at_borders(pairs: Pairs, masks: Masks | None) -> Pairs:
+    """Nothing passes between segments."""
+    if masks is None:
+        return pairs
+    products = [[jnp.where(masks.same, p, 0) for p in row] for row in pairs.products]
+    reads = [jnp.where(masks.enters, x, 0) for x in pairs.reads]
+    writes = [jnp.where(masks.leaves, y, 0) for y in pairs.writes]
+    whole = jnp.where(masks.stays, 1.0 if pairs.whole is None else pairs.whole, 0)
+    return Pairs(products, reads, writes, whole.astype(reads[0].dtype))
+
+
+def for_heads(x: Float[Array, "B G C D"], heads: int) -> Float[Array, "B H C D"]:
+    """What the heads of a group share, for each of them."""
+    return x if x.shape[1] == heads else jnp.repeat(x, heads // x.shape[1], axis=1)
+
+
+def whole_blocks(size: int) -> int:
+    """The least number of positions, at least `size`, that `decayed_pairs` takes."""
+    return -(-size // _parts(size)) * _parts(size)
+
+
+def _parts(size: int) -> int:
+    """How many blocks, a power of two, of at least `WRITTEN_OUT` positions."""
+    return 1 << max(size // WRITTEN_OUT, 1).bit_length() - 1
+
+
+def prepared(log_decay: Float[Array, "... C #K"] | None) -> PerHead | Array | None:
+    """What `decayed_pairs` takes: few numbers, made for all chunks at once, or log decays."""
+    return per_head(log_decay) if log_decay is not None and log_decay.shape[-1] == 1 else log_decay
+
+
+def per_head(g: Float[Array, "... C 1"]) -> PerHead:
+    """The sums of log decays that are at least that of the smallest number."""
+    kind, axis = jnp.finfo(g.dtype), g.ndim - 2
+    most = g.shape[-2] * -float(np.log(kind.tiny))
+    grid = 2.0 ** (math.ceil(math.log2(most)) - kind.nmant)
+    coarse = lax.stop_gradient(jnp.round(g / grid) * grid)
+    both = coarse, g - coarse
+    prefix = tuple(lax.cumsum(x, axis) for x in both)
+    after = (jnp.pad(x[..., 1:, :], [(0, 0)] * axis + [(0, 1), (0, 0)]) for x in both)
+    suffix = tuple(lax.cumsum(x, axis, reverse=True) for x in after)
+    return PerHead(g, prefix, tuple(map(_t, prefix)), suffix)
+
+
+@jax.custom_jvp
+def _exponents(decay: PerHead) -> Float[Array, "... C C"]:
+    """Sums of g over s+1..t."""
+    coarse, fine = (column - row for column, row in zip(decay.prefix, decay.rows, strict=True))
+    return coarse + fine
+
+
+@_exponents.defjvp
+def _exponents_jvp(primals, tangents):
+    # By adding: the transpose adds too, where that of differences would lose small gradients.
+    return _exponents(*primals), _by_adding(tangents[0].g)
 
 
 def decayed_pairs(
     readers: list[Reader],
     writers: list[Float[Array, "... C K"]],
-    log_decay: Float[Array, "... C #K"] | None,
+    decay: PerHead | Float[Array, "... C K"] | None,
 ) -> Pairs:
-    """All products P and the factors of the borders; C at most 4 or a multiple of it."""
-    if log_decay is None:
-        masks = [_past(r) for r in readers]
-        products = [
-            [jnp.where(m, r.x @ _t(y), 0) for y in writers]
-            for r, m in zip(readers, masks, strict=True)
-        ]
-        return Pairs(products, [None] * len(readers), None, None)
-    if log_decay.shape[-1] == 1:
-        spans = _spans(log_decay)[..., 0]
-        weights = [_weights(jnp.exp(spans), r) for r in readers]
-        products = [
-            [w * (r.x @ _t(y)) for y in writers] for r, w in zip(readers, weights, strict=True)
-        ]
-        prefix = spans[..., :1] + log_decay[..., :1, :]
-        suffix = spans[..., -1, :, None]
-    else:
-        products, prefix, suffix = _per_channel(readers, writers, log_decay)
-    read = [jnp.exp(_moved(prefix, r)) for r in readers]
-    return Pairs(products, read, jnp.exp(suffix), _t(jnp.exp(prefix[..., -1:, :])))
+    """All products P and what meets the states; C as `whole_blocks`, decays as `prepared` gives.
+
+    Decays may be of several times as many heads as readers and writers; so is what comes then.
+    """
+    if decay is None:
+        products = [[jnp.where(_past(r), r.x @ _t(y), 0) for y in writers] for r in readers]
+        return Pairs(products, [r.x for r in readers], writers, None)
+    if not isinstance(decay, PerHead):
+        heads = decay.shape[1]
+        readers = [r._replace(x=for_heads(r.x, heads)) for r in readers]
+        return _per_channel(readers, [for_heads(y, heads) for y in writers], decay)
+    heads = decay.g.shape[1]
+    weights = [_weights(decay, r) for r in readers]
+    products = [
+        [w * for_heads(r.x @ _t(y), heads) for y in writers]
+        for r, w in zip(readers, weights, strict=True)
+    ]
+    from_start, to_end = _exp(decay.prefix), _exp(decay.suffix)
+    reads = [for_heads(r.x, heads) * _moved(from_start, r, 1) for r in readers]
+    writes = [for_heads(y, heads) * to_end for y in writers]
+    return Pairs(products, reads, writes, from_start[..., -1:, :])
+
+
+def _exp(sums: Sums) -> Float[Array, "... C 1"]:
+    coarse, fine = jnp.exp(sums[0]), sums[1]
+    return coarse + coarse * jnp.expm1(fine)  # of a product of powers XLA makes one, of the sum
 
 
 def _t(x: Array) -> Array:
@@ -71,24 +171,37 @@ def _t(x: Array) -> Array:
 
 
 def _past(reader: Reader) -> np.ndarray:
-    size = reader.x.shape[-2]
-    return np.tri(size, k=0 if reader.own else -1, dtype=bool)
+    return np.tri(reader.x.shape[-2], k=0 if reader.own else -1, dtype=bool)
 
 
-def _moved(sums: Array, reader: Reader, axis: int = -2) -> Array:
-    """What a reader before its own decay sees: the row before, nothing in the first."""
+def _moved(rows: Array, reader: Reader, first: float, axis: int = -2) -> Array:
+    """What a reader before its own decay sees: the row before, and in the first `first`."""
     if not reader.before:
-        return sums
-    rows = sums.ndim + axis
-    padding = [(int(i == rows), 0) for i in range(sums.ndim)]
-    return jnp.pad(lax.slice_in_dim(sums, 0, -1, axis=rows), padding)
+        return rows
+    axis += rows.ndim
+    padding = [(int(i == axis), 0) for i in range(rows.ndim)]
+    return jnp.pad(lax.slice_in_dim(rows, 0, -1, axis=axis), padding, constant_values=first)
 
 
-def _weights(decay: Array, reader: Reader) -> Array:
-    """exp(spans) as a reader sees it, [..., C, C]."""
-    size = decay.shape[-1]
-    past = np.tri(size, k=0 if reader.own else -1, dtype=bool)
-    return jnp.where(past, _moved(decay, reader), 0)
+def _by_adding(g: Float[Array, "... C 1"]) -> Float[Array, "... C C"]:
+    """Sums of g over s+1..t, and nothing for t <= s; neighbouring blocks are joined."""
+    parts = max(1, _parts(g.shape[-2]) * WRITTEN_OUT // JOINED)
+    g = _cut(g, parts)
+    sums = _spans(g)[..., 0]
+    prefix, suffix = sums[..., :1] + g[..., :1, :], sums[..., -1:, :]
+    while parts > 1:
+        sums = _joined(sums, _second(prefix) + _first(suffix))
+        total = prefix[..., -1:, :]
+        prefix = _pair(_first(prefix), _second(prefix) + _first(total))
+        suffix = jnp.concatenate([_first(suffix) + _second(total), _second(suffix)], -1)
+        parts //= 2
+    return sums[..., 0, :, :]
+
+
+def _weights(decay: PerHead, reader: Reader) -> Float[Array, "... C C"]:
+    """Decays as a reader sees them."""
+    exponents = _moved(_exponents(decay), reader, 0)
+    return jnp.exp(jnp.where(_past(reader), exponents, -jnp.inf))
 
 
 def _spans(g: Float[Array, "... C K"]) -> Float[Array, "... C C K"]:
@@ -105,31 +218,55 @@ def _sums(which: np.ndarray, g: Array) -> Array:
     return jnp.matmul(which.astype(g.dtype), g, precision=lax.Precision.HIGHEST)
 
 
-def _per_channel(
-    readers: list[Reader], writers: list[Array], g: Array
-) -> tuple[list[list[Array]], Array, Array]:
-    """Products, sums of g from the start of the chunk, and sums of g after a position."""
-    parts = -(-g.shape[-2] // WRITTEN_OUT)
+def _per_channel(readers: list[Reader], writers: list[Array], g: Array) -> Pairs:
+    parts = _parts(g.shape[-2])
     readers = [r._replace(x=_cut(r.x, parts)) for r in readers]
     writers, g = [_cut(y, parts) for y in writers], _cut(g, parts)
     spans = _spans(g)
-    prefix, suffix = spans[..., 0, :] + g[..., :1, :], spans[..., -1, :, :]
-    products = _written_out(readers, writers, jnp.exp(spans))
-    if parts > 1:
-        total = prefix[..., -1, :]
-        reads = [r.x * jnp.exp(_moved(prefix, r)) for r in readers]
-        writes = [y * jnp.exp(suffix) for y in writers]
-        across = _across(reads, writes, _between(total))
+    prefix, total = spans[..., 0, :] + g[..., :1, :], g.sum(-2, keepdims=True)
+    decay = jnp.exp(spans)
+    products = [[_written_out(r, y, decay) for y in writers] for r in readers]
+    from_start = jnp.exp(prefix)
+    reads = [r.x * _moved(from_start, r, 1) for r in readers]
+    writes = [y * decay[..., -1, :, :] for y in writers]
+    while parts > 1:
+        joined = [[_second(x) @ _t(_first(y)) for y in writes] for x in reads]
         products = [
-            [_uncut(a) + _block_diagonal(b) for a, b in zip(row_a, row_b, strict=True)]
-            for row_a, row_b in zip(across, products, strict=True)
+            [_joined(p, corner) for p, corner in zip(*rows, strict=True)]
+            for rows in zip(products, joined, strict=True)
         ]
-        i, j = np.indices((parts, parts))
-        prefix = prefix + _sums(j < i, total)[..., None, :]
-        suffix = suffix + _sums(j > i, total)[..., None, :]
-    else:
-        products = [[_uncut(b) for b in row] for row in products]
-    return products, _uncut(prefix), _uncut(suffix)
+        over = jnp.exp(total)
+        reads = [_pair(_first(x), _second(x) * _first(over)) for x in reads]
+        writes = [_pair(_first(y) * _second(over), _second(y)) for y in writes]
+        total = _first(total) + _second(total)
+        parts //= 2
+    products = [[p[..., 0, :, :] for p in row] for row in products]
+    reads, writes = ([x[..., 0, :, :] for x in xs] for xs in (reads, writes))
+    return Pairs(products, reads, writes, _t(jnp.exp(total[..., 0, :, :])))
+
+
+def _written_out(reader: Reader, y: Array, decay: Array) -> Float[Array, "... M c c"]:
+    """Products inside the blocks, channel by channel."""
+    seen = reader.x[..., None, :] * _moved(decay, reader, 0, -3)
+    return jnp.sum(jnp.where(_past(reader)[..., None], seen, 0) * y[..., None, :, :], -1)
+
+
+def _first(x: Float[Array, "... 2M c K"]) -> Float[Array, "... M c K"]:
+    return x.reshape(*x.shape[:-3], -1, 2, *x.shape[-2:])[..., 0, :, :]
+
+
+def _second(x: Float[Array, "... 2M c K"]) -> Float[Array, "... M c K"]:
+    return x.reshape(*x.shape[:-3], -1, 2, *x.shape[-2:])[..., 1, :, :]
+
+
+def _pair(first: Array, second: Array) -> Float[Array, "... M 2c K"]:
+    return jnp.concatenate([first, second], -2)
+
+
+def _joined(p: Float[Array, "... 2M c c"], corner: Float[Array, "... M c c"]) -> Array:
+    """[[p_1, 0], [corner, p_2]] of each two blocks."""
+    top = jnp.concatenate([_first(p), jnp.zeros_like(corner)], -1)
+    return _pair(top, jnp.concatenate([corner, _second(p)], -1))
 
 
 def _cut(x: Array, parts: int) -> Array:
@@ -138,40 +275,3 @@ def _cut(x: Array, parts: int) -> Array:
 
 def _uncut(x: Array) -> Array:
     return x.reshape(*x.shape[:-3], -1, x.shape[-1])
-
-
-def _written_out(readers: list[Reader], writers: list[Array], decay: Array) -> list[list[Array]]:
-    """Products [..., M, c, c] inside the blocks, channel by channel."""
-    products = []
-    for reader in readers:
-        past = np.tri(decay.shape[-2], k=0 if reader.own else -1, dtype=bool)[..., None]
-        seen = jnp.where(past, reader.x[..., None, :] * _moved(decay, reader, -3), 0)
-        products.append([jnp.sum(seen * y[..., None, :, :], -1) for y in writers])
-    return products
-
-
-def _between(total: Float[Array, "... M K"]) -> Float[Array, "... M M K"]:
-    """The decay [..., i, j, :] over the blocks strictly between j and i; 0 where j >= i."""
-    parts = total.shape[-2]
-    i, j, l = np.indices((parts, parts, parts))
-    sums = _sums(((j < l) & (l < i)).reshape(-1, parts), total)
-    earlier = np.tri(parts, k=-1, dtype=bool)[..., None]
-    return jnp.where(earlier, jnp.exp(sums).reshape(*total.shape[:-1], parts, -1), 0)
-
-
-def _across(reads: list[Array], writes: list[Array], decay: Array) -> list[list[Array]]:
-    """Products [..., M, c, C] of readers with the writers of earlier blocks."""
-    size = reads[0].shape[-2]
-    x = jnp.concatenate(reads, axis=-2)
-    products = []
-    for y in writes:
-        at_border = y[..., None, :, :, :] * decay[..., None, :]
-        y = at_border.reshape(*at_border.shape[:-3], -1, y.shape[-1])
-        products.append(jnp.split(x @ _t(y), x.shape[-2] // size, axis=-2))
-    return [list(row) for row in zip(*products, strict=True)]
-
-
-def _block_diagonal(x: Float[Array, "... M c c"]) -> Float[Array, "... C C"]:
-    parts, side = x.shape[-3], x.shape[-1]
-    x = jnp.where(np.eye(parts, dtype=bool)[:, None, :, None], x[..., None, :], 0)
-    return x.reshape(*x.shape[:-4], parts * side, parts * side)

@@ -1,16 +1,13 @@
 """Linear attention with decay: S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_tᵀ, o_t = S_tᵀ q_t.
 
 Computed in chunks by matrix products (Yang et al. 2024, arXiv:2312.06635; Dao and Gu 2024,
-arXiv:2405.21060). With G the running sum of log decays in a chunk of C steps that began with S,
+arXiv:2405.21060). With D_ts the decay over the steps after s up to t, in a chunk of C steps that
+began with S,
 
-    o_t = S ᵀ(q_t e^{G_t}) + Σ_{s≤t} (q_t · e^{G_t - G_s} k_s) v_s,
-    S'  = e^{G_C} S + Σ_s (e^{G_C - G_s} k_s) v_sᵀ.
+    o_t = Sᵀ(D_t0 q_t) + Σ_{s≤t} (q_t · D_ts k_s) v_s,   S' = D_C0 S + Σ_s (D_Cs k_s) v_sᵀ.
 
-No exponent is ever positive: decays of 0 to -50 a step neither overflow nor lose the near past.
-One decay a head makes e^{G_t - G_s} a C x C matrix. Decays per channel cannot be drawn out of the
-product, so a chunk is halved: between the halves the pair of factors e^{G_t - R} and e^{R - G_s}
-with R the sum at the border is safe, and each half is treated the same way down to a few steps,
-where the sum over channels is written out.
+Products under decay and the sums in them are those of `decayed_pairs.py`, which keep the precision
+of the dtype for decays of any strength.
 """
 
 from __future__ import annotations
@@ -22,14 +19,21 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence, decayed
-from seqzoo.models.ops.matrix.chunks import check_decays, decays, to_chunks, to_rows
+from seqzoo.models.ops.matrix.chunks import check_decays, decays, over_chunks
+from seqzoo.models.ops.matrix.decayed_pairs import (
+    Masks,
+    PerHead,
+    Reader,
+    at_borders,
+    decayed_pairs,
+    for_heads,
+)
 
 FeatureMap = Callable[[Array, Array], tuple[Array, Array]]
 
@@ -39,10 +43,6 @@ FeatureMap = Callable[[Array, Array], tuple[Array, Array]]
 # V=64, those of 128 the same for K=V=128 and 1.15 for K=V=64; the compiler for a v5e expects 0.7
 # for K=V=128. Several chunks in one step of the loop take as long as one after the other.
 SMALLEST, LARGEST = 32, 128
-
-# Per-channel decays are written out within this many steps. Against 8, 16 takes twice the time; 4
-# takes 0.9 of it but 1.1 to 1.7 times as long to compile.
-WRITTEN_OUT = 8
 
 # A CPU's products take values by vectors of so many; a last column of its own, which is what a
 # normaliser needs, would cost them a whole vector.
@@ -75,7 +75,7 @@ def gated_linear_attention(
             (much cheaper). None: no decay.
         s0: state before the first step, zero by default.
         scale: factor on the outputs.
-        chunk_size: steps per chunk, any positive number; the results do not depend on it.
+        chunk_size: steps per chunk, rounded up a little; results do not depend on it.
         segment_ids: layout of the rows. Padding leaves the state, a new segment forgets it.
         read_before: o_t reads S_{t-1} instead of S_t (RWKV-6, arXiv:2404.05892).
         bonus: with `read_before`, weight per key channel of the current step:
@@ -192,134 +192,36 @@ def _in_columns(
     s0: Array,
 ) -> tuple[Array, Array]:
     """`_rows`, with products apart for so many columns of v each."""
-    length = inputs[0].shape[1]
-    size = min(most, length)
-    *inputs, layout = inputs
-    run = layout.run[:, :, None, None] if layout.masked else None
-    q, k, v, g, run = (None if x is None else to_chunks(x, size) for x in (*inputs, run))
-    G_row = None
-    if g is not None and g.shape[-1] == 1:
-        # Sums as a column and as a row: where a fused loop reads both from one array, XLA's CPU
-        # backend takes their differences one by one, in eight times as long.
-        g = jnp.cumsum(g, axis=-2)
-        G_row = jnp.swapaxes(g, -1, -2)
-    inputs = (q, k, _columns(v, widths), g, G_row, run)
-    last = None if run is None else jnp.zeros((run.shape[1], 1, 1, 1), run.dtype)
-    # Inside a scan no barrier is needed to keep the recomputation.
-    step = jax.checkpoint(functools.partial(_step, read_before, feature_map), prevent_cse=False)
-    (s_last, _), o = lax.scan(step, (_columns(s0, widths), last), inputs)
-    o = jnp.concatenate([to_rows(x, length) for x in o], -1)
-    return o, jnp.concatenate(s_last, -1)
+    q, k, v, g, layout = inputs
+    step = functools.partial(_step, read_before, feature_map)
+    rows = q, k, _columns(v, widths)
+    s_last, o = over_chunks(step, _columns(s0, widths), rows, g, layout, most)
+    return jnp.concatenate(o, -1), jnp.concatenate(s_last, -1)
 
 
 def _columns(x: Array, widths: tuple[int, ...]) -> tuple[Array, ...]:
     return tuple(jnp.split(x, list(itertools.accumulate(widths))[:-1], axis=-1))
 
 
-def _for_heads(x: Float[Array, "B G C D"], heads: int) -> Float[Array, "B H C D"]:
-    """What the heads of a group share, for each of them."""
-    return x if x.shape[1] == heads else jnp.repeat(x, heads // x.shape[1], axis=1)
-
-
-def _step(read_before: bool, feature_map: FeatureMap | None, carry, inputs):
-    """One chunk: its outputs, and the state and run after it."""
-    state, last = carry
-    q, k, v, g, G_row, run = inputs
+def _step(
+    read_before: bool,
+    feature_map: FeatureMap | None,
+    state: tuple,
+    rows: tuple,
+    g: PerHead | Array | None,
+    masks: Masks | None,
+) -> tuple[tuple, tuple]:
+    """One chunk: the state after it and its outputs, each by columns of v."""
+    q, k, v = rows
     q, k, *v = (x.astype(state[0].dtype) for x in (q, k, *v))
     q, k = feature_map(q, k) if feature_map else (q, k)
-    per_channel = g is not None and G_row is None
-    G = jnp.cumsum(g, axis=-2) if per_channel else g  # of one channel they are summed already
-    scores = None if per_channel else _for_heads(q @ jnp.swapaxes(k, -1, -2), v[0].shape[1])
-    q, k = (_for_heads(x, v[0].shape[1]) for x in (q, k))
-    if G is None:
-        G_read = None
-        reads, writes, kept = q, k, state
-    else:
-        G_read = _shift(G) if read_before else G
-        end = G[..., -1:, :]
-        reads, writes = q * jnp.exp(G_read), k * jnp.exp(end - G)
-        decay = jnp.swapaxes(jnp.exp(end), -1, -2)
-        kept = tuple(decay * x for x in state)
-    if run is not None:
-        now = run[..., -1:, :]
-        reads, writes = jnp.where(run == last, reads, 0), jnp.where(run == now, writes, 0)
-        kept, last = tuple(jnp.where(now == last, x, 0) for x in kept), now
-    if per_channel:
-        within = (_within_per_channel(q, k, v[0], G_read, G, run, read_before),)
-    else:
-        weights = _weights_per_head(scores, v[0].shape[-2], G_read, G_row, run, read_before)
-        within = tuple(weights @ x for x in v)
-    o = tuple(reads @ x + near for x, near in zip(state, within, strict=True))
+    reader = Reader(q, own=not read_before, before=read_before)
+    pairs = at_borders(decayed_pairs([reader], [k], g), masks)
+    [[within]], [reads], [writes] = pairs.products, pairs.reads, pairs.writes
+    heads = v[0].shape[1]
+    within, reads, writes = (for_heads(x, heads) for x in (within, reads, writes))
+    o = tuple(reads @ x + within @ y for x, y in zip(state, v, strict=True))
     writes = jnp.swapaxes(writes, -1, -2)
-    return (tuple(x + writes @ y for x, y in zip(kept, v, strict=True)), last), o
-
-
-def _shift(G: Array) -> Array:
-    """The sum before each step."""
-    return jnp.pad(G[..., :-1, :], ((0, 0),) * (G.ndim - 2) + ((1, 0), (0, 0)))
-
-
-def _visible(size: int, run: Array | None, read_before: bool) -> Array:
-    """Which steps s (columns) each step t (rows) of a chunk reads."""
-    past = jnp.tril(jnp.ones((size, size), bool), -1 if read_before else 0)
-    return past if run is None else past & (run == jnp.swapaxes(run, -1, -2))
-
-
-def _weights_per_head(scores, size, G_read, G_row, run, read_before) -> Array:
-    visible = _visible(size, run, read_before)
-    if G_row is None:
-        return jnp.where(visible, scores, 0)
-    exponent = jnp.where(visible, G_read - G_row, -jnp.inf)
-    return scores * jnp.exp(exponent)
-
-
-def _within_per_channel(q, k, v, G_read, G, run, read_before) -> Array:
-    """Splits the chunk into halves until `WRITTEN_OUT` steps are left."""
-    parts = (q, k, v, G_read, G, run)
-    whole = (None if x is None else x[..., None, :, :] for x in parts)
-    return _in_parts(*whole, read_before)[..., 0, :, :]
-
-
-def _in_parts(q, k, v, G_read, G, run, read_before) -> Array:
-    """The parts of a chunk, [..., P, C, D], each on its own.
-
-    They share one axis however many they are: XLA's CPU backend aborts at products of 8 axes.
-    """
-    size = q.shape[-2]
-    if size <= WRITTEN_OUT:
-        return _written_out(q, k, v, G_read, G, run, read_before)
-    parts = (q, k, v, G_read, G, run)
-    halves = [None if x is None else _halves(x) for x in parts]
-    o = _in_parts(*halves, read_before)
-
-    (_, q), (k, _), (v, _) = (_two(x) for x in halves[:3])
-    (_, G_read), (G, _) = (_two(x) for x in halves[3:5])
-    border = G[..., -1:, :]
-    scores = (q * jnp.exp(G_read - border)) @ jnp.swapaxes(k * jnp.exp(border - G), -1, -2)
-    if run is not None:
-        left, right = _two(halves[5])
-        scores = jnp.where(right == jnp.swapaxes(left, -1, -2), scores, 0)
-    first, second = _two(o)
-    return jnp.concatenate([first, second + scores @ v], axis=-2)[..., :size, :]
-
-
-def _halves(x: Array) -> Array:
-    """[..., P, C, D] to [..., 2P, C/2, D]; an odd C repeats its last step, unseen by the others."""
-    if x.shape[-2] % 2:
-        x = jnp.concatenate([x, x[..., -1:, :]], axis=-2)
-    *lead, parts, size, width = x.shape
-    return x.reshape(*lead, 2 * parts, size // 2, width)
-
-
-def _two(x: Array) -> tuple[Array, Array]:
-    """The first and the second of each two parts."""
-    *lead, parts, size, width = x.shape
-    x = x.reshape(*lead, parts // 2, 2, size, width)
-    return x[..., 0, :, :], x[..., 1, :, :]
-
-
-def _written_out(q, k, v, G_read, G, run, read_before) -> Array:
-    visible = _visible(q.shape[-2], run, read_before)[..., None]
-    difference = G_read[..., :, None, :] - G[..., None, :, :]
-    weights = jnp.exp(jnp.where(visible, difference, -jnp.inf))
-    return jnp.sum(q[..., :, None, :] * k[..., None, :, :] * weights, axis=-1) @ v
+    kept = state if pairs.whole is None else tuple(x * pairs.whole for x in state)
+    after = (x + writes @ y for x, y in zip(kept, v, strict=True))
+    return tuple(after), o

@@ -71,7 +71,7 @@ def wkv(
     if initial is None:
         initial = wkv_initial(k.shape[0], k.shape[2], dtype)
     m, before = decayed_max(k, log_decay, initial.m, layout=layout)
-    kept = jnp.exp(before + log_decay - m)
+    kept = _exp_of_sum(before - m, log_decay)
     # At padding e^{k - m} might overflow, and gradients with it.
     new = jnp.exp(jnp.where(layout.valid[..., None], k, m) - m if layout.masked else k - m)
     s0 = jnp.stack(initial[:2], axis=1).astype(dtype) * carried(initial.m)[:, None]
@@ -84,6 +84,14 @@ def wkv(
     numerator, denominator = old * seen[:, :, 0] + own * v, old * seen[:, :, 1] + own
     state = WKVState(s[:, -1, 0], s[:, -1, 1], m[:, -1])
     return (numerator / denominator).astype(out_dtype), state
+
+
+def _exp_of_sum(x: Array, y: Array) -> Array:
+    """e^{x + y} without the rounding of x + y: for strong decays it is of many last digits."""
+    total = x + y
+    rest = total - x
+    lost = (x - (total - rest)) + (y - rest)  # Knuth 1969, exact
+    return jnp.exp(total) * (1 + lost)
 
 
 def _check(k: Array, v: Array, log_decay: Array, bonus: Array) -> None:

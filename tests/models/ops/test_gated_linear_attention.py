@@ -162,7 +162,7 @@ def test_extreme_decays_are_finite_forward_and_backward(dtype, width):
     for x in results:
         assert np.all(np.isfinite(np.asarray(x, np.float32)))
     expected, _ = reference(*(np.asarray(x, np.float64) for x in arrays))
-    assert_close(results[0], expected, ratio=1e-4 if dtype == jnp.float32 else 1e-2)
+    assert_close(results[0], expected, ratio=1e-6 if dtype == jnp.float32 else 1e-2)
 
 
 def test_decay_of_minus_infinity_forgets():
@@ -251,7 +251,7 @@ def test_equals_the_published_implementation(name):
 
 
 def test_gradients_of_a_large_chunk_with_a_decay_a_channel():
-    """XLA's CPU backend aborts the process at products of 8 axes, which each halving once added."""
+    """XLA's CPU backend aborts the process at products of 8 axes."""
     x = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 128, 2, 4)), jnp.float32)
 
     @functools.partial(jax.jit, static_argnums=1)
