@@ -45,9 +45,8 @@ SHORT = (
     Short(transformer_vq, "QUERIES", 2, "transformer_vq"),
     Short(fft, "DIRECT", 4, "hyena"),
     Short(triangular, "BLOCK", 2, "deltanet"),
-    Short(gated_linear, "WRITTEN_OUT", 2, "gla"),
     Short(gated_linear, "VECTOR", 4, "linear_attention"),
-    Short(decayed_pairs, "WRITTEN_OUT", 2, "kda"),
+    Short(decayed_pairs, "WRITTEN_OUT", 2, "gla"),
     Short(nonlinear, "CHUNK", 4, "indrnn"),
     Short(selective, "CHUNK", 4, "mamba@normed"),
 )
