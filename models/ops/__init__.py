@@ -2,7 +2,7 @@
 
 All take `segment_ids` (integers, 0 at padding, or a `Segments`) where there is a recurrence or a
 convolution, have derivatives in everything, forward, reverse and of any order, and work in float64
-under `jax_enable_x64`.
+under `jax_enable_x64`. Rows of 0 tokens leave the state as it is; batches may have 0 rows.
 """
 
 from seqzoo.models.ops.conv.fft import fft_conv

@@ -47,6 +47,8 @@ def fft_conv(
     if reverse_kernel is not None:
         _check(u, reverse_kernel, "reverse_kernel")
     length = u.shape[1]
+    if not length:
+        return u
     dtype = jnp.promote_types(u.dtype, jnp.float32)
     values, kernel = u.astype(dtype), kernel[:length].astype(dtype)
     if reverse_kernel is not None:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from seqzoo.models.ops.layout.functions import Unknown, is_array, is_open, opened
 from seqzoo.models.ops.layout.sharding import automatic
@@ -67,7 +68,21 @@ def _run(f: Callable, rows: int | str, tree: Any, static: tuple, arrays: list) -
 
     args, kwargs = whole(arrays)
     like = jax.tree.leaves(kwargs.get(rows) if isinstance(rows, str) else args[rows])
-    return automatic(call, like[0], arrays) if like else call(arrays)
+    if not like:
+        return call(arrays)
+    if not len(like[0]):
+        return _of_no_rows(call, arrays)
+    return automatic(call, like[0], arrays)
+
+
+def _of_no_rows(call: Callable, arrays: list) -> Any:
+    """What a batch of 0 rows gives: nothing of what one row would."""
+
+    def one_row(x: Any) -> Any:
+        return jnp.zeros((1, *x.shape[1:]), x.dtype) if x is not None and x.shape[:1] == (0,) else x
+
+    shapes = jax.eval_shape(call, [one_row(x) for x in arrays])
+    return jax.tree.map(lambda y: jnp.zeros((0, *y.shape[1:]), y.dtype), shapes)
 
 
 # Under an outer `jax.jit` the op is part of its program, without a border that partial evaluation

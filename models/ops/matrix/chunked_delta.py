@@ -56,7 +56,7 @@ def chunked_delta(
     """
     batch, length, heads, keys = inputs.q.shape
     values = inputs.u if inputs.v is None else inputs.v
-    dtype = jnp.promote_types(jnp.result_type(*inputs[:-1]), jnp.float32)
+    dtype = jnp.result_type(*jax.tree.leaves(inputs[:-1]), jnp.float32)
     if inputs.log_decay is not None:
         inputs = inputs._replace(log_decay=decays(inputs.log_decay, length, heads, dtype))
     inputs = jax.tree.map(lambda x: x.astype(dtype), inputs)
@@ -67,6 +67,8 @@ def chunked_delta(
         s0 = jnp.zeros((batch, heads, keys, values.shape[-1]), dtype)
     size = chunk_size or min(max(power_of_two(keys), SMALLEST), LARGEST)
     s0 = s0.astype(jnp.promote_types(s0.dtype, dtype))
+    if not length:
+        return values.astype(dtype), s0
     return _ROWS((size, before), (inputs, layout), s0)
 
 

@@ -106,6 +106,8 @@ def gated_linear_attention(
         g = None if g is None else jnp.where(valid, g, 0)
     shape = (batch, heads, keys, v.shape[-1])
     s0 = jnp.zeros(shape, dtype) if s0 is None else s0.astype(jnp.promote_types(s0.dtype, dtype))
+    if not length:
+        return v.astype(out_dtype), s0
     size = chunk_size or default_chunk(keys, v.shape[-1])
     o, s_last = _ROWS((size, read_before, feature_map), (q, k, v, g, layout), s0)
     if bonus is not None:

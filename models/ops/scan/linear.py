@@ -54,6 +54,8 @@ def linear_scan(
         ValueError: if `a` does not broadcast to `b`, or `h0` to `b` without axis 1.
     """
     a, b, h0 = _prepared(reverse, a, b, h0, segment_ids)
+    if not b.shape[1]:
+        return b
     return _ROWS((reverse,), (a, b), h0, reverse=reverse)[0]
 
 

@@ -40,6 +40,8 @@ def decayed_max(
         Arrays like x without gradients; m[:, -1] is the exponent after the last real token.
     """
     x, g = lax.stop_gradient((x, jnp.broadcast_to(log_decay, x.shape).astype(x.dtype)))
+    if not x.shape[1]:
+        return x, x
     state = x.shape[:1] + x.shape[2:]
     m0 = jnp.full(state, fresh, x.dtype) if m0 is None else lax.stop_gradient(m0).astype(x.dtype)
     own, starts = x, None

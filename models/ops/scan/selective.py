@@ -94,6 +94,8 @@ def selective_scan(
     state = jnp.zeros((batch, A.shape[1], width), wide)
     if h0 is not None:
         state = jnp.swapaxes(h0, 1, 2).astype(wide)
+    if not length:
+        return u, jnp.swapaxes(state, 1, 2)
     chunk = min(CHUNK if chunk_size is None else chunk_size, length // parts(length))
     x = _Inputs(u, dt, B, C, forget)
     if jnp.iscomplexobj(A):

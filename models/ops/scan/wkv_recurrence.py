@@ -70,6 +70,8 @@ def wkv(
     layout = as_segments(segment_ids, k.shape[1])
     if initial is None:
         initial = wkv_initial(k.shape[0], k.shape[2], dtype)
+    if not k.shape[1]:
+        return v.astype(out_dtype), WKVState(*(s.astype(dtype) for s in initial))
     m, before = decayed_max(k, log_decay, initial.m, layout=layout)
     kept = _exp_of_sum(before - m, log_decay)
     # At padding e^{k - m} might overflow, and gradients with it.

@@ -72,6 +72,8 @@ def attention(
     if bias is not None:
         bias = _four_axes(bias, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
     dtype = jnp.result_type(q, k, v)
+    if not q.shape[1] or not k.shape[1]:
+        return jnp.zeros((*q.shape[:3], v.shape[3]), dtype)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     by_index = q_positions is None and k_positions is None
     tags, k_tags, layout = _tags(q, k, segment_ids, k_segment_ids)

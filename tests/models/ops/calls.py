@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqzoo.models import ops
-from seqzoo.models.ops.scan.wkv_recurrence import wkv
+from seqzoo.models.ops.scan.wkv_recurrence import WKVState, wkv
 from seqzoo.models.ops.softmax.block_sparse import attend_blocks, join
 from seqzoo.models.ops.softmax.local_blocks import near_blocks, weights
 from seqzoo.models.ops.softmax.packed_blocks import segment_blocks
@@ -122,15 +122,16 @@ def local(ids, q, k, v):
     return blocks.unpack(join([part]), L)
 
 
-def in_one_unit(ids, *args):
+def in_one_unit(ids, k, v, w, u, *sums):
     """The state's exponent has no derivative; what its sums are worth has."""
-    o, state = CALLS["wkv"][0](ids, *args)
+    start = WKVState(sums[0], jnp.exp(sums[1]), jnp.zeros_like(sums[0]))
+    o, state = wkv(k, v, -jnp.exp(w), u, start, segment_ids=ids)
     return o, state.numerator * jnp.exp(state.m), state.denominator * jnp.exp(state.m)
 
 
 # Beside the calls of CALLS: other forms of the same ops, and what mixers build on.
 MORE = {
-    "wkv": (in_one_unit, *CALLS["wkv"][1:]),
+    "wkv": (in_one_unit, *CALLS["wkv"][1:], normal(4, B, D), normal(5, B, D)),
     "linear_scan": (
         lambda ids, a, b, h0: ops.linear_scan(jax.nn.sigmoid(a), b, h0, segment_ids=ids),
         *(normal(0, B, L, D), normal(1, B, L, D), normal(2, B, D)),

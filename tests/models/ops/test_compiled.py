@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -13,7 +14,7 @@ from seqzoo.models import ops
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.matrix.feature_maps import alike
-from tests.helpers import assert_trees_close
+from tests.helpers import assert_trees_close, x64
 from tests.models.ops.calls import ALL, CALLS, IDS, B, L, normal, qkv
 
 
@@ -130,3 +131,52 @@ def test_an_explicit_mesh_need_not_be_the_ambient_one():
     q = jax.device_put(normal(0, 4, 5, 1, 2), NamedSharding(jax.make_mesh((4,), ("b",)), P("b")))
     o, s = ops.gated_linear_attention(q, q, q)
     assert jax.typeof(o).sharding.spec[0] == jax.typeof(s).sharding.spec[0] == "b"
+
+
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"rope", "attend_blocks", "near_blocks"}))
+def test_nothing_comes_of_nothing(name):
+    """Rows of no tokens leave the state as padding does; a batch of no rows has no outputs."""
+    f, *args = ALL[name]
+
+    def shorter(x):
+        rows = x.shape[:2] == (B, L)
+        return x[:, :0] if rows else x[..., :0, :0] if x.shape[-2:] == (L, L) else x
+
+    def fewer(x):
+        return x[:0] if len(x) == B else x
+
+    whole = jax.eval_shape(lambda *args: f(IDS, *args), *args)
+    none = jax.tree.map(fewer, args)
+    for y, found in zip(*map(jax.tree.leaves, (whole, f(fewer(IDS), *none))), strict=True):
+        assert (found.shape, found.dtype) == ((0, *y.shape[1:]), y.dtype)
+    carried = jax.tree.leaves(jax.jit(f)(np.zeros_like(IDS), *args))
+    for ids in (None, IDS[:, :0]):
+        found = jax.tree.leaves(f(ids, *map(shorter, args)))
+        for y, state, other in zip(jax.tree.leaves(whole), carried, found, strict=True):
+            if y.shape[:2] == (B, L):
+                assert (other.shape, other.dtype) == ((B, 0, *y.shape[2:]), y.dtype)
+            else:
+                assert_trees_close(other, state, ratio=1e-6)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("name", ALL)
+def test_one_width_of_numbers(name, wide):
+    """With 64 bits allowed: none of 32 in a float64 op, and a float32 op returns none of 64."""
+    f, *args = ALL[name]
+    with x64():
+        if wide:
+            args = [a.astype(np.result_type(a, np.float64)) for a in args]
+        program = jax.make_jaxpr(functools.partial(f, IDS))(*args).jaxpr
+    made = program.outvars if not wide else [v for eqn in equations(program) for v in eqn.outvars]
+    for v in made:
+        kind, bits = v.aval.dtype.kind, 8 * v.aval.dtype.itemsize
+        if v.aval.ndim and kind in "fc":
+            assert bits == (64 if wide else 32) * (1 + (kind == "c")), v.aval
+
+
+def equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jaxprs_in_params(eqn.params):
+            yield from equations(inner)
