@@ -16,7 +16,8 @@ import pytest
 
 from seqzoo.models.attention import gau, sparse_parts, transformer_vq
 from seqzoo.models.ops.conv import fft
-from seqzoo.models.ops.matrix import decayed_pairs, gated_linear, triangular
+from seqzoo.models.ops.layout import cpu
+from seqzoo.models.ops.matrix import decayed_pairs, triangular
 from seqzoo.models.ops.scan import nonlinear, selective
 from seqzoo.models.ops.softmax import attention, block_sparse, blockwise
 from seqzoo.models.ssm import mega
@@ -37,7 +38,7 @@ SHORT = (
     Short(attention, "DENSE_QUERIES", 4, "attention", streaming=True),  # not in single steps
     Short(blockwise, "BLOCKS", {"small blocks": 4, "large blocks": 8}, "attention"),
     Short(blockwise, "LONG", 2, "attention", streaming=True),
-    Short(blockwise, "HALVED", 2**4, "attention"),
+    Short(cpu, "HALVED", 2**4, "attention"),
     Short(block_sparse, "GROUP", 4, "bigbird"),
     Short(sparse_parts, "STREAM_GROUP", 2, "bigbird", streaming=True),
     Short(gau, "QUERIES", 4, "gau"),
@@ -45,7 +46,7 @@ SHORT = (
     Short(transformer_vq, "QUERIES", 2, "transformer_vq"),
     Short(fft, "DIRECT", 4, "hyena"),
     Short(triangular, "BLOCK", 2, "deltanet"),
-    Short(gated_linear, "VECTOR", 4, "linear_attention"),
+    Short(cpu, "VECTOR", 4, "linear_attention"),
     Short(decayed_pairs, "WRITTEN_OUT", 2, "gla"),
     Short(nonlinear, "CHUNK", 4, "indrnn"),
     Short(selective, "CHUNK", 4, "mamba@normed"),

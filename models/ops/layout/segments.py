@@ -134,11 +134,6 @@ def as_segments(segment_ids: Int[Array, "B L"] | Segments | None, length: int) -
     return segment_ids if isinstance(segment_ids, Segments) else segments(segment_ids)
 
 
-def cut_layout(layout: Segments, batch: int, count: int) -> Segments:
-    """The layout of the parts; run 0 is again the one that a carried state belongs to."""
-    return layout.in_parts(batch, count)
-
-
 class Compaction(NamedTuple):
     """A stable partition of each row, real tokens first: for ops that cannot skip padding."""
 

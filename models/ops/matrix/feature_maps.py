@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from seqzoo.models.ops.layout.cpu import squared_norm
 from seqzoo.models.ops.matrix.orthogonal import haar
 
 FavorKind = Literal["positive", "trigonometric", "relu"]
@@ -149,7 +150,7 @@ def favor_exponents(
 ) -> tuple[Float[Array, "B L H M"], Float[Array, "B L H 1"]]:
     """W y and |y|²/2 with y = x / K^(1/4), in at least float32."""
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32)) * x.shape[-1] ** -0.25
-    half = 0.5 * jnp.einsum("...k,...k->...", y, y)  # a sum would be done again for each feature
+    half = 0.5 * squared_norm(y)
     return y @ projection.T.astype(y.dtype), half[..., None]
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.compiled import op
+from seqzoo.models.ops.layout.cpu import last_column_apart
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence, decayed
 from seqzoo.models.ops.matrix.chunks import check_decays, decays, over_chunks
@@ -43,10 +44,6 @@ FeatureMap = Callable[[Array, Array], tuple[Array, Array]]
 # V=64, those of 128 the same for K=V=128 and 1.15 for K=V=64; the compiler for a v5e expects 0.7
 # for K=V=128. Several chunks in one step of the loop take as long as one after the other.
 SMALLEST, LARGEST = 32, 128
-
-# A CPU's products take values by vectors of so many; a last column of its own, which is what a
-# normaliser needs, would cost them a whole vector.
-VECTOR = 16
 
 
 @op(rows="q")
@@ -165,9 +162,10 @@ def _rows(shared: tuple, inputs: tuple, s0: Array) -> tuple[Array, Array]:
     """All chunks of rows of q, k, v, g, which may be None, and their layout."""
     values, g = inputs[2].shape[-1], inputs[3]
     together = functools.partial(_in_columns, *shared, (values,))
-    if values < VECTOR or values % VECTOR != 1 or (g is not None and g.shape[-1] > 1):
+    widths = last_column_apart(values)
+    if len(widths) == 1 or (g is not None and g.shape[-1] > 1):
         return together(inputs, s0)
-    apart = functools.partial(_in_columns, *shared, (values - 1, 1))
+    apart = functools.partial(_in_columns, *shared, widths)
     return forms.run("normaliser", {"together": together, "apart": apart}, inputs, s0)
 
 

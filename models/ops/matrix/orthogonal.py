@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
+
+from seqzoo.models.ops.layout.cpu import one_by_one
 
 
 def orthogonal(
@@ -27,13 +27,3 @@ def haar(key: Key[Array, ""], width: int, dtype: DTypeLike) -> Float[Array, "K K
         return jnp.linalg.qr(jax.random.normal(key, (width, width), wide))[0].T.astype(dtype)
 
     return one_by_one(draw)(key)
-
-
-def one_by_one(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Under `vmap` (over seeds, say) a loop over its calls.
-
-    jaxlib's LAPACK calls give the matrices of a batch to XLA's threads and wait for them, on such a
-    thread: as many batches at once as there are threads wait for ever. Seen on 2 cores, where two
-    of an LSTM's gates met; a batch of one matrix is worked on at once.
-    """
-    return jax.custom_batching.sequential_vmap(f)

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from seqzoo.models.ops.layout.cpu import summed_outer, turned
 from seqzoo.models.ops.layout.derivatives import with_backward
-from seqzoo.models.ops.layout.sharding import everywhere, undivided
+from seqzoo.models.ops.layout.sharding import everywhere
 
 Kernel = Float[Array, "*H I O"]
 
@@ -167,8 +168,7 @@ def _backward(static: Static, kept: tuple, cotangents: tuple):
     before = masks.begin(before)
     closed = functools.partial(opened.closed, kernels, consts)
     _, factors, products = jax.vmap(closed)(before, x)
-    # Turned here: a product with a turned matrix in the loop takes four times as long on a CPU.
-    pulled = functools.partial(_pulled, opened, [jnp.swapaxes(w, -1, -2) for w in kernels])
+    pulled = functools.partial(_pulled, opened, list(map(turned, kernels)))
 
     def step(carry: tuple[PyTree, list], inputs: tuple) -> tuple[tuple, tuple]:
         (dh, sums), (h, x, products, g, masks) = carry, inputs
@@ -212,7 +212,4 @@ def _shifted(reverse: bool, h: Array, h0: Array) -> Array:
 
 
 def _kernel_gradient(v: Float[Array, "L B *H I"], d: Float[Array, "L B *H O"]) -> Kernel:
-    if v.ndim == 3 and undivided():  # as `Linear` does, and for its reason
-        return v.reshape(-1, v.shape[-1]).T @ d.reshape(-1, d.shape[-1])
-    heads = "" if v.ndim == 3 else "H"
-    return jnp.einsum(f"LB{heads}I,LB{heads}O->{heads}IO", v, d)
+    return summed_outer(v, d) if v.ndim == 3 else jnp.einsum("LBHI,LBHO->HIO", v, d)

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout.cpu import halves, worth_halving
 from seqzoo.models.ops.layout.derivatives import with_backward
-from seqzoo.models.ops.layout.sharding import undivided
 from seqzoo.models.ops.softmax.masks import LOW, Rule, Side, block_pairs, visible
 from seqzoo.models.ops.softmax.relative import Terms, pull_back
 
@@ -35,11 +35,6 @@ from seqzoo.models.ops.softmax.relative import Terms, pull_back
 # which is more memory.
 BLOCKS = {"small blocks": 256, "large blocks": 1024}
 LONG = 8  # blocks
-
-# XLA's CPU backend takes a product of a batch of small matrices on one thread, but what is
-# independent at once: two halves of so many scores or more in one step of the loop take 0.8 of the
-# time on two cores (B=4, H=4, K=32, L=2048; four parts 0.85; H=1 or L=512 0.9).
-HALVED = 2**18
 
 
 class Operands(NamedTuple):
@@ -94,8 +89,8 @@ def _run(which: Callable[..., Any], rule: Rule, scale: float, *arrays):
         def run(operands: Operands, sight: Sight, *rest):
             plan = _plan(rule, scale, most, operands, sight)
             arrays = operands, sight, *rest
-            halves = _halves(arrays) if _in_halves(plan, operands) else (arrays,)
-            return plan.carry_out([which(plan, *half) for half in halves])
+            rows = halves(arrays) if _in_halves(plan, operands) else (arrays,)
+            return plan.carry_out([which(plan, *half) for half in rows])
 
         return run
 
@@ -147,22 +142,12 @@ def _body(steps: Sequence[Callable[..., PyTree]], masked: bool, carries, pair):
 
 def _in_halves(plan: _Plan, operands: Operands) -> bool:
     """Whether the rows of a batch go in halves: not where a bias or devices divide them else."""
-    if plan.most > BLOCKS["small blocks"] or not undivided():
+    if plan.most > BLOCKS["small blocks"]:
         return False
     if jax.tree.leaves((operands.bias, operands.terms)):
         return False
     batch, _, heads, _ = operands.q.shape
-    return batch % 2 == 0 and batch * heads * plan.block_q * plan.block_k >= HALVED
-
-
-def _halves(arrays: PyTree) -> tuple[PyTree, PyTree]:
-    """The first and the second half of the rows; one row is for all."""
-
-    def half(x: Array, second: bool) -> Array:
-        middle = x.shape[0] // 2
-        return x if x.shape[0] == 1 else x[middle:] if second else x[:middle]
-
-    return tuple(jax.tree.map(partial(half, second=second), arrays) for second in (False, True))
+    return worth_halving(batch, batch * heads * plan.block_q * plan.block_k)
 
 
 def _rows_joined(*parts: Array) -> Array:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.ops.layout.backends import run
 from seqzoo.models.ops.layout.compiled import op
+from seqzoo.models.ops.layout.cpu import cos_sin_apart
 
 
 @op(rows="x")
@@ -58,20 +58,10 @@ def rope(
 
 
 def _cos_sin(angle: Float[Array, "..."]) -> Float[Array, "2 ..."]:
-    """Cosines and sines.
-
-    XLA's CPU backend would fuse them with what they are multiplied by and compute them again for
-    every row and head, which takes four times as long as a rotation; a loop keeps them apart.
-    """
-
-    def both(angle: Array) -> Array:
+    def fused(angle: Array) -> Array:
         return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
-    def apart(angle: Array) -> Array:
-        first = jnp.array([True, False])
-        return jax.lax.map(lambda c: jnp.where(c, jnp.cos(angle), jnp.sin(angle)), first)
-
-    return run("rotations", {"fused": both, "apart": apart}, angle)
+    return run("rotations", {"fused": fused, "apart": cos_sin_apart}, angle)
 
 
 def angles(positions: Array, width: int, base: float, dtype: jnp.dtype) -> Array:
