@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -15,7 +16,8 @@ from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.matrix.feature_maps import alike
 from tests.helpers import assert_trees_close, x64
-from tests.models.ops.calls import ALL, CALLS, IDS, B, L, normal, qkv
+from tests.models.ops.calls import ALL, CALLS, IDS, B, D, L, normal, qkv
+from tests.references.nonlinear_scan import nonlinear_scan as reference
 
 
 @pytest.fixture
@@ -180,3 +182,108 @@ def equations(jaxpr):
         yield eqn
         for inner in jaxprs_in_params(eqn.params):
             yield from equations(inner)
+
+
+SCALE = jnp.array(0.5)  # read by a cell as a global name
+
+
+class Plain:
+    def __init__(self, w):
+        self.w = w
+
+    def cell(self, h, x):
+        return jnp.tanh(h + self.w * x)
+
+
+class Module(nnx.Module):
+    def __init__(self, w):
+        self.w = nnx.Param(jnp.asarray(w))
+
+    def cell(self, h, x):
+        return jnp.tanh(h + self.w[...] * x)
+
+
+def closure(w):
+    parts = {"w": jnp.asarray(w)}
+
+    def own(x, one=1):
+        return one * parts["w"] * x
+
+    if w is None:
+        never = 0
+
+    none = w is None
+    return lambda h, x: jnp.tanh(h + own(x) + (never if none else 0))
+
+
+def reads_a_global(w):
+    globals()["SCALE"] = jnp.asarray(w)
+    return lambda h, x: jnp.tanh(h + SCALE * x)
+
+
+def static_constant(w):
+    sizes, weight = np.array([2, D - 2]), np.full(D, w, "f")  # sizes are known while tracing
+
+    def cell(h, x):
+        a, b = jnp.split(weight * x, np.cumsum(sizes)[:-1], axis=-1)
+        return jnp.tanh(h + jnp.concatenate([a, b], -1))
+
+    return cell
+
+
+MADE = {  # from a weight, a cell made anew; whether it is one program whatever the weight
+    "closure": (closure, True),
+    "partial": (
+        lambda w: functools.partial(lambda w, h, x: jnp.tanh(h + w * x), np.array(w)),
+        True,
+    ),
+    "global array": (reads_a_global, True),
+    "method of a module": (lambda w: Module(w).cell, True),
+    "constants": (static_constant, False),
+    "method of an object": (lambda w: Plain(jnp.asarray(w)).cell, False),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_cells_made_anew_are_compiled_once_and_read_as_they_are(kind, compiled_programs):
+    make, once = MADE[kind]
+    x, h0 = jnp.asarray(normal(0, B, L, D)), jnp.zeros((B, D))
+
+    def call(w):
+        return ops.nonlinear_scan(make(w), x, h0)[0]
+
+    assert compiled_programs(call, 0.1) > 0
+    if kind != "method of an object":  # of which nothing is known
+        assert compiled_programs(call, 0.1) == 0
+    assert (compiled_programs(call, 0.2) == 0) == once
+    for w in (0.1, 0.2):
+        assert_trees_close(call(w), reference(lambda h, x, w=w: np.tanh(h + w * x), x, h0)[0])
+
+
+def test_an_object_that_changes_is_read_again():
+    x, h0 = jnp.asarray(normal(0, B, L, D)), jnp.zeros((B, D))
+    for held in (Plain(jnp.array(0.1)), Module(0.1)):
+        first = ops.nonlinear_scan(held.cell, x, h0)[0]
+        held.w = nnx.Param(jnp.array(0.2)) if isinstance(held, Module) else jnp.array(0.2)
+        second = ops.nonlinear_scan(held.cell, x, h0)[0]
+        assert float(jnp.abs(second - first).max()) > 0.01
+
+
+TRACED = []
+
+
+def test_a_step_traces_its_cell_once():
+    """And a loop, whose products are found first, twice."""
+    kernel = jnp.eye(D)
+
+    def cell(h, x, dot):
+        TRACED.append(1)
+        return jnp.tanh(dot(h) + x)
+
+    def scan(x):
+        return ops.nonlinear_scan(cell, x, x[:, 0], kernels=(kernel,))
+
+    for length, times in ((1, 1), (5, 2)):
+        del TRACED[:]
+        jax.make_jaxpr(scan)(jnp.ones((2, length, D)))
+        assert len(TRACED) == times
