@@ -31,7 +31,7 @@ from seqzoo.models.layers import (
 )
 from seqzoo.models.linear_attention.channel_mix import ChannelMix
 from seqzoo.models.mixer import AuxLoss, Constant, Context, FloatName, Mixer
-from seqzoo.models.mixture import MixtureOfExperts
+from seqzoo.models.mixture import MixtureOfExperts, Routing
 from seqzoo.models.normformer import scale_heads
 from seqzoo.models.ops.layout.sharding import by_rows
 from seqzoo.models.registry import build, pattern_options
@@ -49,30 +49,54 @@ class BackboneConfig:
 
     d_model: int = 64  # width of the residual stream
     depth: int = 2  # blocks; a multiple of the pattern's length
-    # repeat: the pattern recurs; sections: each of its mixers takes an equal share in a row
-    arrangement: Literal["repeat", "sections"] = "repeat"
-    norm: NormKind = "rms"  # rms, layer, or batch (over real tokens of the global batch)
+    # repeat: the pattern recurs; sections: each of its mixers takes an equal share in a row;
+    # listed: it names every block
+    arrangement: Literal["repeat", "sections", "listed"] = "repeat"
+    # other values of a block's fields by place in the pattern, and under "mixer" options of it
+    each: tuple[Mapping[str, Any], ...] = ()
+    # rms, centered_rms (its scale kept less 1), layer, or batch (real tokens of the global batch)
+    norm: NormKind = "rms"
     norm_eps: float | None = None  # added to the variance; None: 1e-6, batch 1e-5
-    # pre: of each branch's input; post: of each sum; deep: post with DeepNorm's larger skip
-    norm_position: Literal["pre", "post", "deep"] = "pre"
+    # pre: of each branch's input; both: of what goes through the branch and past it; post: of each
+    # sum; deep: post with DeepNorm's larger skip
+    norm_position: Literal["pre", "both", "post", "deep"] = "pre"
+    skip: float = 1.0  # factor of what goes past the mixer
+    gain: float = 1.0  # factor of what the mixer adds
+    ff_skip: float = 1.0  # the same of the feed-forward
+    ff_gain: float = 1.0
     # sandwich: each branch's output too; normformer: the mixer's output and inside the
     # feed-forward, and a learned gain for each head
     extra_norms: Literal["none", "sandwich", "normformer"] = "none"
     init: InitKind = "default"  # deepnorm (smaller branches), t5 (queries for unscaled scores)
-    # mlp (GELU by tanh), gelu (exact), relu, glu, swiglu, geglu, rwkv, rwkv7, moe or none
+    # mlp (GELU by tanh), gelu (exact), relu, glu, swiglu, geglu, rwkv (rwkv4: its shares are the
+    # current token's), rwkv7, moe or none
     feedforward: FeedForwardKind = "mlp"
     feedforward_bias: bool = True  # whether the feed-forward's projections have biases
     expansion: float = 2.0  # hidden width of the feed-forward in units of d_model
     experts: int = 8  # of feedforward="moe"; `expansion` is that of each
     experts_per_token: int = 2
     expert_capacity: float = 1.25  # tokens an expert takes in training, in units of an even share
+    routing: Routing = dataclasses.field(
+        default_factory=Routing
+    )  # what the experts are, and how tokens come to them
     dropout: float = 0.0  # of the embedding and of each branch, in [0, 1)
     short_conv: int = 0  # width of a causal convolution in front of every mixer; 0: none
+    embed_scale: float = 1.0  # factor of the embedding
+    embed_width: int = (
+        0  # of the embedding, where it is projected to d_model; 0: d_model, it is not
+    )
+    token_types: int = 0  # kinds of tokens that the embedding tells apart; all are of the first
     positions: Literal["none", "sinusoidal", "learned", "conv"] = "none"  # added to the embedding
+    position_offset: int = 0  # rows of learned positions before the first one
     position_width: int = 16  # tokens on a side that positions="conv" sees, its own counted
     embed_norm: bool = False  # normalise the sum of embedding and positions
     pooling: Literal["mean", "last", "first"] = "mean"  # over real tokens, for classifiers
     tie_embeddings: bool = False  # use the embedding as language-model head
+    head_bias: bool | None = None  # of the outputs; None: where they have weights of their own
+    # a layer, the feed-forward's activation and a norm before the outputs, as in BERT
+    head_transform: bool = False
+    logit_cap: float = 0.0  # c: outputs are c tanh(y / c); 0: as they are
+    wide_residual: bool = False  # sums between blocks in at least float32, whatever dtype is
     causal: bool = True  # False: mixers look both ways
     shared_directions: bool = False  # one set of weights for both ways, where they are wrapped
     remat: Remat = "none"  # what the backward pass recomputes: none, full or dots
@@ -91,6 +115,9 @@ class BackboneConfig:
             raise ValueError(f"position_width must be at least 1; got {self.position_width}")
         if self.short_conv < 0:
             raise ValueError(f"short_conv is a width of at least 0; got {self.short_conv}")
+        object.__setattr__(self, "each", tuple(_frozen(own) for own in self.each))
+        if not isinstance(self.routing, Routing):  # as JSON has it
+            object.__setattr__(self, "routing", Routing(**dict(self.routing)))
         for field, hint in typing.get_type_hints(BackboneConfig).items():
             known = typing.get_args(hint)
             if typing.get_origin(hint) is Literal and getattr(self, field) not in known:
@@ -119,9 +146,10 @@ class Block(Composite):
         rngs: nnx.Rngs,
     ):
         d, dtypes = config.d_model, {"dtype": config.dtype, "param_dtype": config.param_dtype}
-        self.name, self.post_norm = name, config.norm_position != "pre"
-        self.skip = deepnorm_skip(config.depth) if config.norm_position == "deep" else 1.0
-        self.rate = config.dropout
+        self.name, self.norm_position, self.rate = name, config.norm_position, config.dropout
+        deep = deepnorm_skip(config.depth) if config.norm_position == "deep" else 1.0
+        self.factors = (config.skip * deep, config.gain)
+        self.ff_factors = (config.ff_skip * deep, config.ff_gain)
         norms = {"eps": config.norm_eps, **dtypes, "rngs": rngs}
         self.norm = Norm(config.norm, d, **norms)
         after = None if config.extra_norms == "none" else Norm(config.norm, d, **norms)
@@ -166,22 +194,26 @@ class Block(Composite):
             with jax.named_scope("feedforward"):
                 return run(self.feedforward, h)
 
-        x = self._residual(x, mix, self.norm, self.after_norm, ctx)
+        x = self._residual(x, mix, (self.norm, self.after_norm), self.factors, ctx)
         if self.feedforward is None:
             return x
-        return self._residual(x, feed, self.ff_norm, self.ff_after_norm, ctx)
+        return self._residual(x, feed, (self.ff_norm, self.ff_after_norm), self.ff_factors, ctx)
 
     def _residual(
         self,
         x: Array,
         branch: Callable[[Array], Array],
-        norm: Norm,
-        after: Norm | None,
+        norms: tuple[Norm, Norm | None],
+        factors: tuple[float, float],
         ctx: Context,
     ) -> Array:
-        h = branch(x if self.post_norm else norm(x, ctx))
+        (norm, after), (skip, gain) = norms, factors
+        post = self.norm_position in ("post", "deep")
+        normed = x if post else norm(x, ctx)
+        h = branch(normed)
         h = dropout(h if after is None else after(h, ctx), self.rate, ctx)
-        return norm(self.skip * x + h, ctx) if self.post_norm else x + h
+        x = skip * (normed if self.norm_position == "both" else x) + gain * h
+        return norm(x, ctx) if post else x
 
 
 def _feedforward(config: BackboneConfig, layer: Any, rngs: nnx.Rngs) -> Mixer:
@@ -191,15 +223,16 @@ def _feedforward(config: BackboneConfig, layer: Any, rngs: nnx.Rngs) -> Mixer:
     if config.feedforward == "moe":
         sizes = {"num_experts": config.experts, "top_k": config.experts_per_token}
         sizes["capacity_factor"] = config.expert_capacity
-        return MixtureOfExperts(d, **sizes, **options, **dtypes)
-    if config.feedforward not in ("rwkv", "rwkv7"):
+        return MixtureOfExperts(d, routing=config.routing, **sizes, **options, **dtypes)
+    if config.feedforward not in ("rwkv", "rwkv4", "rwkv7"):
         inner_norm = config.norm if config.extra_norms == "normformer" else None
         more = {"use_bias": config.feedforward_bias, "inner_norm": inner_norm}
         return FeedForward(d, kind=config.feedforward, **more, **options, **dtypes)
 
     def make() -> ChannelMix:
-        receptance = config.feedforward == "rwkv"
-        return ChannelMix(d, receptance=receptance, layer=layer, **options, **dtypes)
+        how = {"receptance": config.feedforward != "rwkv7"}
+        how["share_of_now"] = config.feedforward == "rwkv4"
+        return ChannelMix(d, layer=layer, **how, **options, **dtypes)
 
     if config.causal:
         return make()
@@ -309,35 +342,26 @@ class Backbone(Composite):
         rngs: nnx.Rngs,
     ):
         """`options` as in `pattern_options`. Raises ValueError for a depth that does not fit."""
-        if config.depth % len(pattern):
-            raise ValueError(
-                f"depth must be a multiple of the pattern's length; got {config.depth=} for "
-                f"{len(pattern)} mixers ({', '.join(pattern)})"
-            )
-        each = pattern_options(pattern, options or {})
+        kinds = _kinds(pattern, config, pattern_options(pattern, options or {}))
 
-        repeats = config.depth // len(pattern)
-        sections = config.arrangement == "sections" and len(pattern) > 1
-        stride, leap = (1, repeats) if sections else (len(pattern), 1)
+        def make_stack(start: int, period: int, repeats: int) -> Stack:
+            def make_block(i: int, index: Any, rngs: nnx.Rngs) -> Block:
+                name, own, changed = kinds[start + i]
+                layer = (index * period + start + i, config.depth)
+                return Block(name, own, changed, layer=layer, rngs=rngs)
 
-        def make_block(i: int, index: Any, rngs: nnx.Rngs) -> Block:
-            layer = (index * stride + i * leap, config.depth)
-            return Block(pattern[i], each[i], config, layer=layer, rngs=rngs)
-
-        def make_stack(chosen: Sequence[int]) -> Stack:
             def make_unit(index: Any, rngs: nnx.Rngs) -> Mixer:
-                blocks = [make_block(i, index, rngs) for i in chosen]
+                blocks = [make_block(i, index, rngs) for i in range(period)]
                 return blocks[0] if len(blocks) == 1 else Chain(blocks)
 
-            return Stack(make_unit, repeats, scan=config.scan, remat=config.remat, rngs=rngs)
+            scan = config.scan and (repeats > 1 or config.arrangement != "listed")
+            return Stack(make_unit, repeats, scan=scan, remat=config.remat, rngs=rngs)
 
-        if sections:
-            self.stack = Chain([make_stack([i]) for i in range(len(pattern))])
-        else:
-            self.stack = make_stack(range(len(pattern)))
+        stacks = [make_stack(*run) for run in _runs(kinds, len(pattern), config.arrangement)]
+        self.stack = stacks[0] if len(stacks) == 1 else Chain(stacks)
         self._take_after(self.stack)
         final = None
-        if config.norm_position == "pre":
+        if config.norm_position in ("pre", "both"):
             dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
             final = Norm(config.norm, config.d_model, eps=config.norm_eps, **dtypes, rngs=rngs)
         self.norm = nnx.data(final)
@@ -351,6 +375,71 @@ class Backbone(Composite):
             ctx.shared = self.initial_shared(x)
         x = run(self.stack, x)
         return x if self.norm is None else self.norm(x, ctx)
+
+
+Kind = tuple[str, Mapping[str, Any], BackboneConfig]  # a block's mixer, its options, the rest
+
+
+def _kinds(
+    pattern: tuple[str, ...], config: BackboneConfig, options: Sequence[Mapping[str, Any]]
+) -> list[Kind]:
+    """What each block of the depth is. Raises ValueError for a pattern that does not fit."""
+    depth, count = config.depth, len(pattern)
+    if config.arrangement == "listed" and depth != count:
+        raise ValueError(
+            f"arrangement='listed' names every block; got {count} names for {config.depth=}"
+        )
+    if depth % count:
+        raise ValueError(
+            f"depth must be a multiple of the pattern's length; got {config.depth=} for "
+            f"{count} mixers ({', '.join(pattern)})"
+        )
+    if len(config.each) not in (0, count):
+        raise ValueError(
+            f"each has other fields for {len(config.each)} places of a pattern of {count} "
+            f"({', '.join(pattern)}); give one mapping for each place, {{}} for none"
+        )
+    places = []
+    for i, (name, own) in enumerate(zip(pattern, options, strict=True)):
+        changed = dict(config.each[i]) if config.each else {}
+        own = {**own, **dict(changed.pop("mixer", ()))}
+        places.append((name, own, dataclasses.replace(config, each=(), **changed)))
+    repeats = depth // count
+    if config.arrangement == "sections":
+        return [place for place in places for _ in range(repeats)]
+    return places * repeats
+
+
+def _runs(kinds: list[Kind], count: int, arrangement: str) -> list[tuple[int, int, int]]:
+    """(first block, blocks of a unit, units) of stacks that make up the depth.
+
+    Listed blocks recur as far as they do: the longest run of units from each block on.
+    """
+    if arrangement == "sections":
+        repeats = len(kinds) // count
+        return [(i * repeats, 1, repeats) for i in range(count)]
+    if arrangement == "repeat":
+        return [(0, count, len(kinds) // count)]
+    runs, start = [], 0
+    while start < len(kinds):
+        period, repeats = max(
+            ((p, _recurs(kinds[start:], p)) for p in range(1, len(kinds) - start + 1)),
+            key=lambda run: (run[0] * run[1] if run[1] > 1 else 0, -run[0]),
+        )
+        runs.append((start, period, repeats))
+        start += period * repeats
+    return runs
+
+
+def _recurs(kinds: list[Kind], period: int) -> int:
+    """How often the first `period` blocks come in a row."""
+    same = (i for i, kind in enumerate(kinds) if kind != kinds[i % period])
+    return next(same, len(kinds)) // period
+
+
+def _frozen(own: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """A mapping as pairs, which can be hashed and come back from JSON."""
+    return tuple((k, _frozen(v) if isinstance(v, Mapping) else v) for k, v in dict(own).items())
 
 
 def aux_losses(module: nnx.Module) -> Float[Array, ""]:

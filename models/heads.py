@@ -15,7 +15,7 @@ from seqzoo.models import door
 from seqzoo.models.backbone import Backbone, BackboneConfig
 from seqzoo.models.composite import Composite, Run
 from seqzoo.models.contrastive import ContrastHead
-from seqzoo.models.layers import ConvPositions, Norm, dropout
+from seqzoo.models.layers import ACTIVATIONS, ConvPositions, Norm, dropout
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState, forward, real_only
 from seqzoo.models.positions import sinusoidal
@@ -39,24 +39,31 @@ class Encoder(Composite):
         *,
         rngs: nnx.Rngs,
     ):
-        d = config.d_model
+        d, width = config.d_model, config.embed_width or config.d_model
         dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype, "rngs": rngs}
         if spec.vocab_size is not None:
             init = nnx.initializers.normal(1.0 if config.init == "t5" else d**-0.5)
-            self.embed = nnx.Embed(spec.vocab_size, d, embedding_init=init, **dtypes)
+            self.embed = nnx.Embed(spec.vocab_size, width, embedding_init=init, **dtypes)
         else:
-            self.embed = Linear(spec.features, d, **dtypes)
+            self.embed = Linear(spec.features, width, **dtypes)
+        small = nnx.initializers.normal(0.02)
+        if config.token_types:
+            table = small(rngs.params(), (config.token_types, width), config.param_dtype)
+            self.type_embed = nnx.Param(table)
         if config.positions == "learned":
-            init = nnx.initializers.normal(0.02)
-            table = init(rngs.params(), (spec.length, d), config.param_dtype)
+            rows = spec.length + config.position_offset
+            table = small(rngs.params(), (rows, width), config.param_dtype)
             self.position_embed = nnx.Param(table)
         conv = norm = None
         if config.positions == "conv":
             sizes = {"width": config.position_width, "causal": config.causal}
-            conv = ConvPositions(d, **sizes, **dtypes)
+            conv = ConvPositions(width, **sizes, **dtypes)
         if config.embed_norm:
-            norm = Norm(config.norm, d, eps=config.norm_eps, **dtypes)
+            norm = Norm(config.norm, width, eps=config.norm_eps, **dtypes)
         self.conv, self.norm = nnx.data(conv), nnx.data(norm)
+        self.in_proj = nnx.data(Linear(width, d, **dtypes) if config.embed_width else None)
+        self.scale, self.typed = config.embed_scale, config.token_types > 0
+        self.offset, self.wide_residual = config.position_offset, config.wide_residual
         self.positions, self.length, self.rate = config.positions, spec.length, config.dropout
         options = with_room(pattern, options, spec.length)
         self.backbone = Backbone(pattern, config, options, rngs=rngs)
@@ -80,16 +87,45 @@ class Encoder(Composite):
 
     def _through(self, x: Array, run: Run, ctx: Context) -> Array:
         h = self.embed(x)
+        if self.scale != 1.0:
+            h = h * jnp.asarray(self.scale, h.dtype)
+        if self.typed:
+            h = h + self.type_embed[0].astype(h.dtype)
         if self.conv is not None:
             h = run(self.conv, h)
         if self.positions == "sinusoidal":
             waves = sinusoidal(ctx.segments.position, h.shape[-1], dtype=self.wide)
             h = h + waves.astype(h.dtype)
         elif self.positions == "learned":
-            h = h + self.position_embed[...].astype(h.dtype)[ctx.segments.position]
+            places = ctx.segments.position + self.offset
+            h = h + self.position_embed[...].astype(h.dtype)[places]
         if self.norm is not None:
             h = self.norm(h, ctx)
+        if self.in_proj is not None:
+            h = self.in_proj(h)
+        if self.wide_residual:
+            h = h.astype(self.wide)
         return run(self.backbone, dropout(h, self.rate, ctx))
+
+
+class HeadTransform(nnx.Module):
+    """norm(act(W h)) before the outputs, the head of BERT (Devlin et al. 2018, 1810.04805)."""
+
+    def __init__(self, d_model: int, width: int, config: BackboneConfig, *, rngs: nnx.Rngs):
+        """`width`: of what comes out. Raises ValueError where there is no plain activation."""
+        if config.feedforward not in ACTIVATIONS:
+            raise ValueError(
+                "head_transform takes the feed-forward's activation; got "
+                f"feedforward={config.feedforward!r} (has one: {', '.join(ACTIVATIONS)})"
+            )
+        dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype, "rngs": rngs}
+        self.in_proj = Linear(d_model, width, **dtypes)
+        self.norm = Norm(config.norm, width, eps=config.norm_eps, **dtypes)
+        self.activation = config.feedforward
+
+    def __call__(self, h: Float[Array, "... D"]) -> Float[Array, "... E"]:
+        """Every vector by itself."""
+        return self.norm.norm(ACTIVATIONS[self.activation](self.in_proj(h)))
 
 
 class SequenceModel(nnx.Module):
@@ -102,6 +138,9 @@ class SequenceModel(nnx.Module):
     sinusoidal embedding before an MLP of width d that all share (MAD's compression task).
     contrast: [B, patches, 1 + steps, outputs], see `ContrastHead`.
     """
+
+    published: str | None = None  # config.json, where the weights are published ones
+    kept: nnx.Dict | None = None  # tensors of theirs that nothing here computes with
 
     def __init__(
         self,
@@ -130,8 +169,18 @@ class SequenceModel(nnx.Module):
         if spec.head == "contrast":
             layout = {"patch": spec.patch, "steps": spec.steps}
             self.contrast = ContrastHead(d, spec.outputs, **layout, **dtypes)
-        elif not self.tied:
-            self.out_proj = Linear(d, spec.outputs, **dtypes)
+        bias = not self.tied if config.head_bias is None else config.head_bias
+        width = config.embed_width if self.tied and config.embed_width else d
+        transform = None
+        if config.head_transform:
+            transform = HeadTransform(d, width, config, rngs=rngs)
+        self.transform, self.cap = nnx.data(transform), config.logit_cap
+        own = None
+        if spec.head != "contrast" and not self.tied:
+            self.out_proj = Linear(width, spec.outputs, use_bias=bias, **dtypes)
+        elif self.tied and bias:
+            own = nnx.Param(jnp.zeros(spec.outputs, config.param_dtype))
+        self.bias = nnx.data(own)
 
     def __call__(
         self,
@@ -174,8 +223,12 @@ class SequenceModel(nnx.Module):
         return self.encoder.state_size() if self.encoder.causal else 0
 
     def _out(self, h: Array) -> Array:
+        h = h if self.transform is None else self.transform(h)
         logits = self.encoder.embed.attend(self.head_scale * h) if self.tied else self.out_proj(h)
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        if self.bias is not None:
+            logits = logits + self.bias[...].astype(logits.dtype)
+        return self.cap * jnp.tanh(logits / self.cap) if self.cap else logits
 
     def _rows(self, inputs: Array, state: None, ids: Array | None) -> tuple:
         """What the encoder reads: of pairs, both one after the other."""

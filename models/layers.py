@@ -6,7 +6,7 @@ Feed-forwards and the short convolution keep the contract of `mixer.py` too, sin
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,9 @@ from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.conv.short import short_conv
 
-NormKind = Literal["rms", "layer", "batch"]
+NormKind = Literal["rms", "centered_rms", "layer", "batch"]
 FeedForwardKind = Literal[
-    "mlp", "gelu", "relu", "glu", "swiglu", "geglu", "rwkv", "rwkv7", "moe", "none"
+    "mlp", "gelu", "relu", "glu", "swiglu", "geglu", "rwkv", "rwkv4", "rwkv7", "moe", "none"
 ]
 GATES = {"glu": jax.nn.sigmoid, "swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
 ACTIVATIONS = {
@@ -37,6 +37,29 @@ def dropout(x: Float[Array, "B L D"], rate: float, ctx: Context) -> Float[Array,
         return x
     keep = jax.random.bernoulli(ctx.key(), 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+class CenteredRMSNorm(nnx.Module):
+    """RMS norm whose scale is kept less 1, so that weight decay draws it to 1 (Gemma)."""
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        epsilon: float = 1e-6,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.epsilon, self.dtype = epsilon, dtype
+        self.scale = nnx.Param(jnp.zeros(width, param_dtype))
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """x / rms(x) (1 + scale), computed in float32."""
+        wide = x.astype(jnp.promote_types(self.dtype, jnp.float32))
+        power = jnp.mean(wide**2, axis=-1, keepdims=True)
+        scale = 1 + self.scale[...].astype(wide.dtype)
+        return (wide * jax.lax.rsqrt(power + self.epsilon) * scale).astype(self.dtype)
 
 
 class Norm(nnx.Module):
@@ -63,8 +86,10 @@ class Norm(nnx.Module):
             self.norm = nnx.LayerNorm(d_model, **options)
         elif kind == "rms":
             self.norm = nnx.RMSNorm(d_model, **options)
+        elif kind == "centered_rms":
+            self.norm = CenteredRMSNorm(d_model, **options)
         else:
-            raise ValueError(f"unknown norm {kind!r}; known: rms, layer, batch")
+            raise ValueError(f"unknown norm {kind!r}; known: {', '.join(get_args(NormKind))}")
 
     def __call__(self, x: Float[Array, "B L D"], ctx: Context) -> Float[Array, "B L D"]:
         """Normalises each token, or each channel over the batch in training mode."""

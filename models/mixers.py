@@ -7,6 +7,7 @@ from seqzoo.models.attention.bigbird import BigBird
 from seqzoo.models.attention.diag_attention import DiagAttention
 from seqzoo.models.attention.fnet import FNet
 from seqzoo.models.attention.gau import GAU, Flash
+from seqzoo.models.attention.latent import LatentAttention
 from seqzoo.models.attention.linformer import Linformer
 from seqzoo.models.attention.local_attention import LocalAttention
 from seqzoo.models.attention.longformer import Longformer
@@ -54,6 +55,7 @@ from seqzoo.models.ssm.s5 import S5
 MIXERS: dict[str, type[Mixer]] = {
     # attention
     "attention": Attention,
+    "mla": LatentAttention,
     "local_attention": LocalAttention,
     "sparse_attention": SparseAttention,
     "longformer": Longformer,

@@ -2,6 +2,11 @@
 
     y = Σ_{e in top k} p_e / Σ p · down_e(gelu(up_e(x))),   p = softmax(W_r x) in float32
 
+`Routing` has what published models do otherwise: SwiGLU experts; sigmoids as scores, a bias that is
+added for the choice alone, groups of experts of which the best are kept (DeepSeek-V3,
+arXiv:2412.19437, section 2.1.2); shares that are not normalised, or scaled; an expert that all
+tokens share, on request gated by a number a token.
+
 In training an expert takes at most capacity_factor · k · tokens / experts tokens of the batch:
 first choices before second ones, in order; what it cannot take is dropped (its share of y is 0) and
 counted. Outside training nothing is dropped, since what a token gets may not depend on which others
@@ -14,9 +19,10 @@ Cost: k times the work of one expert, plus up to a block of `BLOCK` tokens for e
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +30,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from seqzoo.models.layers import FeedForward
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import AuxLoss, Context, Mixer
 
@@ -57,39 +64,83 @@ class Choices(NamedTuple):
     count: Int[Array, "E"]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Routing:
+    """What the experts are, and how tokens come to them."""
+
+    kind: Literal["gelu", "swiglu"] = "gelu"  # of the experts
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    normalized: bool = True  # the shares of the chosen experts add up to 1
+    scale: float = 1.0  # of the shares
+    bias: bool = False  # of the scores, for the choice alone
+    groups: int = 1  # of experts, equal ones
+    kept_groups: int = 1  # whose two best experts are the best; the choice is among theirs
+    shared: float = 0.0  # hidden width of an expert of all tokens, in units of d_model; 0: none
+    shared_gate: bool = False  # the shared expert's output is times a sigmoid of its own
+
+    def __post_init__(self) -> None:
+        known = {"kind": ("gelu", "swiglu"), "scores": ("softmax", "sigmoid")}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"unknown {name}={getattr(self, name)!r} of a routing (known: "
+                    f"{', '.join(values)})"
+                )
+        if not 1 <= self.kept_groups <= self.groups:
+            raise ValueError(
+                f"kept_groups must be 1 to groups; got {self.kept_groups=}, {self.groups=}"
+            )
+
+
 class Experts(nnx.Module):
     """E feed-forwards of one hidden layer, without biases."""
 
     def __init__(
-        self, experts: int, d_model: int, hidden: int, *, dtype: DTypeLike, param_dtype, rngs
+        self,
+        experts: int,
+        d_model: int,
+        hidden: int,
+        *,
+        gated: bool = False,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
+        """`gated`: SwiGLU in place of GELU."""
+
         def make(rows: int, columns: int) -> Linear:
             options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype}
             linear = nnx.vmap(lambda r: Linear(rows, columns, **options, rngs=r))
             return linear(rngs.split(experts))
 
-        self.up_proj, self.down_proj, self.dtype = (
-            make(d_model, hidden),
-            make(hidden, d_model),
-            dtype,
-        )
+        self.up_proj, self.down_proj = make(d_model, hidden), make(hidden, d_model)
+        self.gate_proj = nnx.data(make(d_model, hidden) if gated else None)
+        self.dtype = dtype
+
+    def _kernels(self) -> list[Array]:
+        parts = [self.up_proj, self.down_proj]
+        parts += [] if self.gate_proj is None else [self.gate_proj]
+        return [p.kernel[...].astype(self.dtype) for p in parts]
 
     def __call__(self, x: Float[Array, "E C D"]) -> Float[Array, "E C D"]:
         """Every expert on its own tokens."""
-        up, down = (p.kernel[...].astype(self.dtype) for p in (self.up_proj, self.down_proj))
-        h = jax.nn.gelu(jnp.einsum("ECD,EDF->ECF", x.astype(self.dtype), up))
-        return jnp.einsum("ECF,EFD->ECD", h, down)
+        return jax.vmap(_expert)(x.astype(self.dtype), *self._kernels())
 
     def blocks(self, x: Float[Array, "N C D"], expert: Int[Array, "N"]) -> Float[Array, "N C D"]:
         """Block n by expert[n], one after another, so that no weights are copied."""
-        up, down = (p.kernel[...].astype(self.dtype) for p in (self.up_proj, self.down_proj))
+        kernels = self._kernels()
 
         @jax.checkpoint
         def one(block: tuple[Array, Array]) -> Array:
             x, e = block
-            return jax.nn.gelu(x.astype(self.dtype) @ up[e]) @ down[e]
+            return _expert(x.astype(self.dtype), *(kernel[e] for kernel in kernels))
 
         return jax.lax.map(one, (x, expert))
+
+
+def _expert(x: Float[Array, "C D"], up: Array, down: Array, gate: Array | None = None) -> Array:
+    h = x @ up
+    return (jax.nn.gelu(h) if gate is None else jax.nn.silu(x @ gate) * h) @ down
 
 
 class MixtureOfExperts(Mixer):
@@ -107,23 +158,41 @@ class MixtureOfExperts(Mixer):
         capacity_factor: float = 1.25,
         balance: float = 1e-2,
         router_z: float = 1e-3,
+        routing: Routing = Routing(),
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Raises ValueError for top_k outside 1 .. num_experts and no capacity."""
+        """Raises ValueError for top_k outside 1 .. num_experts, no capacity and odd groups."""
         if not 1 <= top_k <= num_experts:
             raise ValueError(f"top_k must be 1 to num_experts; got {top_k=}, {num_experts=}")
         if capacity_factor <= 0:
             raise ValueError(f"capacity_factor must be positive; got {capacity_factor=}")
         self.num_experts, self.top_k, self.capacity_factor = num_experts, top_k, capacity_factor
-        self.balance, self.router_z = balance, router_z
+        if num_experts % routing.groups or (
+            routing.groups > 1 and num_experts < 2 * routing.groups
+        ):
+            raise ValueError(
+                "groups of experts are equal and of at least two; got "
+                f"{num_experts=}, groups={routing.groups}"
+            )
+        self.balance, self.router_z, self.routing = balance, router_z, routing
         hidden = max(1, round(expansion * d_model))
         self.router_proj = Linear(
             d_model, num_experts, use_bias=False, param_dtype=param_dtype, rngs=rngs
         )
         dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-        self.experts = Experts(num_experts, d_model, hidden, **dtypes, rngs=rngs)
+        gated = routing.kind == "swiglu"
+        self.experts = Experts(num_experts, d_model, hidden, gated=gated, **dtypes, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(num_experts, param_dtype)) if routing.bias else None
+        shared = gate = None
+        if routing.shared:
+            kind = "swiglu" if gated else "mlp"
+            options = {"kind": kind, "expansion": routing.shared, "use_bias": False}
+            shared = FeedForward(d_model, **options, **dtypes, rngs=rngs)
+            if routing.shared_gate:
+                gate = Linear(d_model, 1, use_bias=False, **dtypes, rngs=rngs)
+        self.shared, self.shared_gate_proj = nnx.data(shared), nnx.data(gate)
         self.balance_loss = AuxLoss(jnp.zeros((), jnp.float32))
         self.router_loss = AuxLoss(jnp.zeros((), jnp.float32))
         self.chosen = Chosen(jnp.zeros((), jnp.int32))
@@ -149,17 +218,39 @@ class MixtureOfExperts(Mixer):
             y = self._capped(flat, choices)
         else:
             y = self._dropless(flat, choices)
-        return y.reshape(x.shape), ()
+        y = y.reshape(x.shape)
+        if self.shared is not None:
+            always, _ = self.shared._mix(x, (), ctx)
+            if self.shared_gate_proj is not None:
+                always = always * jax.nn.sigmoid(self.shared_gate_proj(x))
+            y = y + always
+        return y, ()
 
     def _choose(self, logits: Float[Array, "T E"], real: Bool[Array, "T"]) -> Choices:
-        p, expert = jax.lax.top_k(jax.nn.softmax(logits), self.top_k)
-        share = (p / p.sum(-1, keepdims=True)).T.reshape(-1)
+        how = self.routing
+        scores = (jax.nn.softmax if how.scores == "softmax" else jax.nn.sigmoid)(logits)
+        wanted = scores if self.bias is None else scores + self.bias[...].astype(scores.dtype)
+        expert = jax.lax.top_k(self._in_kept_groups(wanted), self.top_k)[1]
+        p = jnp.take_along_axis(scores, expert, axis=-1)
+        if how.normalized:
+            p = p / p.sum(-1, keepdims=True)
+        share = (how.scale * p).T.reshape(-1)
         expert = jnp.where(real[:, None], expert, self.num_experts).T.reshape(-1)
         order = jnp.argsort(expert, stable=True)
         count = jnp.bincount(expert, length=self.num_experts + 1)
         first = jnp.cumsum(count) - count
         rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)) - first[expert[order]])
         return Choices(expert, share, rank, count[:-1])
+
+    def _in_kept_groups(self, wanted: Float[Array, "T E"]) -> Float[Array, "T E"]:
+        """Scores, -inf in all but the groups with the best two."""
+        how = self.routing
+        if how.kept_groups == how.groups:
+            return wanted
+        grouped = wanted.reshape(len(wanted), how.groups, -1)
+        best = jax.lax.top_k(grouped, 2)[0].sum(-1)
+        least = jax.lax.top_k(best, how.kept_groups)[0][:, -1:]
+        return jnp.where((best >= least)[..., None], grouped, -jnp.inf).reshape(wanted.shape)
 
     def capacity(self, tokens: int) -> int:
         """Most tokens of a batch of `tokens` that one expert takes in training."""

@@ -17,7 +17,7 @@ SMALL = 2**12  # elements; below, dividing by shape costs more in messages than 
 # Pattern of the path's end -> axes of the trailing dimensions; the first that matches counts.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(position_)?embed(ding)?(/embedding)?", ("tensor", "fsdp")),
-    (r"experts/up_proj/kernel", ("expert", "fsdp", "tensor")),
+    (r"experts/(up|gate)_proj/kernel", ("expert", "fsdp", "tensor")),
     (r"experts/down_proj/kernel", ("expert", "tensor", "fsdp")),
     (r"(out|down)_proj/kernel", ("tensor", "fsdp")),
     (r"(\w+_proj|head\w*)/kernel", ("fsdp", "tensor")),

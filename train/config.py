@@ -181,7 +181,11 @@ def comparable(data: Mapping[str, Any]) -> dict[str, Any]:
     train = {f.name: f.default for f in fields} | dict(data["train"])
     runtime = {f.name for f in fields if "runtime" in f.metadata}
     train = {k: v for k, v in train.items() if k not in runtime}
-    return {**{k: v for k, v in data.items() if k != "mesh"}, "train": train}
+    made = {**{k: v for k, v in data.items() if k != "mesh"}, "train": train}
+    if "backbone" in made:
+        newest = json.loads(json.dumps(dataclasses.asdict(BackboneConfig())))
+        made["backbone"] = newest | dict(made["backbone"])
+    return made
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.attention.cache import KVCache, slot_positions, write
 from seqzoo.models.attention.positions import Sizes, plug_in
+from seqzoo.models.layers import CenteredRMSNorm
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, FloatName, Mixer
 from seqzoo.models.ops.layout.segments import Segments
@@ -51,15 +52,19 @@ class Attention(Mixer):
         rope_base: float = 10000.0,
         rope_interleaved: bool = False,
         rope_fraction: float = 1.0,
+        rope_values: bool = False,
         rope_scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none",
         rope_factor: float = 1.0,
         rope_trained_length: int = 2048,
         num_buckets: int = 32,
         max_distance: int = 128,
         qk_norm: bool = False,
+        qk_norm_centered: bool = False,
+        norm_eps: float = 1e-6,
         output_gate: bool = False,
         scale: float | None = None,
         use_bias: bool = False,
+        out_bias: bool | None = None,
         max_length: int = 2048,
         cache_dtype: FloatName | None = None,
         causal: bool = True,
@@ -70,11 +75,13 @@ class Attention(Mixer):
         """`max_length`: most tokens of a segment, where it is causal without a window.
 
         `cache_dtype`: of the keys and values that streaming keeps, by default `dtype`.
+        `out_bias`: of the output projection, by default as the others (`use_bias`); `norm_eps`: of
+        `qk_norm`, whose scales are kept less 1 if `qk_norm_centered`.
 
-        The options `rope_*` are of rotary positions (`rope_base` also of xpos and transformer_xl),
-        `num_buckets` of t5 and deberta (both ways together), `max_distance` of these and shaw.
-        Raises ValueError for widths that do not divide, a window below 1, and positions that
-        cannot be.
+        The options `rope_*` are of rotary positions (`rope_base` also of xpos and transformer_xl;
+        `rope_values` turns values too, as RoFormer's code can), `num_buckets` of t5 and deberta
+        (both ways together), `max_distance` of these and shaw. Raises ValueError for widths that do
+        not divide, a window below 1, and positions that cannot be.
         """
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads:
@@ -94,6 +101,7 @@ class Attention(Mixer):
             )
         self.num_heads, self.num_kv_heads, self.d_head = num_heads, num_kv_heads, d_head
         self.window, self.causal, self.cache_dtype = window, causal, cache_dtype
+        self.rope_values = rope_values
         self.state_growth = "linear" if window is None else "window"
         self.max_length = max_length if causal and window is None else None
         self.slots = max_length if window is None else window
@@ -101,13 +109,15 @@ class Attention(Mixer):
         self.q_proj = Linear(d_model, num_heads * d_head, **options)
         self.k_proj = Linear(d_model, num_kv_heads * d_head, **options)
         self.v_proj = Linear(d_model, num_kv_heads * d_head, **options)
-        self.out_proj = Linear(num_heads * d_head, d_model, **options)
+        last = {**options, "use_bias": use_bias if out_bias is None else out_bias}
+        self.out_proj = Linear(num_heads * d_head, d_model, **last)
         gate = Linear(d_model, num_heads * d_head, **options) if output_gate else None
         self.gate_proj = nnx.data(gate)
         norms = None
         if qk_norm:
             options.pop("use_bias")
-            norms = nnx.List([nnx.RMSNorm(d_head, **options) for _ in range(2)])
+            kind = CenteredRMSNorm if qk_norm_centered else nnx.RMSNorm
+            norms = nnx.List([kind(d_head, epsilon=norm_eps, **options) for _ in range(2)])
         self.qk_norm = nnx.data(norms)
         dtypes = {"dtype": dtype, "param_dtype": param_dtype}
         self.positions = plug_in(
@@ -141,6 +151,8 @@ class Attention(Mixer):
         if self.qk_norm is not None:
             q, k = (norm(x) for norm, x in zip(self.qk_norm, (q, k), strict=True))
         q, k = (self.positions.turn(x, layout.position) for x in (q, k))
+        if self.rope_values:
+            v = self.positions.turn(v, layout.position)
         if inner is None:
             o = self._parallel(q, k, v, layout)
         else:

@@ -18,7 +18,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
+from seqzoo.models.linear_attention.token_shift import (
+    interpolate,
+    place_in_depth,
+    places,
+    token_before,
+)
 from seqzoo.models.mixer import Context, Mixer
 
 
@@ -30,13 +35,17 @@ class ChannelMix(Mixer):
         d_model: int,
         *,
         receptance: bool = True,
+        share_of_now: bool = False,
         expansion: float = 4.0,
         layer: Any = None,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`receptance`: whether the outputs are gated; `layer`: (index, depth)."""
+        """`receptance`: whether the outputs are gated; `layer`: (index, depth).
+
+        `share_of_now`: μ is how much of the current token, as the code of RWKV-4 keeps it.
+        """
         hidden = max(1, round(expansion * d_model))
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.up_proj = Linear(d_model, hidden, **options)
@@ -47,7 +56,9 @@ class ChannelMix(Mixer):
         ratio, _, _ = places(d_model, param_dtype)
         # RWKV-7 mixes by the fourth power of the others' share.
         powers = [early, early] if receptance else [early**4]
-        self.mix = nnx.Param(jnp.stack([1 - ratio**p for p in powers]), group="no_decay")
+        mix = jnp.stack([1 - ratio**p for p in powers])
+        self.share_of_now = share_of_now
+        self.mix = nnx.Param(1 - mix if share_of_now else mix, group="no_decay")
 
     def _initial(self, batch_size: int) -> Float[Array, "B 1 D"]:
         return jnp.zeros((batch_size, 1, self.d_model), self.wide)
@@ -59,7 +70,7 @@ class ChannelMix(Mixer):
     @jax.named_scope("rwkv_channel_mix")
     def _mix(self, x: Float[Array, "B L D"], inner: Array | None, ctx: Context):
         before, window = token_before(x, inner, ctx.segments)
-        mixed = [x + (before - x) * mu for mu in self.mix[...].astype(x.dtype)]
+        mixed = [interpolate(x, before, mu, self.share_of_now) for mu in self.mix[...]]
         y = self.down_proj(jax.nn.relu(self.up_proj(mixed[0])) ** 2)
         if self.gate_proj is not None:
             y = jax.nn.sigmoid(self.gate_proj(mixed[1])) * y

@@ -5,9 +5,9 @@
 
 with wkv the average of the values by e^{k}, decaying with distance, of
 `ops/scan/wkv_recurrence.py`; log decays are -e^λ. Where ours differs: μ is how much of the token
-before, as in RWKV-6: 1 - μ of the code of 4. Channel mixing belongs to the block
-(`feedforward="rwkv"`). Cost of L tokens: O(L D H) and a scan. State: 3 H + D elements per sequence,
-H = d_hidden: two sums, their exponent, and the last token.
+before, as in RWKV-6; with `share_of_now` of the current one, as in the code of 4. Channel mixing
+belongs to the block (`feedforward="rwkv"` or "rwkv4"). Cost of L tokens: O(L D H) and a scan.
+State: 3 H + D elements per sequence, H = d_hidden: two sums, their exponent, and the last token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
-from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
+from seqzoo.models.linear_attention.token_shift import (
+    interpolate,
+    place_in_depth,
+    places,
+    token_before,
+)
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.scan.wkv_recurrence import WKVState, wkv, wkv_initial
 from seqzoo.models.recurrent.parts import hidden_width, wide
@@ -44,6 +49,7 @@ class RWKV4(Mixer):
         d_model: int,
         *,
         d_hidden: int | None = None,
+        share_of_now: bool = False,
         layer: Any = None,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
@@ -61,7 +67,8 @@ class RWKV4(Mixer):
         self.v_proj = Linear(d_model, width, **options)
         self.out_proj = Linear(width, d_model, **options)
         mix, decay, bonus = initial_values(d_model, width, layer, param_dtype)
-        self.mix = nnx.Param(mix, group="no_decay")
+        self.share_of_now = share_of_now
+        self.mix = nnx.Param(1 - mix if share_of_now else mix, group="no_decay")
         self.decay = nnx.Param(decay, group="dynamics")
         self.bonus = nnx.Param(bonus, group="dynamics")
 
@@ -77,9 +84,8 @@ class RWKV4(Mixer):
     def _mix(self, x: Float[Array, "B L D"], inner: RWKV4State | None, ctx: Context):
         window, sums = (None, None) if inner is None else inner
         before, window = token_before(x, window, ctx.segments)
-        mix = self.mix[...].astype(x.dtype)
         r, k, v = (
-            proj(x + (before - x) * mix[i])
+            proj(interpolate(x, before, self.mix[i], self.share_of_now))
             for i, proj in enumerate((self.q_proj, self.k_proj, self.v_proj))
         )
         layout = ctx.segments

@@ -23,6 +23,12 @@ def token_before(
     return short_conv(x, shift, window, segment_ids=layout)
 
 
+def interpolate(x: Array, before: Array, share: Float[Array, "D"], of_now: bool) -> Array:
+    """A mixture with a share of the token before, or of the current one."""
+    share = share.astype(x.dtype)
+    return before + (x - before) * share if of_now else x + (before - x) * share
+
+
 def place_in_depth(layer: Any) -> tuple[Any, Any]:
     """index / (depth - 1) and 1 - index / depth of layer = (index, depth); the first for None."""
     index, depth = (0, 1) if layer is None else layer

@@ -5,9 +5,10 @@
     out = W_out (y * silu(z))
 
 (algorithm 2 and figure 3). A starts at -1, ..., -N in every channel (S4D-Real), b such that dt is
-log-uniform in [dt_min, dt_max], both as published; with `inner_norm` r, B and C pass RMS norms
-without weights (Falcon Mamba). Cost of L tokens with E = expand d_model: O(L E (d_model + N)).
-State: E (d_conv - 1 + N) elements per sequence, the convolution's window and h.
+log-uniform in [dt_min, dt_max], both as published; with `inner_norm` r, B and C pass RMS norms,
+without weights (Falcon Mamba) or with (`inner_scale`; Jamba, arXiv:2403.19887). Cost of L tokens
+with E = expand d_model: O(L E (d_model + N)). State: E (d_conv - 1 + N) elements per sequence, the
+convolution's window and h.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Mamba(Mixer):
         use_bias: bool = False,
         conv_bias: bool = True,
         inner_norm: bool = False,
+        inner_scale: bool = False,
         norm_eps: float = 1e-6,
         chunk_size: int | None = None,
         dtype: DTypeLike = jnp.float32,
@@ -87,6 +89,11 @@ class Mamba(Mixer):
         self.conv = DepthwiseConv(inner, d_conv, use_bias=conv_bias, **options)
         self.x_proj = Linear(inner, dt_rank + 2 * d_state, use_bias=False, **options)
         uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # +-dt_rank^-1/2
+        norms = None
+        if inner_scale:
+            widths = (dt_rank, d_state, d_state)
+            norms = nnx.List([nnx.RMSNorm(n, epsilon=norm_eps, **options) for n in widths])
+        self.inner_norms = nnx.data(norms)  # of r, B and C
         self.dt_proj = Linear(dt_rank, inner, use_bias=False, kernel_init=uniform, **options)
         bias = dt_bias_init(rngs.params(), (inner,), dt_min, dt_max, param_dtype)
         self.dt_bias = nnx.Param(bias, group="dynamics")
@@ -120,7 +127,9 @@ class Mamba(Mixer):
     def _selection(self, u: Float[Array, "B L E"]) -> tuple[Array, Array, Array]:
         """dt, B and C; dt in at least float32, since decays near 1 are lost in bfloat16."""
         parts = jnp.split(self.x_proj(u), [self.dt_rank, self.dt_rank + self.d_state], axis=-1)
-        if self.inner_norm:
+        if self.inner_norms is not None:
+            parts = [norm(p) for norm, p in zip(self.inner_norms, parts, strict=True)]
+        elif self.inner_norm:
             parts = [_unit_rms(p, self.norm_eps) for p in parts]
         r, B, C = parts
         dt = jax.nn.softplus(

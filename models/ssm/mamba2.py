@@ -95,6 +95,7 @@ class Mamba2(Mixer):
         d_conv: int = 4,
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
+        dt_limit: tuple[float, float] | None = None,
         norm: bool = True,
         norm_before_gate: bool = False,
         norm_eps: float = 1e-5,
@@ -106,6 +107,8 @@ class Mamba2(Mixer):
         rngs: nnx.Rngs,
     ):
         """`d_head`: channels of a head P, by default 64 or the inner width if that is smaller.
+
+        `dt_limit`: between which dt is kept, after softplus.
 
         Raises ValueError for sizes below 1, heads that do not divide the inner width and groups
         that do not divide the heads.
@@ -122,6 +125,7 @@ class Mamba2(Mixer):
                 f"{d_head=}, {num_groups=} for an inner width of {inner}"
             )
         self.d_inner, self.d_state, self.num_groups = inner, d_state, num_groups
+        self.dt_limit = None if dt_limit is None else tuple(dt_limit)
         self.num_heads, self.d_head = inner // d_head, d_head
         self.chunk_size = chunk_size
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -159,6 +163,7 @@ class Mamba2(Mixer):
         states = self.num_groups * self.d_state
         u, B, C = jnp.split(jax.nn.silu(mixed), [self.d_inner, self.d_inner + states], axis=-1)
         dt = jax.nn.softplus(dt.astype(self.wide) + self.dt_bias[...].astype(self.wide))
+        dt = dt if self.dt_limit is None else jnp.clip(dt, *self.dt_limit)
         y, s = ssd(
             _split(u, self.num_heads),
             dt,

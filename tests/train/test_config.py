@@ -37,6 +37,15 @@ def test_a_field_of_another_version_is_named():
         Experiment.from_dict(data)
 
 
+def test_a_field_that_did_not_exist_yet_had_its_default():
+    new, old = EXPERIMENT.to_dict(), EXPERIMENT.to_dict()
+    for name in ("routing", "logit_cap", "each"):
+        del old["backbone"][name]
+    assert differences(old, new) == differences(new, old) == []
+    new["backbone"]["logit_cap"] = 30.0
+    assert [d.key for d in differences(old, new)] == ["backbone.logit_cap"]
+
+
 def test_differences_leave_out_where_and_how():
     elsewhere = dataclasses.replace(
         EXPERIMENT,

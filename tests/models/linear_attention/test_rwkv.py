@@ -1,4 +1,4 @@
-"""RWKV-4 against a published model, RWKV-7 against its equations, and channel mixing."""
+"""RWKV-7 against its equations, and channel mixing."""
 
 import jax
 import jax.numpy as jnp
@@ -10,42 +10,10 @@ from seqzoo.models import RWKV7, Backbone, BackboneConfig, default_backbone
 from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import segments
 from tests import laws
-from tests.golden import golden
 from tests.helpers import assert_close, x64
 from tests.models.linear_attention import by_hand as hand
 from tests.models.linear_attention.test_rwkv6 import shifted
-from tests.models.test_published_transformers import blocks, build, check_decoder, linear, put_norm
 from tests.references.delta_rules import dplr_delta_rule
-
-
-def load(time, channel, w, at):
-    """Time and channel mixing with the weights of one block; their mix is 1 - ours."""
-    for module, part, names in (
-        (time, f"{at}attention", {"q": "receptance", "k": "key", "v": "value", "out": "output"}),
-        (channel, f"{at}feed_forward", {"gate": "receptance", "up": "key", "down": "value"}),
-    ):
-        for ours, theirs in names.items():
-            linear(getattr(module, f"{ours}_proj"), w, f"{part}.{theirs}")
-        order = ("receptance", "key", "value") if module is time else ("key", "receptance")
-        module.mix[...] = jnp.stack([1 - w[f"{part}.time_mix_{n}"][0, 0] for n in order])
-    time.decay[...] = jnp.asarray(w[f"{at}attention.time_decay"])
-    time.bonus[...] = jnp.asarray(w[f"{at}attention.time_first"])
-
-
-def test_rwkv4_lm_equals_the_published_model():
-    """The preset, with the norm between embedding and blocks; at once and token by token."""
-    w, io = golden("hf/rwkv/weights"), golden("hf/rwkv/io")
-    model = build("rwkv4_lm", {}, expansion=3.0, depth=3)
-    model.encoder.embed.embedding[...] = jnp.asarray(w["rwkv.embeddings.weight"])
-    put_norm(model.encoder.norm, w, "rwkv.blocks.0.pre_ln")
-    for i, block in enumerate(blocks(model)):
-        at = f"rwkv.blocks.{i}."
-        put_norm(block.norm, w, f"{at}ln1")
-        put_norm(block.ff_norm, w, f"{at}ln2")
-        load(block.mixer, block.feedforward, w, at)
-    put_norm(model.encoder.backbone.norm, w, "rwkv.ln_out")
-    linear(model.out_proj, w, "head")
-    check_decoder(model, io)
 
 
 @pytest.mark.parametrize("version", [4, 6, 7])
@@ -131,7 +99,7 @@ def test_a_gate_of_one_replaces_a_later_layer_s_value_by_the_first(causal):
     x = laws.normal(0, 1, 6, laws.D)
     y = run(state, x)
     for layer, felt in ((1, False), (0, True)):
-        kernel = ways[0].v_proj.kernel[...]
+        kernel = jnp.asarray(ways[0].v_proj.kernel[...])
         ways[0].v_proj.kernel[...] = kernel.at[layer].multiply(2)
         assert (float(jnp.abs(run(nnx.state(stack), x) - y).max()) > 1e-3) == felt
         ways[0].v_proj.kernel[...] = kernel

@@ -1,0 +1,69 @@
+"""The parameters of a model under the names that tables use: one block after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flax import nnx
+
+from seqzoo.models.backbone import Block, Stack
+from seqzoo.models.composite import Chain
+from seqzoo.models.heads import SequenceModel
+from seqzoo.models.mixer import Mixer
+from seqzoo.models.pretrained.rules import Slot
+
+BACKBONE = "encoder/backbone/"
+
+
+def slots_of(model: SequenceModel) -> dict[str, Slot]:
+    """Every parameter, abstract or not, by its name in tables.
+
+    What belongs to no block is named by its path with dots, without `encoder.`:
+    `embed.embedding`, `embed_norm.scale`, `final_norm.scale`, `out_proj.kernel`.
+    """
+    params = {
+        "/".join(map(str, path)): tuple(leaf.shape)
+        for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    }
+    found: dict[str, Slot] = {}
+    inside: set[str] = set()
+    for i, (place, index, block) in enumerate(_blocks(model.encoder.backbone.stack, "stack", ())):
+        start = f"{BACKBONE}{place}/"
+        for path, shape in params.items():
+            if path.startswith(start):
+                inside.add(path)
+                name = _named(path[len(start) :], block)
+                found[f"blocks.{i}.{name}"] = Slot(path, index, shape[len(index) :])
+    for path, shape in params.items():
+        if path not in inside:
+            found[_plain(path)] = Slot(path, (), shape)
+    return found
+
+
+def _blocks(
+    module: Mixer, path: str, index: tuple[int, ...]
+) -> Iterator[tuple[str, tuple[int, ...], Block]]:
+    """Blocks in order, with the path of the variables and the places of their first axes."""
+    if isinstance(module, Block):
+        yield path, index, module
+    elif isinstance(module, Stack):
+        for i in range(module.repeats):
+            if module.scan:
+                yield from _blocks(module.units, f"{path}/units", (*index, i))
+            else:
+                yield from _blocks(module.units[i], f"{path}/units/{i}", index)
+    elif isinstance(module, Chain):
+        for i, part in enumerate(module.blocks):
+            yield from _blocks(part, f"{path}/blocks/{i}", index)
+
+
+def _named(path: str, block: Block) -> str:
+    """A block's parameter: `mixer/...` under its name, `feedforward/...` as `ff`."""
+    first, *rest = path.split("/")
+    return _plain("/".join([{"mixer": block.name, "feedforward": "ff"}.get(first, first), *rest]))
+
+
+def _plain(path: str) -> str:
+    for ours, short in (("encoder/backbone/norm", "final_norm"), ("encoder/norm", "embed_norm")):
+        path = path.replace(f"{ours}/norm/", f"{short}/")
+    return path.removeprefix("encoder/").replace("norm/norm/", "norm/").replace("/", ".")

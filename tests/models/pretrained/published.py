@@ -1,0 +1,100 @@
+"""Every form of a loaded model beside what the published library gave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqzoo.models import from_pretrained
+from seqzoo.models.pretrained.families import FAMILIES
+from tests.golden import FOLDER, golden
+
+HF = FOLDER / "hf"
+NAMES = sorted(
+    path.parent.name
+    for path in HF.glob("*/config.json")
+    if json.loads(path.read_text())["model_type"] in FAMILIES
+)
+FORMS = ("whole", "padded", "packed", "steps", "prefill, then steps")
+BORDER = 5  # tokens of the first of two packed rows
+
+
+def folder(name: str) -> Path:
+    """A published model in the layout of Hugging Face."""
+    return HF / name
+
+
+def differences(name: str) -> dict[str, float]:
+    """The largest difference of a logit from the published one, by form."""
+    io = golden(f"hf/{name}/io")
+    if "global_attention_mask" not in io:
+        return compared(from_pretrained(folder(name)), io)
+    found = []
+    for row, mask in enumerate(io["global_attention_mask"]):  # which differ from row to row
+        chosen = tuple(int(p) for p in np.flatnonzero(mask))
+        model = from_pretrained(folder(name), global_positions=chosen)
+        found.append(compared(model, {k: v[row : row + 1] for k, v in io.items()}))
+    return {form: max(f[form] for f in found) for form in found[0]}
+
+
+def compared(model: Any, io: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """`differences` of a model that was loaded, from what the library gave."""
+    found: dict[str, float] = {}
+    rows, ids = _rows(io, model.encoder.packing == "native")
+    out = np.asarray(model(rows, ids))
+    count, length = io["input_ids"].shape
+    found["whole"] = _far(out[:count], io["logits"])
+    if "logits_masked" in io:
+        real = io["attention_mask"] > 0
+        found["padded"] = _far(out[count : 2 * count][real], io["logits_masked"][real])
+    if model.encoder.packing == "native":
+        packed, first, second = out[-3:]
+        found["packed"] = max(
+            _far(packed[:BORDER], first[:BORDER]), _far(packed[BORDER:], second[BORDER:])
+        )
+    if model.encoder.causal:
+        tokens = jnp.asarray(io["input_ids"])
+        found["steps"] = _far(_streamed(model, tokens, 1), io["logits_stepwise"])
+        made = _streamed(model, tokens, length // 2)
+        found["prefill, then steps"] = _far(made, io["logits_prefill_then_steps"])
+    return found
+
+
+def _rows(io: Mapping[str, np.ndarray], packed: bool) -> tuple[jax.Array, jax.Array]:
+    """Whole rows, padded ones, and one row of two packed ones before these two apart."""
+    tokens = io["input_ids"]
+    ones = np.ones_like(tokens)
+    rows, ids = [tokens], [ones]
+    if "attention_mask" in io:
+        rows, ids = [*rows, tokens], [*ids, io["attention_mask"]]
+    if not packed:
+        return jnp.asarray(tokens), jnp.asarray(ones, jnp.int32)
+    part = 1 + (np.arange(tokens.shape[1]) >= BORDER)[None]
+    rows += [tokens[:1]] * 3
+    ids += [part, np.where(part == 1, 1, 0), np.where(part == 2, 1, 0)]
+    return jnp.asarray(np.concatenate(rows)), jnp.asarray(np.concatenate(ids), jnp.int32)
+
+
+@jax.jit
+def _extend(model: Any, tokens: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+    return model.extend(tokens, state)
+
+
+def _streamed(model: Any, tokens: jax.Array, first: int) -> np.ndarray:
+    """Logits of a chunk, and then of one token at a time."""
+    y, state = _extend(model, tokens[:, :first], model.init_state(len(tokens)))
+    out = [y]
+    for t in range(first, tokens.shape[1]):
+        y, state = _extend(model, tokens[:, t : t + 1], state)
+        out.append(y)
+    return np.concatenate(out, axis=1)
+
+
+def _far(actual: Any, desired: np.ndarray) -> float:
+    return float(np.max(np.abs(np.asarray(actual) - desired)))
