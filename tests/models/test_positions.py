@@ -32,6 +32,19 @@ def test_rope_equals_published(style):
             assert_close(y.swapaxes(1, 2), theirs[f"{name}_{style}"], ratio=1e-13, what=name)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_late_positions_turn_as_exactly_as_early_ones(scaled):
+    """At ten million too, where a product in float32 is wrong by 0.5."""
+    q = np.random.default_rng(0).normal(size=(1, 4, 1, 8)).astype(np.float32)
+    positions = np.array([3, 70_001, 1_234_567, 10_000_001])
+    frequencies = rope_scaling.linear_scaling(8, 1e4, factor=1.7).frequencies if scaled else None
+    plain = 1e4 ** (-np.arange(4) / 4) / (1.7 if scaled else 1)
+    turn = np.exp(1j * positions[:, None] * plain)[None, :, None]
+    z = (q[..., :4] + 1j * q[..., 4:]) * turn
+    found = rope(jnp.asarray(q), jnp.asarray(positions), frequencies=frequencies)
+    assert_close(found, np.concatenate([z.real, z.imag], -1), ratio=1e-6)
+
+
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_scores_depend_on_the_difference_of_positions(interleaved):
     q, k = np.random.default_rng(0).normal(size=(2, 1, 6, 2, 8))

@@ -311,7 +311,7 @@ class Recent(NamedTuple):
     def after(self, items: PyTree, kept: Bool[Array, "B S+C"]) -> Recent:
         """Remembers the tokens of those rows that are `kept`, at most S."""
         rows = self.before(items)
-        order = jnp.argsort(kept, axis=1, stable=True)[:, -self.size :]
+        order = jnp.argsort(kept, axis=1, stable=True)[:, kept.shape[1] - self.size :]
         held = jnp.take_along_axis(kept, order, axis=1)
 
         def take(x: Array, like: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -13,7 +14,6 @@ from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.cpu import cos_sin_apart
 
 
-@op(rows="x")
 def rope(
     x: Float[Array, "B L H K"],
     positions: Int[Array, "#B L"] | Int[Array, "L"],
@@ -27,13 +27,21 @@ def rope(
 
     Su et al. 2021, RoFormer (arXiv:2104.09864), eq. 15: scores of rotated queries and keys depend
     on the difference of their positions only. Pairs are (i, i + K/2), or (2i, 2i + 1) as in the
-    paper when `interleaved`. Angles are at least float32; the result has the dtype of x.
-    `frequencies` [K/2], angles a position, take the place of those of `base`, and the result is
-    multiplied by `magnitude` (models/ops/softmax/rope_scaling.py makes both).
+    paper when `interleaved`. Angles are at least float32, and as exact at position 10^7 as at 10
+    (`phases`); the result has the dtype of x. `frequencies` [K/2], angles a position, take the
+    place of those of `base`, and the result is multiplied by `magnitude`
+    (models/ops/softmax/rope_scaling.py makes both).
 
     Raises:
         ValueError: K is odd, or positions or frequencies do not fit x.
     """
+    if isinstance(frequencies, np.ndarray):  # constants, whose last bits count at late positions
+        frequencies = tuple(frequencies.tolist())
+    return _turned(x, positions, base, interleaved, frequencies, magnitude)
+
+
+@op(rows="x")
+def _turned(x, positions, base, interleaved, frequencies, magnitude) -> Float[Array, "B L H K"]:
     width = x.shape[-1]
     if width % 2:
         raise ValueError(f"rope rotates pairs of channels, so K must be even; got K={width}")
@@ -48,7 +56,7 @@ def rope(
             f"rope: K={width} channels turn by {width // 2} frequencies; got {len(frequencies)}"
         )
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    angle = positions[..., None].astype(dtype) * jnp.asarray(frequencies, dtype)
+    angle = phases(positions, frequencies, dtype)
     cos, sin = _cos_sin(angle[..., None, :]) * jnp.asarray(magnitude, dtype)  # [#B, L, 1, K/2]
     pairs = x.astype(dtype).reshape(*x.shape[:-1], *((-1, 2) if interleaved else (2, -1)))
     axis = -1 if interleaved else -2
@@ -64,9 +72,29 @@ def _cos_sin(angle: Float[Array, "..."]) -> Float[Array, "2 ..."]:
     return run("rotations", {"fused": fused, "apart": cos_sin_apart}, angle)
 
 
+def phases(
+    positions: Int[Array, "*B"], frequencies: Sequence[float] | Array, dtype: jnp.dtype
+) -> Float[Array, "*B half"]:
+    """positions · frequencies on a new last axis, in float32 less whole turns.
+
+    A float32 product is wrong by 0.03 at position 10^6. Here whole 2^-32 parts of a turn are
+    multiplied as integers, which drop whole turns without rounding, and only the rest as floats.
+    Positions or frequencies that are no such constants take the plain product.
+    """
+    constant = not isinstance(frequencies, jax.Array)
+    if dtype != jnp.float32 or not constant or not jnp.issubdtype(positions.dtype, jnp.integer):
+        return positions[..., None].astype(dtype) * jnp.asarray(frequencies, dtype)
+    unit = 2 * np.pi / 2**32
+    rest, whole = np.modf(np.asarray(frequencies, np.float64) / unit)
+    turned = positions[..., None].astype(jnp.uint32) * (whole % 2**32).astype(np.uint32)
+    turned = jax.lax.bitcast_convert_type(turned, jnp.int32).astype(dtype)
+    more = positions[..., None].astype(dtype) * rest.astype(np.float32)
+    return (turned + more) * np.float32(unit)
+
+
 def angles(positions: Array, width: int, base: float, dtype: jnp.dtype) -> Array:
-    """positions · base^(-2i/width) for i < width/2, on a new last axis."""
-    return positions[..., None].astype(dtype) * jnp.asarray(plain_frequencies(width, base), dtype)
+    """`phases` of base^(-2i/width) for i < width/2."""
+    return phases(positions, plain_frequencies(width, base), dtype)
 
 
 def plain_frequencies(width: int, base: float) -> Float[np.ndarray, "half"]:
