@@ -25,6 +25,8 @@ class Case(NamedTuple):
     limits: tuple[tuple[str, int], ...] = ()
     env: tuple[tuple[str, str | None], ...] = ()
     alone: bool = False  # in a process of its own
+    closed: tuple[int, ...] = ()  # of its descriptors 0, 1 and 2
+    deaf: bool = False  # nobody reads its output
 
 
 HERE = "HERE"  # in a command line: the case's folder
@@ -103,6 +105,10 @@ def draw(seed: int, index: int) -> Case:
     if rng.random() < 0.06:
         env = rng.choice(ENVIRONMENTS)
         case = case._replace(env=tuple(env.items()), alone=True)
+    elif rng.random() < 0.02:
+        case = case._replace(closed=rng.choice(((0,), (1,), (2,), (1, 2), (0, 1, 2))), alone=True)
+    elif rng.random() < 0.02:
+        case = case._replace(deaf=True, alone=True)
     return case
 
 
@@ -145,8 +151,11 @@ def _folder(rng: random.Random) -> Case:
     base = rng.choice(("done", "half", "half", "text", "compared"))
     verb = rng.choice(("show", "evaluate", "report", "sample", "train", "train", "compare"))
     if verb == "train":
+        more = rng.choice(([], [], ["--seed=1"], ["--change-steps", "--steps=7"], ["--steps=3"]))
+        if rng.random() < 0.2:
+            more = [f"--init-from={HERE}/base", f"--out={HERE}/new"]  # the last --out counts
         argv = ["train", *world.TINY, *world.SAVED, f"--steps={world.STEPS}", f"--out={HERE}/base"]
-        argv += rng.choice(([], [], ["--seed=1"], ["--change-steps", "--steps=7"], ["--steps=3"]))
+        argv += more
     elif verb == "compare":
         models = rng.choice(("min_gru,lru", "min_gru,lru,gru", "lru", "lru,min_gru"))
         argv = _compared(models, rng.choice(("1", "2", "3")))

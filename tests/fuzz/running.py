@@ -86,12 +86,18 @@ def alone(case: cases.Case, argv: list[str], folder: Path, out: int, err: int) -
         which = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(which)[1]
         resource.setrlimit(which, (value if hard < 0 else min(value, hard), hard))
+    for number in case.closed:
+        os.close(number)
+    if 1 in case.closed:
+        sys.stdout = None
+    if 2 in case.closed:
+        sys.stderr = None
     code = command(argv)
     try:
         threading._shutdown()
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        print(end="", flush=True)
+        print(end="", file=sys.stderr, flush=True)
     except OSError:
         code = code or 120
     os._exit(code)
@@ -139,6 +145,8 @@ class Alone:
         for _, writes in pipes:
             os.close(writes)
         self.reads = [reads for reads, _ in pipes]
+        if self.case.deaf:
+            os.close(self.reads.pop(0))
         for reads in self.reads:
             os.set_blocking(reads, False)
 
@@ -169,7 +177,7 @@ class Alone:
             self.due.appendleft((due, signal.SIGCONT))
 
     def _drain(self) -> None:
-        for i, reads in enumerate(self.reads):
+        for i, reads in enumerate(self.reads, 2 - len(self.reads)):
             try:
                 while part := os.read(reads, 1 << 16):
                     self.said[i] += part

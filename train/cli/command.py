@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def dispatch(argv: Sequence[str]) -> int:
     """Runs one verb and returns the exit code."""
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_overview())
+        print(_overview(), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else USAGE
     if argv[0] in ("-V", "--version", "version"):
         print(f"seqzoo {importlib.metadata.version('seqzoo')}")

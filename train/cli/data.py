@@ -9,6 +9,7 @@ seqzoo data show --task listops --split test --count 2
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         "show": _show,
     }
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
+        print(USAGE, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     if argv[0] not in actions:
         raise unknown("action of seqzoo data", argv[0], actions)
