@@ -48,3 +48,8 @@ def test_compaction_is_stable_and_can_be_undone():
         np.testing.assert_array_equal(kept, np.asarray(x)[b, PACKED[b] > 0, 0])
         assert np.asarray(moved.segments.valid)[b].sum() == count
         assert (np.diff(np.asarray(moved.segments.run)[b]) >= 0).all()
+
+
+def test_no_tokens_and_no_rows_have_a_layout():
+    for shape in ((2, 0), (0, 3)):
+        assert [x.shape for x in segments(jnp.zeros(shape, jnp.int32))] == [shape] * 3

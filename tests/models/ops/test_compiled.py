@@ -287,3 +287,18 @@ def test_a_step_traces_its_cell_once():
         del TRACED[:]
         jax.make_jaxpr(scan)(jnp.ones((2, length, D)))
         assert len(TRACED) == times
+
+
+@pytest.mark.parametrize(("batch", "length"), [(2, 0), (0, 5)])
+def test_no_tokens_and_no_rows_are_valid(batch, length):
+    x, s0 = jnp.zeros((batch, length, 2, 3)), jnp.ones((batch, 2, 3, 3))
+    ids = jnp.ones((batch, length), jnp.int32)
+    for f, rest in (
+        (ops.gated_linear_attention, (x,)),
+        (ops.gated_linear_attention, (x[..., :1],)),
+        (ops.gated_delta_rule, (x[..., 0], x)),
+        (ops.dplr_delta_rule, (x, x, x)),
+    ):
+        o, s = jax.eval_shape(functools.partial(f, segment_ids=ids), x, x, x, *rest, s0)
+        assert (o.shape, s.shape) == (x.shape, s0.shape)
+    assert_trees_close(ops.gated_linear_attention(x, x, x, x, s0)[1], s0)
