@@ -1,8 +1,8 @@
 """What stands between any program and a module's arithmetic, once for all of them.
 
 Arguments are checked before anything is compiled. Then the call goes through one compiled function,
-so that outside of `jax.jit` the second call of a shape compiles nothing; inside of one it is
-inlined, and nothing of it is left in the program.
+so that outside of `jax.jit` the second call of a shape compiles nothing; inside of one nothing of
+it is in the way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def through(
     like x, the state and what is written as they were, a state from elsewhere along its rows.
     """
     inputs = module, x, state, *args, rngs
-    run = _inline if tracing(jax.tree.leaves(inputs)) else _apart
+    run = _run if tracing(jax.tree.leaves(inputs)) else _compiled
     out, written, counted = run(body, *inputs)
     for node, values in ((module, written), (rngs, counted)):
         if values:
@@ -39,7 +39,7 @@ def through(
     return out
 
 
-def _compiled(body: Callable[..., tuple], *inputs: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+def _run(body: Callable[..., tuple], *inputs: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     module, x, state, *_, rngs = inputs
 
     def call(*inputs: PyTree) -> tuple:
@@ -58,8 +58,7 @@ def _compiled(body: Callable[..., tuple], *inputs: PyTree) -> tuple[PyTree, PyTr
     return (y, after), *written
 
 
-# Inside of `jax.jit` the body is part of the outer program; outside it is one of its own.
-_inline, _apart = (jax.jit(_compiled, static_argnums=0, inline=inline) for inline in (True, False))
+_compiled = jax.jit(_run, static_argnums=0)
 
 
 def _values(node: nnx.Module | nnx.Rngs | None) -> dict[tuple, Array]:

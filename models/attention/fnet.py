@@ -88,7 +88,7 @@ def chirp_transform(z: Complex[Array, "B L D"], count: Int[Array, "B"]) -> Compl
     count = jnp.maximum(count, 1)[:, None]
     k = jnp.arange(length, dtype=jnp.uint32)
     turns = (k * k) % (2 * count).astype(jnp.uint32)  # exact, unlike the angle of a large number
-    angle = turns.astype(z.real.dtype) * (jnp.pi / count)
+    angle = turns.astype(z.real.dtype) * (jnp.pi / count.astype(z.real.dtype))
     w = jnp.exp(-1j * angle)[..., None]
     back = jnp.conj(w)
     chirp = jnp.concatenate([back, jnp.zeros_like(back[:, :1]), jnp.flip(back[:, 1:], 1)], 1)

@@ -151,13 +151,13 @@ class GatedUnit(Mixer):
     def _seen_tokens(self, layout: Segments, length: int) -> Float[Array, "#B L"]:
         """n: the tokens that each query may see, or the option."""
         if self.length is not None:
-            return jnp.full((1, length), float(self.length))
-        position = layout.position
-        if self.causal:
-            return position + 1.0
-        if not layout.masked:
-            return jnp.full((1, length), float(length))
-        return position + jnp.flip(layout.flip().position, 1) + 1.0
+            return jnp.full((1, length), self.length, self.wide)
+        if not self.causal and not layout.masked:
+            return jnp.full((1, length), length, self.wide)
+        count = layout.position + 1
+        if not self.causal:
+            count = count + jnp.flip(layout.flip().position, 1)
+        return count.astype(self.wide)
 
 
 class GAU(GatedUnit):

@@ -118,7 +118,7 @@ class Nystromformer(Mixer):
         member = stretch[..., None] == jnp.arange(self.landmarks)
         if layout.masked:
             member = member & layout.valid[..., None]
-        return member.astype(jnp.float32)
+        return member.astype(self.wide)
 
     def _neighbours(self, v: Float[Array, "B L H K"], layout: Segments) -> Array:
         taps = jnp.repeat(self.conv[...], self.d_head, axis=1).astype(v.dtype)

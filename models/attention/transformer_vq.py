@@ -127,7 +127,7 @@ class TransformerVQ(Mixer):
         codes = jax.random.normal(rngs.params(), shape, param_dtype) * self.d_key**-0.25
         self.code_sum = CodebookStats(codes)
         self.code_count = CodebookStats(jnp.ones(shape[:2], param_dtype))
-        self.commitment = AuxLoss(jnp.zeros((), jnp.float32))
+        self.commitment = AuxLoss(jnp.zeros((), jnp.promote_types(param_dtype, jnp.float32)))
 
     def codebook(self) -> Float[Array, "H N K"]:
         """The codewords."""
@@ -196,7 +196,7 @@ class TransformerVQ(Mixer):
         real = jnp.ones(k.shape[:2], k.dtype) if valid is None else valid.astype(k.dtype)
         error = jnp.square(k - jax.lax.stop_gradient(words)).sum((-1, -2))
         mean = jnp.sum(error * real) / jnp.maximum(real.sum(), 1)
-        self.commitment[...] = (self.commit_weight * mean).astype(jnp.float32)
+        self.commitment[...] = (self.commit_weight * mean).astype(self.commitment.dtype)
         count, total = code_sums(jax.lax.stop_gradient(k), codes, real, self.num_codes)
         for average, new in ((self.code_count, count), (self.code_sum, total)):
             old, new = average[...], everywhere(new)  # else all devices gather all keys
@@ -307,7 +307,7 @@ class _View:
         if carry is not None:
             groups, run = carry
             far = _shared(q + self.u, self.book)
-            far = far + jnp.where(groups.count > 0, 0, -jnp.inf)[:, :, None]
+            far = jnp.where(groups.count[:, :, None] > 0, far, -jnp.inf)
             if not aligned:
                 far = jnp.where((runs == run)[:, None, :, None], far, -jnp.inf)
             top = jnp.maximum(top, far.max(-1, keepdims=True))

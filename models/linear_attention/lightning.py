@@ -50,7 +50,7 @@ class LightningAttention(MatrixState):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         super().__init__(d_model, sizes, chunk_size, **options)
         # The index is traced in a scanned stack, so its factor is kept with the weights.
-        self.decay = Constant(layer_factor(layer))
+        self.decay = Constant(layer_factor(layer, jnp.promote_types(param_dtype, jnp.float32)))
         inner = num_heads * sizes.d_value
         self.gate_proj = Linear(d_model, inner, use_bias=False, **options)
         self.norm = nnx.RMSNorm(inner, epsilon=norm_eps, **options)
@@ -58,7 +58,8 @@ class LightningAttention(MatrixState):
     def _mix(self, x: Float[Array, "B L D"], inner: Array | None, ctx: Context):
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (self._heads(jax.nn.silu(p(x))) for p in projections)
-        log_decay = -self.decay[...] * slopes(self.sizes.heads)[:, None]
+        rates = jnp.asarray(slopes(self.sizes.heads), self.wide)
+        log_decay = -self.decay[...].astype(self.wide) * rates[:, None]
         o, s = self._recur(q, k, v, log_decay, inner, ctx)
         o = self.norm(o.reshape(*x.shape[:2], -1)) * jax.nn.sigmoid(self.gate_proj(x))
         return self.out_proj(o), s
@@ -69,7 +70,7 @@ def slopes(heads: int) -> Float[np.ndarray, "H"]:
     return 2.0 ** (-8.0 * np.arange(1, heads + 1) / heads)
 
 
-def layer_factor(layer: Any) -> Float[Array, ""]:
+def layer_factor(layer: Any, dtype: DTypeLike = jnp.float32) -> Float[Array, ""]:
     """1 - l/(N-1) + 1e-5 for layer = (l, N), the first layer for None."""
     index, depth = (0, 1) if layer is None else layer
-    return jnp.asarray(1 - index / max(depth - 1, 1) + 1e-5, jnp.float32)
+    return jnp.asarray(1 - index / max(depth - 1, 1) + 1e-5, dtype)

@@ -207,7 +207,7 @@ def favor_attention(
     both, s = kernel_sums(q, k, v1, s0, segment_ids=layout, **options)
     o, R = both[..., :-1], both[..., -1:]
     after = None if s is None else PerformerState(s, top if kind != "relu" else None)
-    return (o / (R + 2 * eps * (jnp.abs(R) <= eps)) if normalize else o), after
+    return (o / jnp.where(jnp.abs(R) <= eps, R + 2 * eps, R) if normalize else o), after
 
 
 def _tops(k: Float[Array, "B L H K"], projection: Float[Array, "M K"], kind: FavorKind) -> Array:
