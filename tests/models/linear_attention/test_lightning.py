@@ -13,7 +13,7 @@ from tests.models.linear_attention import by_hand as hand
 
 def equations(w, x):
     q, k, v = (hand.silu(hand.heads(x @ w[n])) for n in ("q_proj", "k_proj", "v_proj"))
-    decay = -np.float64(np.float32(0.5 + 1e-5)) * np.array([2.0**-4, 2.0**-8])[:, None]
+    decay = -(0.5 + 1e-5) * np.array([2.0**-4, 2.0**-8])[:, None]
     o = hand.rms_norm(hand.recur(q, k, v, decay).reshape(*x.shape[:2], -1), w["norm"], 1e-5)
     return (hand.sigmoid(x @ w["gate_proj"]) * o) @ w["out_proj"]
 
