@@ -8,6 +8,7 @@ import time
 import jax
 
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
+from seqzoo.train.folder import lease
 from seqzoo.train.loop.runner import run
 from tests.train.tiny import Rows, Tiny, TinyModel
 
@@ -43,6 +44,7 @@ def make_model(rngs):
 
 
 if __name__ == "__main__":
+    lease.LEASE = float(os.environ.get("TINY_LEASE", lease.LEASE))
     one = jax.devices()[:1]
     result = run(experiment(Slow()), sys.argv[1], make_model=make_model, devices=one)
     print(result["step"], result["complete"])

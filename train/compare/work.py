@@ -29,8 +29,9 @@ from seqzoo.train.compare.results import (
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.processes import failing_together, from_first, is_first
 from seqzoo.train.folder.files import plain, write_atomically
+from seqzoo.train.folder.lease import LeaseError
 from seqzoo.train.folder.metrics import NonFiniteError
-from seqzoo.train.folder.run_folder import RunFolder, RunFolderError
+from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import evaluate_batches, load_selected
 from seqzoo.train.loop.program import Program, make_program
 from seqzoo.train.loop.progress import ComparisonProgress
@@ -111,13 +112,13 @@ class Work:
         self._stop, self._progress = stop, progress
         self._data: dict[int, RunData] = {}  # by number of replicas
         self._programs: dict[str, Program] = {}  # of the model at hand, by label
-        self._mine: Path | None = None
+        self._mine: RunFolder | None = None  # the folder of the unit at hand
         self._stopped = False
 
     def release(self) -> None:
         """Gives back the folder that this process has at the moment."""
         if self._mine is not None:
-            RunFolder(self._mine).release()
+            self._mine.release()
 
     def each(self) -> Iterator[str]:
         """Does one model after another; yields the labels of those that are through.
@@ -172,10 +173,10 @@ class Work:
             folder = RunFolder(unit.path)
             folder.check(unit.experiment)
             try:
-                stack.enter_context(folder.owned())
-            except RunFolderError:
+                stack.enter_context(folder.owned(wait=False))
+            except LeaseError:
                 continue
-            self._mine = unit.path
+            self._mine = folder
             folder.adopt(unit.experiment)
             if unit.result() is None:  # nobody was faster
                 return place
@@ -184,7 +185,7 @@ class Work:
 
     def _do(self, unit: Unit) -> None:
         program = self._program(unit)
-        folder, data = RunFolder(unit.path), self._data_of(unit, program)
+        folder, data = self._mine or RunFolder(unit.path), self._data_of(unit, program)
         options = {"data": data, "progress": self._progress, "title": unit.title}
         try:
             result = train_owned(program, folder, self._stop, **options)
@@ -199,6 +200,7 @@ class Work:
         test = {"step": selected.steps, "metrics": found}
         speed = self._speed(unit, program, data, selected.state)
         if is_first():
+            folder.guard()
             write_atomically(unit.path / SPEED, json.dumps({"tokens_per_second": speed}))
             write_atomically(unit.path / TEST, json.dumps(plain(test), allow_nan=False))
 

@@ -4,16 +4,18 @@
     RUN/checkpoints/<step>/meta.json        step, data position, seed, key, best validation result
     RUN/checkpoints/<step>/manifest.json    size and sha256 of every other file
 
-A checkpoint is written as `<step>.partial` and renamed when its manifest is there, so a folder with
-a plain number was once whole; the manifest tells whether it still is. In a bucket nothing can be
-renamed: there a folder counts from its manifest on, which comes last and goes first, and lists
-sizes alone, as the store itself guards what objects contain.
+A checkpoint is written as `<step>.<random>.partial` and renamed when its manifest is there, so a
+folder with a plain number was once whole; the manifest tells whether it still is. In a bucket
+nothing can be renamed: there a folder counts from its manifest on, which comes last and goes first,
+and lists sizes alone, as the store itself guards what objects contain.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -31,10 +33,12 @@ from seqzoo.train.folder.files import (
     run_path,
     write_atomically,
 )
+from seqzoo.train.folder.lease import LeaseLostError
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 META = "meta.json"
+PARTIAL = ".partial"  # how the names of unfinished ones end
 
 
 class CheckpointError(RuntimeError):
@@ -47,12 +51,13 @@ class Checkpoints:
     Args:
         run: the run's folder.
         keep: newest checkpoints that `save` leaves.
+        guard: called before what is written counts; raises where the folder is another's by now.
     """
 
-    def __init__(self, run: Path, *, keep: int = 2):
+    def __init__(self, run: Path, *, keep: int = 2, guard: Callable[[], None] = lambda: None):
         path = run_path(run)
         self.folder = (path if in_bucket(path) else path.absolute()) / FOLDER
-        self._keep = keep
+        self._keep, self._guard = keep, guard
         self._orbax = ocp.StandardCheckpointer()
         self._background = ThreadPoolExecutor(1, "checkpoint")
         self._last: tuple[int, Future] | None = None
@@ -61,7 +66,7 @@ class Checkpoints:
         """Steps of which there is a checkpoint, whole or not; oldest first."""
         if not self.folder.is_dir():
             return []
-        found = [path for path in self.folder.iterdir() if path.name.isdecimal()]
+        found = [p for p in self.folder.iterdir() if p.name.isdecimal() and p.is_dir()]
         if in_bucket(self.folder):
             found = [path for path in found if (path / MANIFEST).exists()]
         return sorted(int(path.name) for path in found)
@@ -85,17 +90,22 @@ class Checkpoints:
         return None
 
     def fault(self, step: int) -> str | None:
-        """What is wrong with a checkpoint, None if it is whole."""
+        """What is wrong with a checkpoint, None if it is whole.
+
+        What the manifest does not name is no part of it: file managers and network file systems
+        leave things of their own.
+        """
         folder = self.folder / str(step)
         try:
             listed = json.loads((folder / MANIFEST).read_text())["files"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"{MANIFEST} cannot be read: {type(error).__name__}"
-        there = {path for path in files_under(folder) if path != MANIFEST}
-        for path in sorted(there ^ listed.keys()):
-            return f"{path} is {'missing' if path in listed else 'not in the manifest'}"
         for path, entry in sorted(listed.items()):
-            own = _entry(folder / path, digest="sha256" in entry)
+            try:
+                own = _entry(folder / path, digest="sha256" in entry)
+            except OSError as error:
+                gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+                return f"{path} is missing" if gone else f"{path} cannot be read: {error}"
             if own != entry:
                 return f"{path} has changed"
         return None
@@ -127,12 +137,16 @@ class Checkpoints:
         self.wait()
         step = int(meta["step"])
         try:
-            if not from_first(f"whether to save {step}", lambda: self._prepare(step)):
+            name = from_first(f"where to save {step}", lambda: self._prepare(step))
+            if name is None:
                 return
-            self._orbax.save(self._unfinished(step) / "state", state)
+            self._orbax.save(self.folder / name / "state", state)
+        except LeaseLostError:
+            raise
         except Exception as error:  # storage back ends raise types of their own
             raise self._failed(step, error) from error
-        self._last = step, self._background.submit(self._finish, step, dict(meta), keep_also)
+        partial = self.folder / name
+        self._last = step, self._background.submit(self._finish, step, partial, meta, keep_also)
 
     def check(self) -> None:
         """Raises CheckpointError if a save in the background has failed; never waits."""
@@ -146,6 +160,8 @@ class Checkpoints:
         (step, future), self._last = self._last, None
         try:
             future.result()
+        except LeaseLostError:
+            raise
         except Exception as error:
             raise self._failed(step, error) from error
 
@@ -154,18 +170,23 @@ class Checkpoints:
         self._background.shutdown(wait=True)
         self._orbax.close()
 
-    def _prepare(self, step: int) -> bool:
-        """Makes room for a checkpoint; False if there is a whole one."""
+    def sweep(self) -> None:
+        """Removes what owners of before have left unfinished."""
+        left = self.folder.iterdir() if self.folder.is_dir() else ()
+        for path in [path for path in left if path.name.endswith(PARTIAL)]:
+            remove_tree(path)
+
+    def _prepare(self, step: int) -> str | None:
+        """Makes room for a checkpoint, and names its place; None if there is a whole one."""
+        self._guard()
         if step in self.steps() and self.fault(step) is None:
-            return False
-        partial = self._unfinished(step)
+            return None
+        # In a place of its own, whoever else, awake again, still writes there.
+        bucket = in_bucket(self.folder)
+        partial = self.folder / (str(step) if bucket else f"{step}.{secrets.token_hex(4)}{PARTIAL}")
         self._remove(partial)
         partial.mkdir(parents=True)
-        return True
-
-    def _unfinished(self, step: int) -> Path:
-        """Where a checkpoint is written before it counts."""
-        return self.folder / (str(step) if in_bucket(self.folder) else f"{step}.partial")
+        return partial.name
 
     def _remove(self, folder: Path) -> None:
         """Removes a checkpoint, which does not count from the first moment on."""
@@ -173,28 +194,35 @@ class Checkpoints:
             (folder / MANIFEST).unlink(missing_ok=True)
         remove_tree(folder)
 
-    def _finish(self, step: int, meta: dict[str, Any], keep_also: int | None) -> None:
+    def _finish(
+        self, step: int, partial: Path, meta: Mapping[str, Any], keep_also: int | None
+    ) -> None:
         """Runs in the background: waits for Orbax, adds the manifest, renames, prunes."""
         self._orbax.wait_until_finished()
         barrier(f"checkpoint {step}")
-        partial, final = self._unfinished(step), self.folder / str(step)
         if not is_first():
             return
+        final = self.folder / str(step)
         write_atomically(partial / META, json.dumps(plain(meta), allow_nan=False))
         digest, paths = not in_bucket(partial), sorted(files_under(partial))
         files = {path: _entry(partial / path, digest) for path in paths}
+        self._guard()
         write_atomically(partial / MANIFEST, json.dumps({"version": 1, "files": files}))
         if partial != final:
             if final.exists():  # damaged, or it would not have been saved again
                 self._remove(final)
+            self._guard()
             partial.rename(final)
+        self._guard()
         for old in self.steps()[: -self._keep]:
             if old not in (keep_also, step):
                 self._remove(self.folder / str(old))
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         if is_first():
-            self._remove(self._unfinished(step))
+            with contextlib.suppress(LeaseLostError):
+                self._guard()
+                self.sweep()
         whole = [s for s in self.steps() if self.fault(s) is None]
         left = (
             f"whole ones remain at steps {', '.join(map(str, whole))}" if whole else "none is left"

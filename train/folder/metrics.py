@@ -6,11 +6,13 @@ step returned a few steps later, so that it never waits for the device in order 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +21,11 @@ import numpy as np
 from jaxtyping import Array
 
 from seqzoo.train.folder.files import in_bucket, run_path, write_atomically
+from seqzoo.train.folder.lease import LeaseLostError
 
 FILE = "metrics.jsonl"
 LAG = 4  # steps between the start of a step and the reading of its metrics
+OFTEN = 1.0  # seconds after which lines that wait are written
 WAIT = "wait for the device"  # an event in profiles
 
 
@@ -71,10 +75,21 @@ class MetricsLog:
         done: the step that training continues from; later lines are removed.
         every: steps between TensorBoard points of the training metrics.
         seeds: of several replicas, whose metrics are lists; each has TensorBoard events of its own.
+        guard: called before lines are written; raises where the folder is another's by now.
     """
 
-    def __init__(self, run: Path, done: int, *, every: int = 10, seeds: Sequence[int] = ()):
+    def __init__(
+        self,
+        run: Path,
+        done: int,
+        *,
+        every: int = 10,
+        seeds: Sequence[int] = (),
+        guard: Callable[[], None] = lambda: None,
+    ):
         self._path, self._every, self._text = run_path(run) / FILE, every, ""
+        self._guard, self._written = guard, time.monotonic()
+        guard()
         truncate(self._path, done)
         self._lines, self._events = None, []
         if in_bucket(self._path):  # whose objects are written whole
@@ -93,10 +108,11 @@ class MetricsLog:
         """Adds the line of a step; evaluations are recognised by a "/" in their names."""
         values = {name: _strict(value) for name, value in values.items()}
         line = json.dumps({"step": step, **values}) + "\n"
+        self._text += line
         if self._lines is None:
-            self._text += line
             return
-        self._lines.write(line)
+        if time.monotonic() - self._written > OFTEN:
+            self._append()
         for name, value in values.items():
             if "/" in name or step % self._every == 0:
                 tag = name if "/" in name else f"train/{name}"
@@ -107,20 +123,29 @@ class MetricsLog:
     def flush(self) -> None:
         """Returns when all lines are on disk, as they must be before a checkpoint counts."""
         if self._lines is None:
+            self._guard()
             write_atomically(self._path, self._text)
             return
-        self._lines.flush()
+        self._append()
         os.fsync(self._lines.fileno())
         for events in self._events:
             events.flush()
 
     def close(self) -> None:
-        """Flushes and closes."""
-        self.flush()
+        """Flushes, where the folder is still ours, and closes."""
+        with contextlib.suppress(LeaseLostError):
+            self.flush()
         if self._lines is not None:
             self._lines.close()
         for events in self._events:
             events.close()
+
+    def _append(self) -> None:
+        """Writes the lines that wait, in one piece."""
+        self._guard()
+        self._lines.write(self._text)
+        self._lines.flush()
+        self._text, self._written = "", time.monotonic()
 
 
 class NoLog:
@@ -163,8 +188,8 @@ def truncate(path: Path, done: int) -> None:
     if path.exists():
         kept = [line for line in read_lines(path.parent) if line.step <= done]
         text = "".join(json.dumps({"step": line.step, **line.values}) + "\n" for line in kept)
-        if text.encode() != path.read_bytes():
-            write_atomically(path, text)
+        # Always another file: what a process that stood still has open then is not this one.
+        write_atomically(path, text)
 
 
 def _strict(value: Any) -> Any:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from seqzoo.train.config import Difference, Experiment, differences
-from seqzoo.train.folder.files import in_bucket, plain, run_path, write_atomically
+from seqzoo.train.folder.files import plain, run_path, write_atomically
+from seqzoo.train.folder.lease import LOCK, Lease
 
-CONFIG, RESULT, LOCK = "config.json", "result.json", "lock.json"
-ABANDONED = 600.0  # seconds without a sign of life after which another host's lock is void
-SETTLE = 3.0  # seconds after which of several who wrote a lock into a bucket at once one is left
+CONFIG, RESULT = "config.json", "result.json"
 
 
 class RunFolderError(ValueError):
@@ -29,6 +25,7 @@ class RunFolder:
 
     def __init__(self, path: Path | str):
         self.path = run_path(path)
+        self._lease = Lease(self.path, say_on_stderr)
 
     def exists(self) -> bool:
         """Whether a run was started there."""
@@ -65,6 +62,7 @@ class RunFolder:
 
     def adopt(self, experiment: Experiment) -> None:
         """Writes the configuration, which `check` has allowed."""
+        self.guard()
         text = json.dumps(experiment.to_dict(), indent=2) + "\n"
         if not self.exists() or self.config() != experiment.to_dict():
             write_atomically(self.path / CONFIG, text)
@@ -78,15 +76,18 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Writes the result."""
+        self.guard()
         text = json.dumps(plain(result), indent=2, allow_nan=False)
         write_atomically(self.path / RESULT, text + "\n")
 
     @contextlib.contextmanager
-    def owned(self) -> Iterator[None]:
-        """Keeps the folder to this process. Raises RunFolderError while another one runs in it."""
+    def owned(self, *, wait: bool = True) -> Iterator[None]:
+        """Keeps the folder to this process (see `lease`).
+
+        Raises LeaseError while another one has it, or without `wait` while that is not known.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = self.path / LOCK
-        _take_in_bucket(lock) if in_bucket(lock) else _take(lock)
+        self._lease.acquire(wait)
         try:
             yield
         finally:
@@ -94,118 +95,20 @@ class RunFolder:
 
     def release(self) -> None:
         """Gives the folder back, if it is this process's."""
-        lock = self.path / LOCK
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            if _is_own(json.loads(lock.read_text())):
-                lock.unlink(missing_ok=True)
+        self._lease.release()
 
-    def sign_of_life(self) -> None:
-        """Tells other hosts that the owner is alive."""
-        lock = self.path / LOCK
-        with contextlib.suppress(OSError):
-            if in_bucket(lock):
-                lock.write_text(json.dumps(_self() | {"alive": time.time()}))
-            else:
-                os.utime(lock)
+    def guard(self) -> None:
+        """Before each write of an owner. Raises LeaseLostError if another one has the folder."""
+        self._lease.guard()
+
+    def lost(self) -> bool:
+        """Whether another process has the folder, as far as the lease knows."""
+        return self._lease.lost()
 
 
 def say_on_stderr(text: str) -> None:
     """One line for the user, apart from results."""
     print(text, file=sys.stderr, flush=True)
-
-
-def _take(lock: Path) -> None:
-    own = lock.with_name(f".{lock.name}.{os.getpid()}")
-    own.write_text(json.dumps(_self()))
-    try:
-        for _ in range(3):
-            try:
-                os.link(own, lock)  # appears with its content or not at all
-                return
-            except FileExistsError:
-                _refuse_if_alive(lock)
-                _move_away(lock)
-    finally:
-        own.unlink(missing_ok=True)
-    raise RunFolderError(f"{lock} cannot be taken: others start in the same folder")
-
-
-def _take_in_bucket(lock: Path) -> None:
-    """The last to write is the owner: nobody writes who has seen a living one."""
-    _refuse_if_alive(lock)
-    lock.write_text(json.dumps(_self() | {"alive": time.time()}))
-    time.sleep(SETTLE)
-    if not lock.exists() or not _is_own(json.loads(lock.read_text())):
-        raise RunFolderError(f"{lock} cannot be taken: others start in the same folder")
-
-
-def _is_own(owner: dict[str, Any]) -> bool:
-    own = _self()
-    return all(owner.get(key) == own[key] for key in ("pid", "host", "started"))
-
-
-def _move_away(lock: Path) -> None:
-    """Removes a dead owner's lock, of several that try only once."""
-    dead = lock.with_name(f".{lock.name}.{os.getpid()}.dead")
-    try:
-        lock.rename(dead)
-        _refuse_if_alive(dead)  # another process was faster and this is its lock
-    except FileNotFoundError:
-        return
-    except RunFolderError:
-        os.link(dead, lock)
-        raise
-    finally:
-        dead.unlink(missing_ok=True)
-
-
-def _refuse_if_alive(lock: Path) -> None:
-    owner = _owner(lock)
-    if owner is not None:
-        raise RunFolderError(
-            f"{lock.parent} is in use by process {owner['pid']} on {owner['host']} since "
-            f"{owner['time']}; stop it first, or give another folder"
-        )
-
-
-def _self() -> dict[str, Any]:
-    pid = os.getpid()
-    now = time.strftime("%Y-%m-%d %H:%M:%S")
-    return {"pid": pid, "host": socket.gethostname(), "time": now, "started": _started(pid)}
-
-
-def _owner(lock: Path) -> dict[str, Any] | None:
-    """The living owner of a lock."""
-    try:
-        owner = json.loads(lock.read_text())
-        alive = owner["alive"] if in_bucket(lock) else lock.stat().st_mtime
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError):  # damaged: a lock appears with its content
-        return None
-    if owner["host"] != socket.gethostname():
-        return owner if time.time() - alive < ABANDONED else None
-    running = owner["pid"] != os.getpid() and _alive(owner["pid"])
-    same = owner.get("started") == _started(owner["pid"])  # a number may be given again
-    return owner if running and same else None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _started(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None where that cannot be read."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
 
 
 def _refusal(path: Path, different: list[Difference]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,11 +126,17 @@ def load_run(
     if experiment is not None:
         kept, program = program.like, program_of(experiment)
         _check_like(kept, program.like)
+    fallback: list[str] = []
+
+    def passed(text: str) -> None:
+        say_on_stderr(text)
+        fallback.append(text)
+
     whole = program if own.train.replicas == 1 else program_of(own, own.train.replicas)
     with contextlib.closing(Checkpoints(run)) as checkpoints:
-        step = _choose(checkpoints, which, own)
+        step = _choose(checkpoints, which, own, passed)
         state, best = from_saved(checkpoints.restore(step, saved_like(whole)))
-        meta = checkpoints.meta(step)
+        meta = checkpoints.meta(step) | {"fallback": fallback}
     if own.train.replicas > 1:
         meta = _of_replica(meta, place)
         if which == "best" and meta["best"]:
@@ -156,7 +162,7 @@ def load_selected(program: Program, run: Path) -> Selected:
 
         def choose() -> tuple[int, dict[str, Any] | None]:
             # The first process alone knows that what it writes is written.
-            step = _choose(checkpoints, experiment.task.selection, experiment)
+            step = _choose(checkpoints, experiment.task.selection, experiment, say_on_stderr)
             return step, checkpoints.meta(step)["best"]
 
         step, found = from_first("which checkpoint is tested", choose)
@@ -181,7 +187,8 @@ def _place(experiment: Experiment, seed: int | None) -> int:
 def _of_replica(value: Any, place: int) -> Any:
     """The part of one replica in what `Record.meta` gave."""
     if isinstance(value, Mapping):
-        one = {name: _of_replica(part, place) for name, part in value.items() if name != "key"}
+        shared = ("key", "fallback")
+        one = {n: v if n in shared else _of_replica(v, place) for n, v in value.items()}
         best = one.get("best")
         return {**one, "best": None} if best and best["step"] is None else one
     return value[place] if isinstance(value, list) else value
@@ -229,6 +236,8 @@ def _evaluated(
     about = {"task": task.name, "model": experiment.model, "split": split}
     about |= {"changes": changes} if changes else {}
     parameters = count_parameters(state.params)
+    if meta["fallback"]:  # the numbers are those of an older checkpoint than was asked for
+        about |= {"fallback": meta["fallback"]}
     trivial = {"baselines": task.baselines(split, seed)}  # of the main metric
     return {**about, "step": meta["step"], "parameters": parameters, **metrics, **trivial}
 
@@ -239,22 +248,38 @@ def _side_by_side(several: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: x[0] if all(y == x[0] for y in x) else x for name, x in joined.items()}
 
 
-def _choose(checkpoints: Checkpoints, which: str, experiment: Experiment) -> int:
-    newest = checkpoints.newest_whole(say_on_stderr)
+def _choose(
+    checkpoints: Checkpoints, which: str, experiment: Experiment, say: Callable[[str], None]
+) -> int:
+    """The step of a checkpoint; `say` hears of newer ones that are passed over.
+
+    A step that is named, or is the best one, is that one or none.
+    """
+    if which.isdecimal():
+        return _named(checkpoints, int(which))
+    newest = checkpoints.newest_whole(say)
     if newest is None:
         raise CheckpointError(f"{checkpoints.folder.parent} has no checkpoint yet")
     if which == "last":
         return newest
-    if which == "best" and not experiment.train.keep_best:
+    if which != "best":
+        raise ValueError(f"no checkpoint {which!r} (valid: {_known(checkpoints)})")
+    if not experiment.train.keep_best:
         raise ValueError("the run was trained with --no-keep-best; --checkpoint last is there")
-    if which == "best":
-        best = checkpoints.meta(newest).get("best")
-        apart = best and not keeps_copy(experiment.train)
-        which = str(best["step"] if apart else newest)
-    if not which.isdecimal() or int(which) not in checkpoints.steps():
-        known = ", ".join(map(str, checkpoints.steps()))
-        raise ValueError(f"no checkpoint {which!r} (valid: last, best, {known})")
-    fault = checkpoints.fault(int(which))
+    best = checkpoints.meta(newest).get("best")
+    if best is None or keeps_copy(experiment.train):
+        return newest
+    return _named(checkpoints, best["step"])
+
+
+def _named(checkpoints: Checkpoints, step: int) -> int:
+    if step not in checkpoints.steps():
+        raise ValueError(f"no checkpoint '{step}' (valid: {_known(checkpoints)})")
+    fault = checkpoints.fault(step)
     if fault:
-        raise CheckpointError(f"checkpoint {which} is damaged ({fault}); newest whole: {newest}")
-    return int(which)
+        raise CheckpointError(f"checkpoint {step} is damaged ({fault})")
+    return step
+
+
+def _known(checkpoints: Checkpoints) -> str:
+    return ", ".join(["last", "best", *map(str, checkpoints.steps())])

@@ -32,7 +32,6 @@ from seqzoo.train.loop.trace import Tracer
 from seqzoo.train.loop.waiting import Stopwatch, Waiting
 from seqzoo.train.loop.warm_start import warm_start
 
-LIFE = 30.0  # seconds between signs of life in the run's lock
 SAVE, STOP = 1, 2  # what a process may wish after a step
 
 
@@ -52,14 +51,15 @@ class Training:
         self.progress = progress if is_first() else SILENT
         self.experiment = program.experiment
         self.config, self.task = program.experiment.train, program.experiment.task
-        self.checkpoints = Checkpoints(folder.path, keep=self.config.keep)
+        self.checkpoints = Checkpoints(folder.path, keep=self.config.keep, guard=folder.guard)
+        self.fallback: list[str] = []  # checkpoints that were passed over, and why
         self.late, self.speed, self.watch = Late(), Speed(program), Stopwatch()
-        self.alive = self.saved = time.monotonic()
+        self.saved = time.monotonic()
         initial, self.key = replica_keys(self.config)
         self.state, self.done = self._start(initial)
         self.ballot = Ballot(program.mesh)
-        seeds = self.config.seeds
-        self.log = MetricsLog(folder.path, self.done, seeds=seeds) if is_first() else NoLog()
+        options = {"seeds": self.config.seeds, "guard": folder.guard}
+        self.log = MetricsLog(folder.path, self.done, **options) if is_first() else NoLog()
         self.progress.begin(title, self.config.steps, self.done)
 
     def train(self) -> dict[str, Any]:
@@ -113,6 +113,7 @@ class Training:
             **several,
             "parameters": count_parameters(self.program.like.params) // self.config.replicas,
             **self.record.meta(),
+            **({"fallback": self.fallback} if self.fallback else {}),
             "data_wait": data_wait,  # share of the time since this start, not of the whole run
             "seconds": self.watch.seconds,  # of steps; compilation, evaluations, saves are not in
             "compile_seconds": self.watch.compile_seconds,
@@ -161,7 +162,8 @@ class Training:
         return state
 
     def _newest(self) -> tuple[int, dict[str, Any]] | None:
-        step = self.checkpoints.newest_whole(say_on_stderr)
+        self.checkpoints.sweep()
+        step = self.checkpoints.newest_whole(self._falls_back)
         if step is None:
             return None
         if step > self.config.steps:
@@ -170,6 +172,10 @@ class Training:
             )
         say_on_stderr(f"continuing {self.folder.path} from step {step}")
         return step, self.checkpoints.meta(step)
+
+    def _falls_back(self, text: str) -> None:
+        say_on_stderr(text)
+        self.fallback.append(text)
 
     def _due(self, every: int) -> bool:
         return self.done == self.config.steps or (every > 0 and self.done % every == 0)
@@ -237,7 +243,5 @@ class Training:
 
     def _tend(self) -> None:
         self.checkpoints.check()
-        if time.monotonic() - self.alive > LIFE:
-            self.alive = time.monotonic()
-            if is_first():
-                self.folder.sign_of_life()
+        if self.folder.lost():
+            self.folder.guard()  # says so

@@ -1,5 +1,4 @@
 import json
-import os
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from seqzoo.train.compare import results, work
 from seqzoo.train.compare.comparison import digest_of
 from seqzoo.train.compare.cost import cost, match_parameters
 from seqzoo.train.config import Experiment
-from seqzoo.train.folder.run_folder import LOCK, RunFolder, _started
+from seqzoo.train.folder.run_folder import RunFolder
 
 SMALL = [
     *("--task", "mqar", "--data.length", "16", "--data.num-pairs", "4", "--data.vocab-size", "18"),
@@ -132,23 +131,19 @@ def test_models_of_two_processes_are_all_there_and_each_is_trained_once(tmp_path
     monkeypatch.setattr(work, "POLL", 0.01)
     done = []
     others = RunFolder(tmp_path / results.RUNS / "lru")
-
-    def do(self, unit):
-        if not done:
-            assert unit.label == "gru"
-            lru = self._units["lru"][0]
-            others.adopt(lru.experiment)
-            finish(lru, 0.5)
-            (others.path / LOCK).unlink()
-        done.append(unit.label)
-        finish(unit, 0.25)
-
-    monkeypatch.setattr(work.Work, "_do", do)
-    others.path.mkdir(parents=True)
     with others.owned():
-        lock = json.loads((others.path / LOCK).read_text())
-        alive = {**lock, "pid": os.getppid(), "started": _started(os.getppid())}
-        (others.path / LOCK).write_text(json.dumps(alive))
+
+        def do(self, unit):
+            if not done:
+                assert unit.label == "gru"
+                lru = self._units["lru"][0]
+                others.adopt(lru.experiment)
+                finish(lru, 0.5)
+                others.release()
+            done.append(unit.label)
+            finish(unit, 0.25)
+
+        monkeypatch.setattr(work.Work, "_do", do)
         assert run(tmp_path, "lru,gru") == 0
     assert done == ["gru"]
     got = results.load(tmp_path / results.FILE)

@@ -8,11 +8,11 @@ from seqzoo.train.compare import comparison as module
 from seqzoo.train.compare import results, work
 from seqzoo.train.compare.comparison import compare
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
-from seqzoo.train.folder.run_folder import LOCK
+from seqzoo.train.folder.lease import LOCK
 from seqzoo.train.loop.program import make_program
 from tests.helpers import assert_close
 from tests.train.loop.test_replicas import Fragile, Selecting, make_model
-from tests.train.loop.test_runner import StopAfter
+from tests.train.loop.test_runner import StopAfter, assert_free
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,8 @@ def test_a_comparison_stopped_within_a_model_goes_on_to_bitwise_the_same(
     assert files[0] == files[1]
     steps = {seed.tested for model in whole.models for seed in model.seeds}
     assert len(steps) > 1
-    assert not list(tmp_path.rglob(LOCK))
+    for lock in tmp_path.rglob(LOCK):
+        assert_free(lock.parent)
 
 
 def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path):

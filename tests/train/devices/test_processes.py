@@ -17,9 +17,8 @@ from seqzoo.train.devices import processes as distributed
 from seqzoo.train.devices.processes import Processes
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.folder.metrics import read_lines
-from seqzoo.train.folder.run_folder import LOCK
 from tests.train import worker
-from tests.train.loop.test_runner import state_of, wait_for_lines
+from tests.train.loop.test_runner import assert_free, state_of, wait_for_lines
 from tests.train.tiny_run import Slow
 
 LIMIT = 120  # seconds after which a process hangs
@@ -103,7 +102,7 @@ def assert_close_runs(folder, other, program, ratio):
 def test_two_processes_train_as_one(program, finished, tmp_path):
     assert train(tmp_path / "run", devices=2, options=[SAVE_LESS] * 2) == ["40", "True"]
     assert_close_runs(tmp_path / "run", finished, program, 2e-6)
-    assert not (tmp_path / "run" / LOCK).exists()
+    assert_free(tmp_path / "run")
 
 
 def test_stopped_killed_and_continued_by_one_process(program, finished, tmp_path):
@@ -163,7 +162,7 @@ def test_an_error_in_one_process_ends_both_and_frees_the_folder(tmp_path):
     assert codes == [2, 2], errors
     assert "process 1 failed, so this one ends" in errors[0]
     assert "an example is gone" in errors[0]
-    assert not (tmp_path / "run" / LOCK).exists()
+    assert_free(tmp_path / "run")
 
 
 def test_an_abort_is_explained():

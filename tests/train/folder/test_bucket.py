@@ -5,7 +5,6 @@ import importlib.util
 import io
 import json
 import os
-import time
 
 import fsspec
 import jax
@@ -17,12 +16,13 @@ from fsspec.implementations.local import LocalFileSystem
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare import results
 from seqzoo.train.compare.comparison import compare
-from seqzoo.train.folder import checkpoint, files
-from seqzoo.train.folder import run_folder as folder
+from seqzoo.train.folder import checkpoint, files, lease
+from seqzoo.train.folder.alive import started, this_process
 from seqzoo.train.folder.checkpoint import MANIFEST, Checkpoints
 from seqzoo.train.folder.files import run_path
+from seqzoo.train.folder.lease import LOCK, LeaseError, LeaseLostError
 from seqzoo.train.folder.metrics import read_lines
-from seqzoo.train.folder.run_folder import LOCK, RunFolder, RunFolderError
+from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop import runner as loop
 from seqzoo.train.loop.runner import run_program
 from tests.train.compare.test_work import models, stopping, tiny_programs
@@ -82,7 +82,6 @@ def bucket(tmp_path, monkeypatch):
         files.importlib.util, "find_spec", lambda name: name == "gcsfs" or found(name)
     )
     monkeypatch.setattr(checkpoint.ocp, "StandardCheckpointer", Writer)
-    monkeypatch.setattr(folder, "SETTLE", 0.0)
     return tmp_path / "store" / "bucket" / "run"
 
 
@@ -93,7 +92,7 @@ def test_a_run_stops_and_goes_on_in_a_bucket(program, finished, bucket, monkeypa
     assert run_program(program, RUN)["step"] == 40
     assert read_lines(RUN) == read_lines(finished)
     names = {p.name for p in bucket.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "result.json", "checkpoints"}
+    assert names == {"config.json", "metrics.jsonl", "result.json", "checkpoints", LOCK}
     states = [Writer().restore(bucket / "checkpoints" / "40" / "state", program.like)]
     checkpoints = Checkpoints(RUN)
     assert checkpoints.fault(40) is None
@@ -123,7 +122,6 @@ def test_a_comparison_stops_and_goes_on_in_a_bucket(bucket, tmp_path, monkeypatc
     )
     for name in (results.FILE, results.TIMINGS, "report.html", "runs/a/model.json"):
         assert (bucket / name).is_file()
-    assert not list(bucket.rglob(LOCK))
 
 
 def test_what_has_no_manifest_does_not_count_there(bucket):
@@ -141,30 +139,35 @@ def test_what_has_no_manifest_does_not_count_there(bucket):
     assert checkpoints.newest_whole(print) == 2
 
 
-def test_a_run_that_is_alive_elsewhere_is_refused(bucket):
-    with RunFolder(RUN).owned():
-        lock = json.loads((bucket / LOCK).read_text())
-        assert lock["pid"] == os.getpid()
-        other = {**lock, "host": "elsewhere"}
-        (bucket / LOCK).write_text(json.dumps(other))
-        with pytest.raises(RunFolderError, match="in use by process"), RunFolder(RUN).owned():
+def test_a_bucket_has_one_owner(bucket, monkeypatch):
+    first, second = RunFolder(RUN), RunFolder(RUN)
+    with first.owned():
+        assert json.loads((bucket / LOCK / "1.json").read_text())["pid"] == os.getpid()
+        with pytest.raises(LeaseError, match="in use by process"), second.owned():
             pass
-    assert json.loads((bucket / LOCK).read_text()) == other  # of another, so it stays
-    old = time.time() - 2 * folder.ABANDONED
-    (bucket / LOCK).write_text(json.dumps({**other, "alive": old}))
-    with RunFolder(RUN).owned():
-        RunFolder(RUN).sign_of_life()
-        assert json.loads((bucket / LOCK).read_text())["alive"] > old
-    assert not (bucket / LOCK).exists()
+        seen = (bucket / LOCK / "1.json").read_text()
+        first._lease._renew()
+        assert (bucket / LOCK / "1.json").read_text() != seen
+        (bucket / LOCK / "2.json").write_text("{}")
+        with pytest.raises(LeaseLostError, match="writes nothing more"):
+            first.guard()
+    assert {p.name for p in (bucket / LOCK).iterdir()} == {"1.json", "2.json"}
 
 
-def test_two_that_start_at_once_do_not_both_own_it(bucket, monkeypatch):
-    def other_writes(seconds):
-        lock = json.loads((bucket / LOCK).read_text())
-        (bucket / LOCK).write_text(json.dumps({**lock, "host": "elsewhere"}))
+def test_of_two_that_start_at_once_one_has_the_bucket(bucket, monkeypatch):
+    """The other one's object appears between the look and the write, which has a condition."""
+    numbers = lease._Objects.numbers
 
-    monkeypatch.setattr(folder.time, "sleep", other_writes)
-    with pytest.raises(RunFolderError, match="others start"), RunFolder(RUN).owned():
+    def other_is_faster(self):
+        found = numbers(self)
+        (bucket / LOCK).mkdir(parents=True, exist_ok=True)
+        mine = json.dumps({"token": "x", "count": 0, **this_process(), "pid": os.getppid()})
+        parent = {"started": started(os.getppid())}
+        (bucket / LOCK / "1.json").write_text(json.dumps(json.loads(mine) | parent))
+        return found
+
+    monkeypatch.setattr(lease._Objects, "numbers", other_is_faster)
+    with pytest.raises(LeaseError, match="in use by process"), RunFolder(RUN).owned():
         pass
 
 

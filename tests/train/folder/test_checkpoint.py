@@ -12,6 +12,7 @@ import pytest
 
 from seqzoo.train.folder import checkpoint
 from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
+from seqzoo.train.folder.lease import LeaseLostError
 
 STATE = {"a": jax.numpy.arange(6.0), "step": jax.numpy.int32(1)}
 
@@ -41,7 +42,6 @@ DAMAGE = {
     "truncated": halve,
     "empty": lambda path: path.write_bytes(b""),
     "missing": lambda path: path.unlink(),
-    "extra": lambda path: path.with_name("extra").write_bytes(b"x"),
 }
 
 
@@ -61,11 +61,68 @@ def test_damage_to_any_file_falls_back_to_the_newest_whole_one(checkpoints, kind
     assert checkpoints.newest_whole(said.append) == 10
 
 
-def test_a_round_trip_is_exact(checkpoints):
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), STATE
+STRAYS = (
+    ".DS_Store",
+    "._meta.json",
+    "Thumbs.db",
+    "desktop.ini",
+    ".nfs000000000001",
+    "meta (1).json",
+)
+
+
+def test_what_others_leave_there_is_no_damage(checkpoints):
+    """File managers, network file systems, backups: in every folder, and beside the checkpoints."""
+    folders = [p for p in checkpoints.folder.rglob("*") if p.is_dir()]
+    for folder in (checkpoints.folder, *folders):
+        for name in STRAYS:
+            (folder / name).write_bytes(b"stray")
+    (checkpoints.folder / "20").write_bytes(b"no folder")
+    (checkpoints.folder / "10 (copy)").mkdir()
+    said = []
+    assert checkpoints.newest_whole(said.append) == 10
+    assert said == []
+    assert checkpoints.restore(10, like_of(STATE))["step"] == 10
+    checkpoints.save(STATE, {"step": 15})
+    checkpoints.wait()
+    assert checkpoints.steps() == [10, 15]
+
+
+def like_of(state):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    state = checkpoints.restore(10, like)
+
+
+def test_what_an_earlier_owner_left_unfinished_is_swept_away(checkpoints):
+    left = checkpoints.folder / "15.abc.partial"
+    left.mkdir()
+    checkpoints.sweep()
+    assert not left.exists()
+    assert checkpoints.steps() == [5, 10]
+
+
+def test_who_has_lost_the_folder_adds_and_removes_nothing(tmp_path):
+    def lost():
+        raise LeaseLostError("taken over")
+
+    made = Checkpoints(tmp_path, keep=1)
+    made.save(STATE, {"step": 1})
+    made.wait()
+    made._guard = lost
+    with pytest.raises(LeaseLostError):
+        made.save(STATE, {"step": 2})
+    made._guard = lambda: None
+    made.save(STATE, {"step": 2})
+    made._guard = lost  # while it is being written
+    with pytest.raises(LeaseLostError):
+        made.wait()
+    assert made.steps() == [1]
+    made.close()
+
+
+def test_a_round_trip_is_exact(checkpoints):
+    state = checkpoints.restore(10, like_of(STATE))
     assert state["step"] == 10
     np.testing.assert_array_equal(state["a"], STATE["a"])
     assert checkpoints.meta(10) == {"step": 10}
@@ -146,6 +203,7 @@ def test_a_storage_that_refuses_large_files_leaves_the_earlier_ones_whole(tmp_pa
     code = """
 import resource, signal, sys, jax
 from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
+from seqzoo.train.folder.lease import LeaseLostError
 c = Checkpoints(sys.argv[1])
 c.save({"a": jax.numpy.ones(4)}, {"step": 1}); c.wait()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

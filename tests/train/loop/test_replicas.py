@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 from seqzoo import tasks
 from seqzoo.train.compare.curves import read_curves
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
-from seqzoo.train.folder.checkpoint import Checkpoints
+from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
 from seqzoo.train.folder.metrics import NonFiniteError, read_lines
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop import evaluate as evaluation
@@ -187,6 +188,23 @@ def test_a_run_is_evaluated_on_the_train_set_that_it_saw(together, single, alone
         other = evaluate(single, state.params, state.rest, Tiny().source("train"))
         assert_close(found["loss"][i], own["loss"])
         assert abs(found["loss"][i] - other["loss"]) > 1e-3
+
+
+def test_an_older_checkpoint_than_was_asked_for_is_said_in_the_result(together, tmp_path, known):
+    folder = tmp_path / "run"
+    shutil.copytree(together, folder)
+    assert "fallback" not in evaluate_run(folder, which="last")
+    (folder / "checkpoints" / str(STEPS) / "meta.json").write_text("{}")
+    found = evaluate_run(folder, which="last")
+    assert found["step"] == 10
+    assert f"checkpoint {STEPS} is damaged" in found["fallback"][0]
+    with pytest.raises(CheckpointError, match=f"checkpoint {STEPS} is damaged"):
+        evaluate_run(folder, which=str(STEPS))
+    (folder / "checkpoints" / "10" / "meta.json").unlink()
+    with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
+        evaluate_run(folder, which="last")
+    with pytest.raises(CheckpointError, match=r"checkpoint 10 is damaged \(meta.json is missing"):
+        evaluate_run(folder, which="10")
 
 
 def test_curves_are_means_over_windows_that_end_where_validations_do(together):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,8 +17,9 @@ import pytest
 
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
+from seqzoo.train.folder.lease import LOCK, LeaseError
 from seqzoo.train.folder.metrics import NonFiniteError, read_lines
-from seqzoo.train.folder.run_folder import LOCK, RunFolder, RunFolderError, _started
+from seqzoo.train.folder.run_folder import RunFolder, RunFolderError
 from seqzoo.train.loop import runner as loop
 from seqzoo.train.loop import training
 from seqzoo.train.loop.evaluate import evaluate
@@ -44,6 +46,12 @@ def assert_same_run(folder, other, program):
     lines = read_lines(folder)
     assert [line.step for line in lines] == list(range(1, 41))
     assert lines == read_lines(other)
+
+
+def assert_free(folder):
+    """Nobody has the folder."""
+    with RunFolder(folder).owned(wait=False):
+        pass
 
 
 class StopAfter:
@@ -73,7 +81,7 @@ def test_a_run_learns_and_reports(finished):
     assert json.loads((finished / "config.json").read_text()) == experiment().to_dict()
     assert list((finished / "tensorboard").iterdir())
     assert RunFolder(finished).result()["complete"]
-    assert not (finished / LOCK).exists()
+    assert_free(finished)
 
 
 @pytest.mark.parametrize("steps", [7, 20])
@@ -193,22 +201,9 @@ def test_a_failed_checkpoint_stops_the_run(program, tmp_path, monkeypatch):
 
 def test_a_run_that_is_alive_is_refused(program, tmp_path):
     with RunFolder(tmp_path).owned():
-        lock = json.loads((tmp_path / LOCK).read_text())
-        alive = {**lock, "pid": os.getppid(), "started": _started(os.getppid())}
-        (tmp_path / LOCK).write_text(json.dumps(alive))
-        with pytest.raises(RunFolderError, match="is in use by process"):
+        with pytest.raises(LeaseError, match="is in use by process"):
             run_program(program, tmp_path)
         assert [p.name for p in tmp_path.iterdir()] == [LOCK]
-
-
-def test_a_dead_owner_is_succeeded(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    with RunFolder(tmp_path).owned():
-        lock = json.loads((tmp_path / LOCK).read_text())
-    (tmp_path / LOCK).write_text(json.dumps({**lock, "pid": dead.pid}))
-    with RunFolder(tmp_path).owned():
-        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 
 def test_evaluation_counts_every_example_once(program, finished):
@@ -230,10 +225,10 @@ def test_evaluation_counts_every_example_once(program, finished):
 # Runs in processes of their own.
 
 
-def start(folder, delay=0.004, **env):
+def start(folder, delay=0.004, within=(), **env):
     delay = {"TINY_DELAY": str(delay)}
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.train.tiny_run", str(folder)],
+        [*within, sys.executable, "-m", "tests.train.tiny_run", str(folder)],
         env={**os.environ, **delay, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -282,6 +277,29 @@ def test_twenty_kills_and_restarts_equal_uninterrupted(program, tmp_path):
     finish(tmp_path / "whole", XLA_FLAGS="")
     kill_and_restart(tmp_path / "run", 20, XLA_FLAGS="")
     assert_same_run(tmp_path / "run", tmp_path / "whole", program)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_frozen_and_succeeded_adds_nothing(program, finished, tmp_path):
+    """Two containers with one host name; the first stands still for longer than its lease."""
+    container = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    if shutil.which("unshare") is None or subprocess.run([*container, "true"]).returncode:
+        pytest.skip("namespaces of processes cannot be made here")
+    folder = tmp_path / "run"
+    first = start(folder, 0.03, within=container, TINY_LEASE="3")
+    wait_for_lines(folder, first)
+    (inner,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    os.kill(int(inner), signal.SIGSTOP)
+    second = start(folder, 0, within=container, TINY_LEASE="3")
+    out, err = second.communicate(timeout=300)
+    assert out.split() == ["40", "True"], err
+    assert "waiting up to 3 s for a sign of life" in err
+    os.kill(int(inner), signal.SIGCONT)
+    _, err = first.communicate(timeout=300)
+    assert first.returncode
+    assert "writes nothing more there" in err
+    assert_same_run(folder, finished, program)
+    assert_free(folder)
 
 
 def test_sigterm_saves_and_exits_0(tmp_path):
