@@ -31,7 +31,7 @@ PIPE = 128 + 13  # as a shell counts SIGPIPE
 _NAMED = {"NonFiniteError": NONFINITE, "CheckpointError": CHECKPOINT, "ProcessLostError": LOST}
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EFBIG)
 _USERS = (ValueError, OSError, MemoryError, ImportError)
-LINES, WIDTH = 9, 2000  # of an error that are shown
+LINES, WIDTH = 9, 4000  # of an error that are shown; all options of `train` are 2,300
 
 
 def exit_code(error: BaseException) -> int | None:

@@ -13,14 +13,14 @@ BLOCK = 16  # side of the blocks inverted with masks instead of slices; the tile
 
 @jax.custom_jvp
 def unit_inverse(p: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
-    """(I - p)^-1 for strictly lower triangular p, C a power of two.
+    """(I - p)^-1 for strictly lower triangular p; fastest for C a power of two.
 
     Neighbouring diagonal blocks, already inverted, are joined by
     [[A, 0], [-P, B]]^-1 = [[A^-1, 0], [B^-1 P A^-1, B^-1]], which is forward substitution by blocks
     and, unlike the product of (I + p^(2^i)), forms no power of p that could outgrow the result.
     """
     side = p.shape[-1]
-    if side <= BLOCK:
+    if side <= BLOCK or side % 2:
         return _unit_inverse_block(p)
     half = side // 2
     diagonal = jnp.stack([p[..., :half, :half], p[..., half:, half:]])

@@ -110,7 +110,8 @@ def test_every_field_of_a_configuration_has_a_flag():
     prefixes = {"task": "data.", "train": ""}
     for part in ("task", "mixer", "backbone", "optim", "train", "mesh"):
         for field in set(data[part]) - {"name"}:
-            assert f"--{prefixes.get(part, part + '.')}{field.replace('_', '-')}" in names
+            flag = f"--{prefixes.get(part, part + '.')}{field.replace('_', '-')}"
+            assert any(name == flag or name.startswith(f"{flag}.") for name in names)
 
 
 def test_a_pattern_has_options_for_each_of_its_mixers():
