@@ -44,6 +44,11 @@ def config_of(module: type[Mixer]) -> type[MixerConfig]:
             continue
         if argument.default is inspect.Parameter.empty:
             raise TypeError(f"{module.__name__}: option {name!r} needs a default")
+        if name not in hints:
+            raise TypeError(
+                f"{module.__name__}: option {name!r} needs an annotation, such as "
+                f"`{name}: {type(argument.default).__name__} = {argument.default!r}`"
+            )
         fields.append((name, hints[name], dataclasses.field(default=argument.default)))
     made = dataclasses.make_dataclass(
         f"{module.__name__}Config", fields, bases=(MixerConfig,), frozen=True, kw_only=True

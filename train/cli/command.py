@@ -18,6 +18,7 @@ from seqzoo.train.cli.errors import (
     debugging,
     exit_code,
     only_sentences,
+    say,
     sentence,
 )
 
@@ -44,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs one verb and exits."""
     words = list(sys.argv[1:] if argv is None else argv)
     only_sentences()
-    for stream in filter(None, (sys.stdout, sys.stderr)):
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # closed: the next file would take its number
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a terminal may not know all signs
     if words[:1] and words[0] in COMPUTING:
         from seqzoo.train.devices.backend import reuse_memory
@@ -58,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = PIPE
     except OSError as error:  # of what the output is written to
         if not code:
-            print(f"seqzoo: the output cannot be written: {error}", file=sys.stderr)
+            say(f"seqzoo: the output cannot be written: {error}")
         code = code or exit_code(error)
     if code in (PIPE, CHECKPOINT) and sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,12 +87,12 @@ def dispatch(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
-        print(f"seqzoo {verb}: interrupted", file=sys.stderr)
+        say(f"seqzoo {verb}: interrupted")
         return INTERRUPTED
     except Exception as error:
         if debugging():
             traceback.print_exception(error)
-        print(f"seqzoo {verb}: {sentence(error)}", file=sys.stderr)
+        say(f"seqzoo {verb}: {sentence(error)}")
         return exit_code(error) or FAULT
 
 

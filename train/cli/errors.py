@@ -15,6 +15,7 @@ Any other signal ends a command as it ends others. SEQZOO_DEBUG=1 shows where an
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -71,6 +72,12 @@ def sentence(error: BaseException) -> str:
     if len(lines) > LINES:
         lines[LINES - 2 : -1] = [f"  ... {len(lines) - LINES + 1} more lines"]
     return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    """A line for whoever reads errors; where nobody can, the exit code is all that is left."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def debugging() -> bool:
