@@ -149,8 +149,11 @@ def test_storage_without_links_is_enough(tmp_path, monkeypatch):
     for name in ("link", "symlink"):
         monkeypatch.setattr(os, name, no)
     owner = acquired(tmp_path)
+    before = content(tmp_path, 1).get("count", 0)
     owner._renew()
+    assert content(tmp_path, 1)["count"] == before + 1
     owner.release()
+    assert acquired(tmp_path)._number == 2  # at once: the owner before is known to have left
 
 
 def test_one_process_does_not_own_a_folder_twice(tmp_path):
