@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from seqzoo.models import door
 from seqzoo.models.backbone import Backbone, BackboneConfig
+from seqzoo.models.blocks.layers import ACTIVATIONS, ConvPositions, Norm, dropout
 from seqzoo.models.composite import Composite, Run
 from seqzoo.models.contrastive import ContrastHead
-from seqzoo.models.layers import ACTIVATIONS, ConvPositions, Norm, dropout
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState, forward, real_only
 from seqzoo.models.positions import sinusoidal

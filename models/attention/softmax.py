@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.attention.cache import KVCache, slot_positions, write
 from seqzoo.models.attention.positions import Sizes, plug_in
-from seqzoo.models.layers import CenteredRMSNorm
+from seqzoo.models.blocks.layers import CenteredRMSNorm
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, FloatName, Mixer
 from seqzoo.models.ops.layout.segments import Segments

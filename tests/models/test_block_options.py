@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from seqzoo.models import MIXERS, Backbone, BackboneConfig, Block, ModelSpec, build_model, names
-from seqzoo.models.layers import ConvPositions
-from seqzoo.models.normformer import HeadScaledLinear
+from seqzoo.models.blocks.layers import ConvPositions
+from seqzoo.models.blocks.normformer import HeadScaledLinear
 from tests import laws
 from tests.helpers import assert_close
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from seqzoo.models.backbone import Backbone, BackboneConfig, aux_losses
-from seqzoo.models.mixture import MixtureOfExperts, routing
+from seqzoo.models.blocks.mixture import MixtureOfExperts, routing
 from seqzoo.models.partition import partition
 from seqzoo.train.config import MeshConfig
 from seqzoo.train.devices.sharding import make_mesh
@@ -51,7 +51,7 @@ def made(**options):
 
 @pytest.mark.parametrize("block", [4, 64])
 def test_outside_training_nothing_is_dropped_and_padding_is_not_routed(block, monkeypatch):
-    monkeypatch.setattr("seqzoo.models.mixture.BLOCK", block)
+    monkeypatch.setattr("seqzoo.models.blocks.mixture.BLOCK", block)
     with x64():
         moe = made()
         x = jax.random.normal(jax.random.key(0), (*PACKED.shape, 6))

@@ -21,8 +21,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from seqzoo.models.backbone import aux_losses
+from seqzoo.models.blocks.mixture import routing
 from seqzoo.models.mixer import AuxLoss
-from seqzoo.models.mixture import routing
 from seqzoo.tasks.task import Task, metric_value
 from seqzoo.train.devices.sharding import along_sequence
 from seqzoo.train.loop.optimizer import Schedule

@@ -15,7 +15,7 @@ from seqzoo.models import (
     build_model,
     default_backbone,
 )
-from seqzoo.models.layers import FeedForward
+from seqzoo.models.blocks.layers import FeedForward
 from seqzoo.models.linear_attention.norm_attention import LRPE, OutputNorm
 from tests.golden import golden, golden_cases
 from tests.helpers import assert_close, value_and_pullback, x64

@@ -30,7 +30,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from seqzoo.models.layers import FeedForward
+from seqzoo.models.blocks.layers import FeedForward
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import AuxLoss, Context, Mixer
 

@@ -1,0 +1,135 @@
+"""One residual block around any mixer, with its norms and its feed-forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from seqzoo.models.bidirectional import Bidirectional
+from seqzoo.models.blocks.config import BackboneConfig
+from seqzoo.models.blocks.initialization import deepnorm_skip, initialize
+from seqzoo.models.blocks.layers import FeedForward, Norm, ShortConv, dropout
+from seqzoo.models.blocks.mixture import MixtureOfExperts
+from seqzoo.models.blocks.normformer import scale_heads
+from seqzoo.models.composite import Composite, Run
+from seqzoo.models.linear_attention.channel_mix import ChannelMix
+from seqzoo.models.mixer import Context, Mixer
+from seqzoo.models.registry import build
+
+
+class Block(Composite):
+    """One residual block: x + mixer(norm(x)), then x + feedforward(norm(x)); or norm of the sum.
+
+    Sandwich norm: CogView (Ding et al. 2021, arXiv:2105.13290, figure 3). NormFormer: Shleifer et
+    al. 2021 (arXiv:2110.09456), without its learned scale of the residual. DeepNorm: Wang et al.
+    2022 (arXiv:2203.00555), norm(alpha x + branch(x)). All work around any mixer.
+
+    State: those of the short convolution, the mixer and the feed-forward.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        config: BackboneConfig,
+        *,
+        layer: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        d, dtypes = config.d_model, {"dtype": config.dtype, "param_dtype": config.param_dtype}
+        self.name, self.norm_position, self.rate = name, config.norm_position, config.dropout
+        deep = deepnorm_skip(config.depth) if config.norm_position == "deep" else 1.0
+        self.factors = (config.skip * deep, config.gain)
+        self.ff_factors = (config.ff_skip * deep, config.ff_gain)
+        norms = {"eps": config.norm_eps, **dtypes, "rngs": rngs}
+        self.norm = Norm(config.norm, d, **norms)
+        after = None if config.extra_norms == "none" else Norm(config.norm, d, **norms)
+        self.after_norm = nnx.data(after)
+        conv = (
+            ShortConv(d, width=config.short_conv, **dtypes, rngs=rngs)
+            if config.short_conv
+            else None
+        )
+        self.conv = nnx.data(conv)
+        self.mixer = build(
+            name,
+            d,
+            causal=config.causal,
+            bidirectional={"shared": config.shared_directions},
+            layer=layer,
+            **dtypes,
+            **options,
+            rngs=rngs,
+        )
+        if config.extra_norms == "normformer":
+            self.mixer = scale_heads(self.mixer, config.param_dtype, rngs=rngs)
+        ff = after = None
+        if config.feedforward != "none":
+            self.ff_norm = Norm(config.norm, d, **norms)
+            ff = _feedforward(config, layer, rngs)
+            after = Norm(config.norm, d, **norms) if config.extra_norms == "sandwich" else None
+        self.feedforward, self.ff_after_norm = nnx.data(ff), nnx.data(after)
+        self._take_after(*self.parts())
+        initialize(self, config.init, config.depth)
+
+    def parts(self) -> tuple[Mixer, ...]:
+        """The short convolution, the mixer and the feed-forward, where there are any."""
+        return tuple(p for p in (self.conv, self.mixer, self.feedforward) if p is not None)
+
+    def _through(self, x: Float[Array, "B L D"], run: Run, ctx: Context) -> Array:
+        def mix(h: Array) -> Array:
+            with jax.named_scope(self.name):  # read in profiles
+                return run(self.mixer, h if self.conv is None else run(self.conv, h))
+
+        def feed(h: Array) -> Array:
+            with jax.named_scope("feedforward"):
+                return run(self.feedforward, h)
+
+        x = self._residual(x, mix, (self.norm, self.after_norm), self.factors, ctx)
+        if self.feedforward is None:
+            return x
+        return self._residual(x, feed, (self.ff_norm, self.ff_after_norm), self.ff_factors, ctx)
+
+    def _residual(
+        self,
+        x: Array,
+        branch: Callable[[Array], Array],
+        norms: tuple[Norm, Norm | None],
+        factors: tuple[float, float],
+        ctx: Context,
+    ) -> Array:
+        (norm, after), (skip, gain) = norms, factors
+        post = self.norm_position in ("post", "deep")
+        normed = x if post else norm(x, ctx)
+        h = branch(normed)
+        h = dropout(h if after is None else after(h, ctx), self.rate, ctx)
+        x = skip * (normed if self.norm_position == "both" else x) + gain * h
+        return norm(x, ctx) if post else x
+
+
+def _feedforward(config: BackboneConfig, layer: Any, rngs: nnx.Rngs) -> Mixer:
+    d = config.d_model
+    options = {"expansion": config.expansion, "rngs": rngs}
+    dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
+    if config.feedforward == "moe":
+        sizes = {"num_experts": config.experts, "top_k": config.experts_per_token}
+        sizes["capacity_factor"] = config.expert_capacity
+        return MixtureOfExperts(d, routing=config.routing, **sizes, **options, **dtypes)
+    if config.feedforward not in ("rwkv", "rwkv4", "rwkv7"):
+        inner_norm = config.norm if config.extra_norms == "normformer" else None
+        more = {"use_bias": config.feedforward_bias, "inner_norm": inner_norm}
+        return FeedForward(d, kind=config.feedforward, **more, **options, **dtypes)
+
+    def make() -> ChannelMix:
+        how = {"receptance": config.feedforward != "rwkv7"}
+        how["share_of_now"] = config.feedforward == "rwkv4"
+        return ChannelMix(d, layer=layer, **how, **options, **dtypes)
+
+    if config.causal:
+        return make()
+    backward = None if config.shared_directions else make()
+    return Bidirectional(make(), backward, d, **dtypes, rngs=rngs)

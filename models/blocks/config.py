@@ -1,0 +1,103 @@
+"""Every option of a model that is not its mixer."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from seqzoo.models.blocks.initialization import InitKind
+from seqzoo.models.blocks.layers import FeedForwardKind, NormKind
+from seqzoo.models.blocks.mixture import Routing
+from seqzoo.models.mixer import FloatName
+
+Remat = Literal["none", "full", "dots"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Everything of a model that is not its mixer."""
+
+    d_model: int = 64  # width of the residual stream
+    depth: int = 2  # blocks; a multiple of the pattern's length
+    # repeat: the pattern recurs; sections: each of its mixers takes an equal share in a row;
+    # listed: it names every block
+    arrangement: Literal["repeat", "sections", "listed"] = "repeat"
+    # other values of a block's fields by place in the pattern, and under "mixer" options of it
+    each: tuple[Mapping[str, Any], ...] = ()
+    # rms, centered_rms (its scale kept less 1), layer, or batch (real tokens of the global batch)
+    norm: NormKind = "rms"
+    norm_eps: float | None = None  # added to the variance; None: 1e-6, batch 1e-5
+    # pre: of each branch's input; both: of what goes through the branch and past it; post: of each
+    # sum; deep: post with DeepNorm's larger skip
+    norm_position: Literal["pre", "both", "post", "deep"] = "pre"
+    skip: float = 1.0  # factor of what goes past the mixer
+    gain: float = 1.0  # factor of what the mixer adds
+    ff_skip: float = 1.0  # the same of the feed-forward
+    ff_gain: float = 1.0
+    # sandwich: each branch's output too; normformer: the mixer's output and inside the
+    # feed-forward, and a learned gain for each head
+    extra_norms: Literal["none", "sandwich", "normformer"] = "none"
+    init: InitKind = "default"  # deepnorm (smaller branches), t5 (queries for unscaled scores)
+    # mlp (GELU by tanh), gelu (exact), relu, glu, swiglu, geglu, rwkv (rwkv4: its shares are the
+    # current token's), rwkv7, moe or none
+    feedforward: FeedForwardKind = "mlp"
+    feedforward_bias: bool = True  # whether the feed-forward's projections have biases
+    expansion: float = 2.0  # hidden width of the feed-forward in units of d_model
+    experts: int = 8  # of feedforward="moe"; `expansion` is that of each
+    experts_per_token: int = 2
+    expert_capacity: float = 1.25  # tokens an expert takes in training, in units of an even share
+    routing: Routing = dataclasses.field(
+        default_factory=Routing
+    )  # what the experts are, and how tokens come to them
+    dropout: float = 0.0  # of the embedding and of each branch, in [0, 1)
+    short_conv: int = 0  # width of a causal convolution in front of every mixer; 0: none
+    embed_scale: float = 1.0  # factor of the embedding
+    embed_width: int = (
+        0  # of the embedding, where it is projected to d_model; 0: d_model, it is not
+    )
+    token_types: int = 0  # kinds of tokens that the embedding tells apart; all are of the first
+    positions: Literal["none", "sinusoidal", "learned", "conv"] = "none"  # added to the embedding
+    position_offset: int = 0  # rows of learned positions before the first one
+    position_width: int = 16  # tokens on a side that positions="conv" sees, its own counted
+    embed_norm: bool = False  # normalise the sum of embedding and positions
+    pooling: Literal["mean", "last", "first"] = "mean"  # over real tokens, for classifiers
+    tie_embeddings: bool = False  # use the embedding as language-model head
+    head_bias: bool | None = None  # of the outputs; None: where they have weights of their own
+    # a layer, the feed-forward's activation and a norm before the outputs, as in BERT
+    head_transform: bool = False
+    logit_cap: float = 0.0  # c: outputs are c tanh(y / c); 0: as they are
+    wide_residual: bool = False  # sums between blocks in at least float32, whatever dtype is
+    causal: bool = True  # False: mixers look both ways
+    shared_directions: bool = False  # one set of weights for both ways, where they are wrapped
+    remat: Remat = "none"  # what the backward pass recomputes: none, full or dots
+    scan: bool = True  # one compiled unit for the whole depth
+    dtype: FloatName = "float32"  # of matrix products
+    param_dtype: FloatName = "float32"  # of parameters
+
+    def __post_init__(self) -> None:
+        if self.d_model < 1 or self.depth < 1:
+            raise ValueError(
+                f"d_model and depth must be at least 1; got {self.d_model=}, {self.depth=}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
+        if self.position_width < 1:
+            raise ValueError(f"position_width must be at least 1; got {self.position_width}")
+        if self.short_conv < 0:
+            raise ValueError(f"short_conv is a width of at least 0; got {self.short_conv}")
+        object.__setattr__(self, "each", tuple(_frozen(own) for own in self.each))
+        if not isinstance(self.routing, Routing):  # as JSON has it
+            object.__setattr__(self, "routing", Routing(**dict(self.routing)))
+        for field, hint in typing.get_type_hints(BackboneConfig).items():
+            known = typing.get_args(hint)
+            if typing.get_origin(hint) is Literal and getattr(self, field) not in known:
+                raise ValueError(
+                    f"unknown {field}={getattr(self, field)!r} (known: {', '.join(known)})"
+                )
+
+
+def _frozen(own: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """A mapping as pairs, which can be hashed and come back from JSON."""
+    return tuple((k, _frozen(v) if isinstance(v, Mapping) else v) for k, v in dict(own).items())
