@@ -35,7 +35,7 @@ class Composite(Mixer):
         """Declares for the whole what its parts declare; the width and dtype are the first's."""
         self.d_model, self.dtype = parts[0].d_model, parts[0].dtype
         self.causal = all(part.causal for part in parts)
-        growth = ("constant", "window", "linear")
+        growth = ("constant", "window", "linear", "undeclared")
         self.state_growth = max((part.state_growth for part in parts), key=growth.index)
         self.max_length = min((p.max_length for p in parts if p.max_length), default=None)
         self.packing = "none" if any(part.packing == "none" for part in parts) else "native"

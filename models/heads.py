@@ -19,7 +19,7 @@ from seqzoo.models.contrastive import ContrastHead
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState, forward, real_only
 from seqzoo.models.positions import sinusoidal
-from seqzoo.models.registry import MIXERS, resolve, with_room
+from seqzoo.models.registry import mixer, resolve, with_room
 from seqzoo.models.spec import ModelSpec
 
 
@@ -320,7 +320,7 @@ def build_model(
 def default_backbone(model: str) -> BackboneConfig:
     """The block options that belong to `model`: a preset's, or the defaults."""
     preset = resolve(model)
-    causal = all(MIXERS[name].causal_form for name in preset.pattern)
+    causal = all(mixer(name).causal_form for name in preset.pattern)
     config = BackboneConfig(depth=max(2, len(preset.pattern)), causal=causal)
     return dataclasses.replace(config, **preset.backbone)
 
@@ -343,7 +343,7 @@ def pool(
 
 
 def _check_packing(spec: ModelSpec, pattern: tuple[str, ...]) -> None:
-    unpacked = [name for name in pattern if MIXERS[name].packing == "none"]
+    unpacked = [name for name in pattern if mixer(name).packing == "none"]
     if spec.packed and unpacked:
         raise ValueError(
             f"this task packs several segments into a row, and {unpacked[0]} takes one segment a "

@@ -49,7 +49,7 @@ from seqzoo.models.ops.layout.segments import Segments, all_real, first_id, last
 
 FloatName = Literal["float32", "bfloat16", "float16", "float64"]
 Packing = Literal["native", "none"]
-StateGrowth = Literal["constant", "window", "linear"]
+StateGrowth = Literal["constant", "window", "linear", "undeclared"]
 
 
 class AuxLoss(nnx.Variable):

@@ -1,10 +1,14 @@
-"""Mixers and presets by name: what there is, and how it is built."""
+"""Mixers and presets by name or address: what there is, and how it is built.
+
+A name is one of ours, one that an installed package brings (entry points `seqzoo.mixers`), or an
+address, `package.module:Name` or `path/to/file.py:Name`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,6 +16,8 @@ from jax.typing import DTypeLike
 
 from seqzoo.models.config import MixerConfig, config_of
 from seqzoo.models.errors import unknown
+from seqzoo.models.foreign import address
+from seqzoo.models.foreign.plain import as_mixer
 from seqzoo.models.mixer import Mixer
 from seqzoo.models.mixers import MIXERS
 from seqzoo.models.presets import PRESETS, Preset
@@ -27,11 +33,41 @@ def presets() -> tuple[str, ...]:
     return tuple(PRESETS)
 
 
+def foreign(name: str) -> str | None:
+    """The address that a mixer's name stands for, None where it is one of ours or none at all."""
+    if name in MIXERS:
+        return None
+    return name if address.is_address(name) else address.entry_points(address.MIXER_GROUP).get(name)
+
+
+def mixer(name: str) -> type[Mixer]:
+    """The class of a mixer. Raises ValueError for a name that does not exist."""
+    if name in MIXERS:
+        return MIXERS[name]
+    where = foreign(name)
+    if where is None:
+        _refuse("mixer", name, MIXERS)
+    made = as_mixer(address.load(where, name), name)
+    try:
+        config_of(made)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return made
+
+
+def _refuse(kind: str, name: str, valid: Iterable[str]) -> NoReturn:
+    outside = address.entry_points(address.MIXER_GROUP)
+    error, where = unknown(kind, name, (*valid, *outside)), name.rpartition(".")[0]
+    if name.endswith(".py"):
+        raise ValueError(f"{name} is a file; say which class of it, as in {name}:EMA")
+    if where and where.replace(".", "").isidentifier():
+        raise ValueError(f"{error}; a class is named by {where}:{name.rpartition('.')[2]}")
+    raise error
+
+
 def mixer_config(name: str, options: Mapping[str, Any] | None = None) -> MixerConfig:
     """The options of the mixer `name`, checked. Raises ValueError for what does not exist."""
-    if name not in MIXERS:
-        raise unknown("mixer", name, MIXERS)
-    config = config_of(MIXERS[name])
+    config = config_of(mixer(name))
     fields = [f.name for f in dataclasses.fields(config)]
     for option in options or {}:
         if option not in fields:
@@ -60,7 +96,7 @@ def build(
     ValueError for a name, an option or a width that cannot be.
     """
     config = mixer_config(name, options)
-    more = {"layer": layer} if MIXERS[name].depends_on_layer else {}
+    more = {"layer": layer} if mixer(name).depends_on_layer else {}
     more |= {"dtype": dtype, "param_dtype": param_dtype}
     return config.build(d_model, causal=causal, bidirectional=bidirectional, **more, rngs=rngs)
 
@@ -74,8 +110,9 @@ def resolve(model: str) -> Preset:
         return PRESETS[model]
     pattern = tuple(part.strip() for part in model.split(","))
     for name in pattern:
-        if name not in MIXERS:
-            raise unknown("model", name, (*MIXERS, *PRESETS))
+        if name not in MIXERS and foreign(name) is None:
+            _refuse("model", name, (*MIXERS, *PRESETS))
+        mixer(name)
     return Preset(pattern, {}, {}, "")
 
 
@@ -84,13 +121,15 @@ def pattern_options(
 ) -> tuple[dict[str, Any], ...]:
     """The options of each mixer of a pattern.
 
-    A value that is a mapping belongs to the mixer of that name; any other goes to every mixer of
+    A value that is a mapping belongs to the mixer of that name (of an address, the part after the
+    colon will do); any other goes to every mixer of
     the pattern that has the option. Raises ValueError for an option that no mixer has.
     """
-    fields = {n: [f.name for f in dataclasses.fields(config_of(MIXERS[n]))] for n in pattern}
+    fields = {n: [f.name for f in dataclasses.fields(config_of(mixer(n)))] for n in pattern}
     chosen: dict[str, dict[str, Any]] = {name: {} for name in pattern}
     for option, value in options.items():
-        if option in chosen and isinstance(value, Mapping):
+        named = isinstance(value, Mapping) and any(option in (n, address.short(n)) for n in chosen)
+        if named:
             continue
         takers = [name for name in chosen if option in fields[name]]
         if not takers:
@@ -100,7 +139,7 @@ def pattern_options(
         for name in takers:
             chosen[name][option] = value
     for name in chosen:
-        own = options.get(name)
+        own = options.get(name, options.get(address.short(name)))
         if isinstance(own, Mapping):
             chosen[name].update(own)
         mixer_config(name, chosen[name])
@@ -111,7 +150,7 @@ def with_room(pattern: tuple[str, ...], options: Mapping[str, Any], length: int)
     """The options of each mixer of a pattern, with a `max_length` of at least `length`."""
     each = dict(zip(pattern, pattern_options(pattern, options), strict=True))
     for name, own in each.items():
-        config = config_of(MIXERS[name])(**own)
+        config = config_of(mixer(name))(**own)
         if getattr(config, "max_length", length) < length:
-            each[name] = {**own, **MIXERS[name].longer(config.options(), length)}
+            each[name] = {**own, **mixer(name).longer(config.options(), length)}
     return each

@@ -1,11 +1,17 @@
-"""The list of tasks."""
+"""The list of tasks.
+
+A task is known by its name, by one that an installed package brings (entry points `seqzoo.tasks`),
+or by its address, `package.module:Name` or `path/to/file.py:Name`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from typing import Any
 
 from seqzoo.models.errors import unknown
+from seqzoo.models.foreign import address
 from seqzoo.tasks.language.bytes import Bytes
 from seqzoo.tasks.language.enwik8 import Enwik8, Text8
 from seqzoo.tasks.language.pg19 import PG19
@@ -115,14 +121,64 @@ def names() -> tuple[str, ...]:
 
 def kind(name: str) -> type[Task]:
     """The class of a task, or of `OBJECTIVE:TASK`. Raises ValueError where there is none."""
-    objective, colon, inner = name.rpartition(":")
-    if inner not in TASKS:
-        raise unknown("task", inner, TASKS)
-    if not colon:
-        return TASKS[name]
-    if objective not in OBJECTIVES:
+    objective, inner = parts(name)
+    if inner in TASKS:
+        found = TASKS[inner]
+    else:
+        where = foreign(name)
+        if where is None:
+            raise unknown("task", inner, (*TASKS, *address.entry_points(address.TASK_GROUP)))
+        found = _checked(address.load(where, inner), inner)
+    return wrap(objective, found) if objective else found
+
+
+def parts(name: str) -> tuple[str, str]:
+    """The objective, "" where there is none, and the task. Raises ValueError for an unknown one."""
+    objective, colon, inner = name.partition(":")
+    if objective in OBJECTIVES:
+        return objective, inner
+    if colon and inner in TASKS:
         raise unknown("objective", objective, OBJECTIVES)
-    return wrap(objective, TASKS[inner])
+    return "", name
+
+
+def foreign(name: str) -> str | None:
+    """The address that a task's name stands for, None where it is one of ours or none at all."""
+    inner = parts(name)[1]
+    if inner in TASKS:
+        return None
+    return (
+        inner if address.is_address(inner) else address.entry_points(address.TASK_GROUP).get(inner)
+    )
+
+
+def name_of(task: Task) -> str:
+    """The name by which `build` finds the class of a task."""
+    objective, _ = parts(task.name) if task.name.partition(":")[0] in OBJECTIVES else ("", "")
+    own = address.name_of(getattr(task, "inner", None) if objective else type(task))
+    if own is None:
+        return task.name
+    return f"{objective}:{own}" if objective else own
+
+
+def _checked(found: object, name: str) -> type[Task]:
+    if not isinstance(found, type) or not issubclass(found, Task):
+        raise ValueError(f"{name} is no task; it is a subclass of seqzoo.tasks.Task")
+    lacks = sorted(found.__abstractmethods__)
+    lacks += [about for about in ("name", "description", "cite") if not hasattr(found, about)]
+    if lacks:
+        close = [unknown("method", n, [m]) for m in lacks for n in vars(found) if _near(n, m)]
+        raise ValueError(
+            f"task {name} lacks {', '.join(lacks)}" + (f" ({close[0]})" if close else "")
+        )
+    if not dataclasses.is_dataclass(found) or "__dataclass_fields__" not in vars(found):
+        raise ValueError(f"task {name} needs @dataclasses.dataclass(frozen=True, kw_only=True)")
+    return found
+
+
+def _near(one: str, other: str) -> bool:
+    """Whether a name may have been meant as another."""
+    return bool(difflib.get_close_matches(one, [other], 1, 0.75))
 
 
 def build(name: str, **options: Any) -> Task:

@@ -83,7 +83,12 @@ FLOORS = {
 KNOWN = {
     "models/ops": ("seqzoo.models.ops.",),
     "models": ("seqzoo.models.",),
-    "tasks": ("seqzoo.tasks.", "seqzoo.models.spec.", "seqzoo.models.errors."),
+    "tasks": (
+        "seqzoo.tasks.",
+        "seqzoo.models.spec.",
+        "seqzoo.models.errors.",
+        "seqzoo.models.foreign.",
+    ),
     "train": ("seqzoo.",),
 }
 

@@ -8,8 +8,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.tasks.task import Task
+from seqzoo.train import code
 
 # Fields that change where and how a run is computed but not what: they may differ on resume.
 RUNTIME = {"runtime": True}
@@ -130,12 +132,19 @@ class Experiment:
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) is not self.task
         }
-        task = {"name": self.task.name, **dataclasses.asdict(self.task)}
-        return json.loads(json.dumps({"task": task, **parts}, default=dict))
+        task = {"name": tasks.name_of(self.task), **dataclasses.asdict(self.task)}
+        data = json.loads(json.dumps({"task": task, **parts}, default=dict))
+        made_of = code.record(data)
+        return {**data, "code": made_of} if made_of else data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Experiment:
-        """The experiment of `to_dict`. Raises ValueError for what does not exist."""
+        """The experiment of `to_dict`.
+
+        Raises ValueError for what does not exist, and for code that nobody has named (`code`).
+        """
+        for _ in code.admit(data):
+            pass
         return cls(
             task=task_of(data["task"]),
             model=data["model"],
@@ -152,10 +161,13 @@ class Experiment:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def train_of(data: Mapping[str, Any]) -> TrainConfig:
+    """The part of a `to_dict` form that needs no task and no model."""
+    return _made(TrainConfig, data["train"])
+
+
 def task_of(data: Mapping[str, Any]) -> Task:
     """The task of its part of a `to_dict` form. Raises ValueError for what does not exist."""
-    from seqzoo import tasks
-
     options = _tuples(dict(data))
     return tasks.build(options.pop("name", ""), **options)
 
@@ -185,7 +197,7 @@ def comparable(data: Mapping[str, Any]) -> dict[str, Any]:
     if "backbone" in made:
         newest = json.loads(json.dumps(dataclasses.asdict(BackboneConfig())))
         made["backbone"] = newest | dict(made["backbone"])
-    return made
+    return code.comparable(made)
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import Console
 
 from seqzoo import tasks
+from seqzoo.models.foreign.address import is_address, short
 from seqzoo.models.registry import resolve
+from seqzoo.train import code
 from seqzoo.train.cli.console import ProgressBars
 from seqzoo.train.cli.errors import INCOMPLETE, exit_code
 from seqzoo.train.cli.experiment import (
@@ -19,6 +21,7 @@ from seqzoo.train.cli.experiment import (
     experiment_fields,
     experiment_of,
     mixer_options,
+    named_task,
     needed,
     say_notes,
 )
@@ -49,7 +52,7 @@ class CompareOptions:
 def main(argv: Sequence[str]) -> int:
     """`seqzoo compare`."""
     line = read(argv)
-    task = needed(line, "--task", "mqar")
+    task = named_task(line, "mqar")
     tasks.kind(task)
     models = dict(labelled(needed(line, "--models", "attention")))
     options, processes, experiments = _experiments(line, task, models)
@@ -88,11 +91,15 @@ def said(compared: Comparison, missing: Sequence[str], out: Path) -> None:
 def labelled(text: str) -> Iterator[tuple[str, str]]:
     """(label, model) of `--models a,b,c=a,d+e`: a pattern's mixers are joined by a plus.
 
+    Without a label, `mine.py:EMA` is labelled EMA.
+
     Raises ValueError for an empty part, a label given twice and a model that does not exist.
     """
     seen = set()
     for part in text.split(","):
         label, equals, model = part.strip().partition("=")
+        if not equals and is_address(label):
+            label, equals, model = short(label), "=", label
         if not re.fullmatch(r"[A-Za-z]\w*(\+\w+)*", label) or (equals and not model):
             raise ValueError(
                 f"--models {text!r}: {part.strip()!r} is no model; write attention,lru, or "
@@ -101,6 +108,7 @@ def labelled(text: str) -> Iterator[tuple[str, str]]:
         if label in seen:
             raise ValueError(f"--models has {label!r} twice; tell them apart as in a=lru,b=lru")
         model = (model or label).replace("+", ",")
+        code.name(*code.foreign(model, "").values())
         resolve(model)
         seen.add(label)
         yield label, model

@@ -21,7 +21,7 @@ from seqzoo.models.errors import unknown
 from seqzoo.tasks.data import cache_folder
 from seqzoo.tasks.describe import Description, check_example, described
 from seqzoo.tasks.task import SPLITS, Source, Task
-from seqzoo.train.cli.experiment import needed
+from seqzoo.train.cli.experiment import named_task
 from seqzoo.train.cli.flags import bare_field, parse, read
 
 USAGE = "usage: seqzoo data list | prepare | verify | show [--task TASK] [options]"
@@ -154,7 +154,7 @@ def _baselines(task: Task) -> str:
 def _parsed(argv: Sequence[str], action: str, own: type) -> tuple[Task, Any]:
     """The task of the flags, and the action's own options."""
     line = read(argv)
-    kind = tasks.kind(needed(line, "--task", "listops"))
+    kind = tasks.kind(named_task(line, "listops"))
     fields = [bare_field("own", own), ("data", kind, dataclasses.field(default_factory=kind))]
     flags = dataclasses.make_dataclass(action.capitalize(), fields, kw_only=True)
     parsed = parse(flags, line, f"seqzoo data {action}", "--data.* are the options of the task.")

@@ -10,9 +10,10 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
+from seqzoo import tasks
 from seqzoo.models.errors import unknown
 from seqzoo.tasks.task import SPLITS
-from seqzoo.train.cli.experiment import experiment_fields
+from seqzoo.train.cli.experiment import experiment_fields, named_code
 from seqzoo.train.cli.flags import bare_field, parse, place_of, read
 from seqzoo.train.cli.words import words
 from seqzoo.train.folder.run_folder import RunFolder
@@ -28,15 +29,17 @@ class EvaluateOptions:
 
     checkpoint: str = "selected"  # selected (by the task's protocol), last, best or a step
     split: str = "test"  # train, validation or test
+    code: str = ""  # of a run made with code from outside: where that lies now, mine.py:EMA
 
 
 def main(argv: Sequence[str]) -> int:
     """`seqzoo evaluate RUN`."""
     line = read(argv, place=True)
     fields, own = [bare_field("own", EvaluateOptions())], None
+    named_code(line)
     if line.place is not None and (line.asks or line.has_any("--data.", "--mixer.")):
         own = RunFolder(place_of(line, USAGE)).experiment()
-        parts = experiment_fields(own.task.name, own.model, own)
+        parts = experiment_fields(tasks.name_of(own.task), own.model, own)
         fields += [field for field in parts if field[0] in ("data", "mixer")]
     kind = dataclasses.make_dataclass("Evaluate", fields, kw_only=True)
     parsed = parse(kind, line, USAGE, ABOUT)

@@ -14,11 +14,14 @@ from typing import Any
 
 from seqzoo import tasks
 from seqzoo.models.config import config_of
+from seqzoo.models.foreign.address import short
 from seqzoo.models.heads import default_backbone
-from seqzoo.models.registry import MIXERS, pattern_options, resolve
+from seqzoo.models.registry import mixer, pattern_options, resolve
+from seqzoo.train import code
 from seqzoo.train.cli.flags import CommandLine, bare_field
 from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
 from seqzoo.train.folder.files import run_path
+from seqzoo.train.folder.run_folder import RunFolder
 
 DEPENDS = (
     "Which --data.* and --mixer.* flags there are, and their defaults, depends on --task and "
@@ -31,10 +34,25 @@ def chosen(line: CommandLine) -> tuple[str, str]:
 
     Raises ValueError where one is missing or does not exist.
     """
-    task, model = needed(line, "--task", "listops"), needed(line, "--model", "attention")
+    task, model = named_task(line, "listops"), needed(line, "--model", "attention")
+    code.name(*code.foreign(model, "").values())
     tasks.kind(task)
     resolve(model)
     return task, model
+
+
+def named_task(line: CommandLine, shown: str) -> str:
+    """The value of --task; its code, if it is not ours, may run now."""
+    task = needed(line, "--task", shown)
+    code.name(*code.foreign("", task).values())
+    return task
+
+
+def named_code(line: CommandLine) -> None:
+    """Reads --code of a verb that takes up a run."""
+    where = line.text("--code")
+    if where and line.place is not None:
+        code.accept(where, RunFolder(run_path(line.place)).config())
 
 
 def needed(line: CommandLine, flag: str, shown: str) -> str:
@@ -97,10 +115,11 @@ def mixer_options(model: str, more: Mapping[str, Any]) -> Any:
     preset = resolve(model)
     options = pattern_options(preset.pattern, {**preset.options, **more})
     chosen = dict(zip(preset.pattern, options, strict=True))
-    configs = {name: config_of(MIXERS[name])(**options) for name, options in chosen.items()}
+    configs = {name: config_of(mixer(name))(**options) for name, options in chosen.items()}
     if len(configs) == 1:
         return next(iter(configs.values()))
     fields = [
-        (name, type(config), dataclasses.field(default=config)) for name, config in configs.items()
+        (short(name), type(config), dataclasses.field(default=config))
+        for name, config in configs.items()
     ]
     return dataclasses.make_dataclass("MixerOptions", fields, frozen=True, kw_only=True)()

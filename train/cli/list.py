@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 
 from seqzoo import tasks
+from seqzoo.models.foreign import address
 from seqzoo.models.registry import MIXERS, PRESETS
 from seqzoo.train.cli.flags import parse, read
 from seqzoo.train.published import PUBLISHED
@@ -30,7 +31,23 @@ def main(argv: Sequence[str]) -> int:
     print("tasks (--task NAME)")
     for name, task in tasks.TASKS.items():
         print(f"  {name:{width}}{task.description}")
+    _brought(width)
+    print(
+        "others: --model FILE.py:NAME or PACKAGE.MODULE:NAME, and so for --task; see docs/extend.md"
+    )
     return 0
+
+
+def _brought(width: int) -> None:
+    """What installed packages bring; their code is not imported for it."""
+    groups = {"mixers": (address.MIXER_GROUP, MIXERS), "tasks": (address.TASK_GROUP, tasks.TASKS)}
+    for kind, (group, ours) in groups.items():
+        found = address.entry_points(group)
+        if found:
+            print(f"{kind} of installed packages")
+        for name, where in found.items():
+            hidden = f", hidden by ours: name it {where}" if name in ours else ""
+            print(f"  {name:{width}}{where}{hidden}")
 
 
 def _first_line(kind: type) -> str:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from seqzoo.models.sampling import sample
 from seqzoo.tasks.language.modelling import LanguageModelling
+from seqzoo.train.cli.experiment import named_code
 from seqzoo.train.cli.flags import parse, place_of, read
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import load_run
@@ -35,6 +36,7 @@ class SampleOptions:
     top_p: float = 1.0  # only the likeliest tokens with this probability together
     seed: int = 0
     checkpoint: str = "last"  # last, best or a step
+    code: str = ""  # of a run made with code from outside: where that lies now, mine.py:EMA
 
 
 def continuations(run: Path, options: SampleOptions) -> list[str]:
@@ -63,6 +65,7 @@ def continuations(run: Path, options: SampleOptions) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     """`seqzoo sample RUN`."""
     line = read(argv, place=True)
+    named_code(line)
     options = parse(SampleOptions, line, USAGE)
     for i, text in enumerate(continuations(place_of(line, USAGE), options)):
         print(text if options.count == 1 else f"-- {i}\n{text}")

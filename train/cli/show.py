@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from seqzoo.train import code
 from seqzoo.train.cli.flags import parse, place_of, read
 from seqzoo.train.cli.words import bare, words
 from seqzoo.train.folder.run_folder import RunFolder
-from seqzoo.train.loop.evaluate import load_run
-from seqzoo.train.loop.program import Program, count_parameters, digest
-from seqzoo.train.loop.state import TrainState
+from seqzoo.train.loop.evaluate import load_run, look_into
+from seqzoo.train.loop.program import count_parameters, digest
+from seqzoo.train.loop.state import Arrays
 
 USAGE = "seqzoo show RUN"
 
@@ -34,21 +36,32 @@ def main(argv: Sequence[str]) -> int:
     print(f"model       {config['model']}")
     for part in ("task", "mixer", "backbone", "optim", "train"):
         print(f"{part:11} {words({k: v for k, v in config[part].items() if k != 'name'})}")
+    for name, own in config.get("code", {}).items():
+        print(f"code        {name} of {own['file']} (sha256 {own['sha256'][:12]})")
     train = config["train"]
     for i in range(replicas := train.get("replicas", 1)):
         seed = train["seed"] + i
         if replicas > 1:
             print(f"seed {seed}")
-        _show(load_run(run, which=options.checkpoint, seed=seed), train["steps"])
+        _show(*_looked_at(run, config, options.checkpoint, seed), train["steps"])
     return 0
 
 
-def _show(loaded: tuple[Program, TrainState, dict[str, Any]], steps: int) -> None:
-    _, state, meta = loaded
+def _looked_at(
+    run: Path, config: Mapping[str, Any], which: str, seed: int
+) -> tuple[Arrays, dict[str, Any]]:
+    """Parameters and checkpoint data; code from outside is not run for them."""
+    if code.of(config):
+        return look_into(run, which=which, seed=seed)
+    _, state, meta = load_run(run, which=which, seed=seed)
+    return state.params, meta
+
+
+def _show(params: Arrays, meta: Mapping[str, Any], steps: int) -> None:
     print(f"step        {meta['step']} of {steps}")
     print(f"training    {words(meta['train'])}")
     print(f"validation  {words(bare(meta['validation']))}")
     print(f"best        {words(meta['best'] or {})}")
-    bytes_ = sum(p.nbytes for p in state.params.values())
-    print(f"parameters  {count_parameters(state.params)} ({bytes_} bytes)")
-    print(f"sha256      {digest(state.params)}")
+    bytes_ = sum(p.nbytes for p in params.values())
+    print(f"parameters  {count_parameters(params)} ({bytes_} bytes)")
+    print(f"sha256      {digest(params)}")

@@ -12,7 +12,7 @@ from flax import nnx
 
 from seqzoo.models.config import config_of
 from seqzoo.models.heads import build_model
-from seqzoo.models.registry import MIXERS, resolve
+from seqzoo.models.registry import mixer, resolve
 from seqzoo.train.config import Experiment
 
 MAX_LENGTH = "max_length"  # the option of mixers whose state grows
@@ -45,7 +45,7 @@ def _at_length(experiment: Experiment) -> dict[str, Any]:
     length = experiment.task.spec.length
     options = dict(experiment.mixer)
     for name in resolve(experiment.model).pattern:
-        kept = getattr(config_of(MIXERS[name])(), MAX_LENGTH, None)
+        kept = getattr(config_of(mixer(name))(), MAX_LENGTH, None)
         own = options.get(name)
         if kept is None:
             continue

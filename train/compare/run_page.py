@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.tasks.describe import describe
+from seqzoo.train import code
 from seqzoo.train.compare.curves import VALIDATION, read_curves
 from seqzoo.train.compare.results import Comparison, ModelResult, SeedResult
 from seqzoo.train.config import TrainConfig, task_of
@@ -56,9 +57,11 @@ def comparison_of_run(folder: Path) -> Comparison:
 
 def _about(config: dict[str, Any], seed: int, metrics: set[str], split: str) -> dict[str, Any]:
     """What the task says of itself and of a split, as far as it can be asked."""
+    if code.foreign("", config.get("name", "")):  # a report runs nobody's code
+        return {}
     try:
         task = task_of(config)
-    except ValueError:  # a task of the user's own
+    except ValueError:
         return {}
     about = {"description": task.description, "cite": task.cite, "notes": task.notes}
     if task.main_metric in metrics:

@@ -21,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree
 
@@ -125,6 +126,20 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {step} in {self.folder} is whole but does not fit this model: {error}"
             ) from error
+
+    def read(self, step: int) -> PyTree[Array]:
+        """What the checkpoint at `step` holds, tuples by name as dictionaries, on one device.
+
+        Needs no model, so that it can be looked at without the code that made it.
+        """
+        path = self.folder / str(step) / "state"
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one),
+            self._orbax.metadata(path).item_metadata.tree,
+            is_leaf=lambda x: hasattr(x, "dtype"),
+        )
+        return self.restore(step, like)
 
     def save(
         self, state: PyTree[Array], meta: Mapping[str, Any], keep_also: int | None = None

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from seqzoo.train import code
 from seqzoo.train.config import Difference, Experiment, differences
 from seqzoo.train.folder.files import plain, run_path, write_atomically
 from seqzoo.train.folder.lease import LOCK, Lease
 
 CONFIG, RESULT = "config.json", "result.json"
+CHANGES = 4  # lines of changed code that an error shows
+DIGEST = 64  # hexadecimal digits of a sha256
 
 
 class RunFolderError(ValueError):
@@ -32,8 +37,15 @@ class RunFolder:
         return (self.path / CONFIG).exists()
 
     def experiment(self) -> Experiment:
-        """The configuration of the run. Raises RunFolderError where there is none."""
-        return Experiment.from_dict(self.config())
+        """The configuration of the run.
+
+        Raises RunFolderError where there is none, ValueError for code from outside that may not run
+        (`train/code.py`); what may is said.
+        """
+        config = self.config()
+        for line in code.admit(config):
+            say_on_stderr(line)
+        return Experiment.from_dict(config)
 
     def config(self) -> dict[str, Any]:
         """The configuration as plain data. Raises RunFolderError where there is none."""
@@ -58,7 +70,8 @@ class RunFolder:
         if change_steps:
             different = [d for d in different if d.key != "train.steps"]
         if different:
-            raise RunFolderError(_refusal(self.path, different))
+            names = experiment.to_dict().get("code", ())
+            raise RunFolderError(_refusal(self.path, different, names))
 
     def adopt(self, experiment: Experiment) -> None:
         """Writes the configuration, which `check` has allowed."""
@@ -66,6 +79,8 @@ class RunFolder:
         text = json.dumps(experiment.to_dict(), indent=2) + "\n"
         if not self.exists() or self.config() != experiment.to_dict():
             write_atomically(self.path / CONFIG, text)
+            for name, content in code.texts(experiment.to_dict().get("code", ())):
+                write_atomically(self.path / code.FOLDER / name, content.decode(errors="replace"))
 
     def result(self) -> dict[str, Any] | None:
         """What the run reported that was finished, or failed; None if it has to go on."""
@@ -111,12 +126,30 @@ def say_on_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _refusal(path: Path, different: list[Difference]) -> str:
-    lines = [f"  {d.key}: {d.old!r} there, {d.new!r} here" for d in different]
+def _refusal(path: Path, different: list[Difference], names: Iterable[str]) -> str:
+    lines = [f"  {d.key}: {_word(d.old)} there, {_word(d.new)} here" for d in different]
     hint = ""
     if any(d.key == "train.steps" for d in different):
         hint = (
             "\nAnother number of steps is another learning-rate schedule; --change-steps continues "
             "under the new one from the newest checkpoint."
         )
-    return "\n".join([f"{path} holds a run of a different configuration:", *lines]) + hint
+    changed = itertools.islice(_changed_code(path, names), CHANGES)
+    return "\n".join([f"{path} holds a run of a different configuration:", *lines, *changed]) + hint
+
+
+def _changed_code(run: Path, names: Iterable[str]) -> Iterator[str]:
+    """Lines of the code from outside that differ from the copies in a run's folder."""
+    for name, content in code.texts(names):
+        kept = run / code.FOLDER / name
+        if not kept.exists():
+            continue
+        old, new = kept.read_text(), content.decode(errors="replace")
+        for line in difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm=""):
+            if not line.startswith(("---", "+++", "@@")):
+                yield f"    {name}: {line}"
+
+
+def _word(value: Any) -> str:
+    digest = isinstance(value, str) and len(value) == DIGEST
+    return value[:12] if digest else repr(value)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from seqzoo.tasks.task import Source, metric_value
-from seqzoo.train.config import Experiment, MeshConfig, differences
+from seqzoo.train.config import Experiment, MeshConfig, TrainConfig, differences, train_of
 from seqzoo.train.devices.processes import from_first
 from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
 from seqzoo.train.folder.run_folder import RunFolder, say_on_stderr
@@ -113,7 +113,7 @@ def load_run(
     where there is no whole checkpoint.
     """
     own = RunFolder(run).experiment()
-    place = _place(own, seed)
+    place = _place(own.train, seed)
 
     def program_of(experiment: Experiment, replicas: int = 1) -> Program:
         train = dataclasses.replace(
@@ -134,7 +134,7 @@ def load_run(
 
     whole = program if own.train.replicas == 1 else program_of(own, own.train.replicas)
     with contextlib.closing(Checkpoints(run)) as checkpoints:
-        step = _choose(checkpoints, which, own, passed)
+        step = _choose(checkpoints, which, own.train, passed)
         state, best = from_saved(checkpoints.restore(step, saved_like(whole)))
         meta = checkpoints.meta(step) | {"fallback": fallback}
     if own.train.replicas > 1:
@@ -162,7 +162,8 @@ def load_selected(program: Program, run: Path) -> Selected:
 
         def choose() -> tuple[int, dict[str, Any] | None]:
             # The first process alone knows that what it writes is written.
-            step = _choose(checkpoints, experiment.task.selection, experiment, say_on_stderr)
+            which, train = experiment.task.selection, experiment.train
+            step = _choose(checkpoints, which, train, say_on_stderr)
             return step, checkpoints.meta(step)["best"]
 
         step, found = from_first("which checkpoint is tested", choose)
@@ -175,8 +176,24 @@ def load_selected(program: Program, run: Path) -> Selected:
     return Selected(*best, steps or [None] * experiment.train.replicas, state)
 
 
-def _place(experiment: Experiment, seed: int | None) -> int:
-    seeds = experiment.train.seeds
+def look_into(run: Path, *, which: str, seed: int) -> tuple[Arrays, dict[str, Any]]:
+    """Parameters and checkpoint data of a run, as `load_run` finds them, without its code."""
+    train = train_of(RunFolder(run).config())
+    place = _place(train, seed)
+    with contextlib.closing(Checkpoints(run)) as checkpoints:
+        step = _choose(checkpoints, which, train, say_on_stderr)
+        found, meta = checkpoints.read(step), checkpoints.meta(step)
+    params = found.get("state", found)["params"]
+    if train.replicas > 1:
+        meta = _of_replica(meta, place)
+        if which == "best" and meta["best"]:
+            params, meta["step"] = found["best"][0], meta["best"]["step"]
+        params = jax.tree.map(lambda x: x[place], params)
+    return params, meta
+
+
+def _place(train: TrainConfig, seed: int | None) -> int:
+    seeds = train.seeds
     if seed is None:
         return 0
     if seed not in seeds:
@@ -249,7 +266,7 @@ def _side_by_side(several: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _choose(
-    checkpoints: Checkpoints, which: str, experiment: Experiment, say: Callable[[str], None]
+    checkpoints: Checkpoints, which: str, train: TrainConfig, say: Callable[[str], None]
 ) -> int:
     """The step of a checkpoint; `say` hears of newer ones that are passed over.
 
@@ -264,10 +281,10 @@ def _choose(
         return newest
     if which != "best":
         raise ValueError(f"no checkpoint {which!r} (valid: {_known(checkpoints)})")
-    if not experiment.train.keep_best:
+    if not train.keep_best:
         raise ValueError("the run was trained with --no-keep-best; --checkpoint last is there")
     best = checkpoints.meta(newest).get("best")
-    if best is None or keeps_copy(experiment.train):
+    if best is None or keeps_copy(train):
         return newest
     return _named(checkpoints, best["step"])
 

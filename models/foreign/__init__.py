@@ -1,0 +1,1 @@
+"""What others bring: code by its address, and plain modules as mixers."""
