@@ -7,6 +7,7 @@ S key positions or cache slots.
 
 # ruff: noqa: F401, F403  (this file is the list of public names; the classes of all mixers too)
 
+from seqzoo.models.attention import positions
 from seqzoo.models.attention.cross import CrossAttention, CrossMixer
 from seqzoo.models.backbone import Backbone, BackboneConfig, Block, Stack, aux_losses
 from seqzoo.models.bidirectional import Bidirectional

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, get_args
 
 from flax import nnx
 
@@ -21,6 +22,7 @@ class MixerConfig:
     """The options of one mixer; `build` makes it."""
 
     module: ClassVar[type[Mixer]]
+    former: ClassVar[tuple[str, ...]]  # names that options once had, which `current` reads
 
     def build(self, d_model: int, *, rngs: nnx.Rngs, **more: Any) -> Mixer:
         """The mixer of width `d_model`; `more` overrides fields and adds what is no option."""
@@ -29,6 +31,11 @@ class MixerConfig:
     def options(self) -> dict[str, Any]:
         """The fields by name, values as they are."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def current(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options, of former names and forms too, as they are written today in plain data."""
+        return cls.module.current(options)
 
     def __reduce__(self) -> tuple:
         return _made, (self.module, self.options())
@@ -49,11 +56,14 @@ def config_of(module: type[Mixer]) -> type[MixerConfig]:
                 f"{module.__name__}: option {name!r} needs an annotation, such as "
                 f"`{name}: {type(argument.default).__name__} = {argument.default!r}`"
             )
-        fields.append((name, hints[name], dataclasses.field(default=argument.default)))
+        kinds = get_args(hints[name])
+        text = str in kinds and any(map(dataclasses.is_dataclass, kinds))  # a value, or its text
+        hint = str if text else hints[name]
+        fields.append((name, hint, dataclasses.field(default=argument.default)))
     made = dataclasses.make_dataclass(
         f"{module.__name__}Config", fields, bases=(MixerConfig,), frozen=True, kw_only=True
     )
-    made.module = module
+    made.module, made.former = module, module.former
     made.__module__ = module.__module__
     made.__doc__ = f"Options of {module.__name__}."
     return made

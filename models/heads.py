@@ -18,7 +18,7 @@ from seqzoo.models.composite import Composite, Run
 from seqzoo.models.contrastive import ContrastHead
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState, forward, real_only
-from seqzoo.models.positions import sinusoidal
+from seqzoo.models.ops.softmax.rope import sinusoidal
 from seqzoo.models.registry import mixer, resolve, with_room
 from seqzoo.models.spec import ModelSpec
 

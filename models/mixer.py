@@ -109,6 +109,7 @@ class Mixer(nnx.Module, metaclass=Construction):
     causal_form: ClassVar[bool] = True  # False: it mixes whole rows, and there is no causal=True
     max_length: int | None = None  # most tokens of a segment, where there is such a limit
     depends_on_layer: ClassVar[bool] = False  # whether the constructor takes layer=(index, depth)
+    usual_queries: float = 1.0  # factor of queries that gives scores their usual variance
     num_heads: int = 1  # equal parts of what comes to `out_proj`, each with a gain in NormFormer
 
     @property

@@ -69,10 +69,11 @@ def mixer_config(name: str, options: Mapping[str, Any] | None = None) -> MixerCo
     """The options of the mixer `name`, checked. Raises ValueError for what does not exist."""
     config = config_of(mixer(name))
     fields = [f.name for f in dataclasses.fields(config)]
-    for option in options or {}:
+    options = config.current(options or {})
+    for option in options:
         if option not in fields:
             raise unknown(f"option of {name}", option, fields)
-    return config(**(options or {}))
+    return config(**options)
 
 
 def build(
@@ -131,7 +132,7 @@ def pattern_options(
         named = isinstance(value, Mapping) and any(option in (n, address.short(n)) for n in chosen)
         if named:
             continue
-        takers = [name for name in chosen if option in fields[name]]
+        takers = [n for n in chosen if option in (*fields[n], *mixer(n).former)]
         if not takers:
             raise unknown(
                 f"option of {', '.join(chosen)}", option, {f for n in fields.values() for f in n}
@@ -142,8 +143,24 @@ def pattern_options(
         own = options.get(name, options.get(address.short(name)))
         if isinstance(own, Mapping):
             chosen[name].update(own)
+        chosen[name] = mixer(name).current(chosen[name])
         mixer_config(name, chosen[name])
     return tuple(chosen[name] for name in pattern)
+
+
+def current_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's options as they are written today, of a configuration that may be older.
+
+    Knows our own mixers alone, and so loads no code.
+    """
+    names = PRESETS[model].pattern if model in PRESETS else map(str.strip, model.split(","))
+    kinds, now = set(names), dict(options)
+    for name in kinds & MIXERS.keys():
+        if isinstance(now.get(name), Mapping):
+            now[name] = MIXERS[name].current(now[name])
+        if len(kinds) == 1:
+            now = MIXERS[name].current(now)
+    return now
 
 
 def with_room(pattern: tuple[str, ...], options: Mapping[str, Any], length: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
+from seqzoo.models.registry import current_options
 from seqzoo.tasks.task import Task
 from seqzoo.train import code
 
@@ -133,7 +134,7 @@ class Experiment:
             if (value := getattr(self, field.name)) is not self.task
         }
         task = {"name": tasks.name_of(self.task), **dataclasses.asdict(self.task)}
-        data = json.loads(json.dumps({"task": task, **parts}, default=dict))
+        data = json.loads(json.dumps({"task": task, **parts}, default=_plain))
         made_of = code.record(data)
         return {**data, "code": made_of} if made_of else data
 
@@ -148,7 +149,7 @@ class Experiment:
         return cls(
             task=task_of(data["task"]),
             model=data["model"],
-            mixer=_tuples(data["mixer"]),
+            mixer=current_options(data["model"], _tuples(data["mixer"])),
             backbone=_made(BackboneConfig, data["backbone"]),
             optim=_made(OptimConfig, data["optim"]),
             train=_made(TrainConfig, data["train"]),
@@ -194,10 +195,17 @@ def comparable(data: Mapping[str, Any]) -> dict[str, Any]:
     runtime = {f.name for f in fields if "runtime" in f.metadata}
     train = {k: v for k, v in train.items() if k not in runtime}
     made = {**{k: v for k, v in data.items() if k != "mesh"}, "train": train}
+    if "mixer" in made:
+        made["mixer"] = current_options(data["model"], data["mixer"])
     if "backbone" in made:
         newest = json.loads(json.dumps(dataclasses.asdict(BackboneConfig())))
         made["backbone"] = newest | dict(made["backbone"])
     return code.comparable(made)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has in place of a value of an option, which has a text, or of a mapping."""
+    return str(value) if dataclasses.is_dataclass(value) else dict(value)
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

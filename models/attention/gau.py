@@ -27,7 +27,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.attention.cache import KVCache, slot_positions, write
-from seqzoo.models.attention.positions import T5, Sizes
+from seqzoo.models.attention.encodings import Sizes
+from seqzoo.models.attention.relative_positions import T5
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.token_shift import token_before
 from seqzoo.models.mixer import Context, Mixer
@@ -114,8 +115,9 @@ class GatedUnit(Mixer):
         self.bias = nnx.Param(jnp.zeros((num_scalings, d_qk), param_dtype))
         table = None
         if relative_bias:
-            sizes = Sizes(d_model, 1, 1, d_qk, causal, None, dtype, param_dtype)
-            table = T5(sizes, num_buckets=32, max_distance=128, rngs=rngs)
+            heads = {"num_heads": 1, "num_kv_heads": 1, "d_head": d_qk}
+            sizes = Sizes(d_model=d_model, **heads, causal=causal, param_dtype=param_dtype)
+            table = T5().plug_in(sizes, rngs)
         self.positions = nnx.data(table)
 
     def _project(self, x: Array) -> tuple[Array, Array, Array]:

@@ -5,9 +5,7 @@
 Encodings of position, rotary by default: models/attention/positions.py. Grouped queries: Ainslie
 et al. 2023 (arXiv:2305.13245), `num_kv_heads` = 1 is multi-query. `qk_norm`: RMS norm of every head
 of queries and keys (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
-`rope_fraction`: the share of each head's channels that turn, the first ones (GPT-NeoX, Black et
-al. 2022, arXiv:2204.06745). `output_gate`: o ⊙ σ(W_g x) before W_out (Qiu et al. 2025,
-arXiv:2505.06708).
+`output_gate`: o ⊙ σ(W_g x) before W_out (Qiu et al. 2025, arXiv:2505.06708).
 Cost of L tokens: O(L^2 K) per head, O(L w K) with a window of w. State: 2 S num_kv_heads K + 1
 elements per sequence, where S is `window` or else `max_length`: a ring of keys, rotated where that
 is the encoding, one of values, and a count.
@@ -15,7 +13,8 @@ is the encoding, one of values, and a count.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.attention.cache import KVCache, slot_positions, write
-from seqzoo.models.attention.positions import Sizes, plug_in
+from seqzoo.models.attention.encodings import Encoding, Sizes
+from seqzoo.models.attention.positions import FORMER, encoding, with_former
 from seqzoo.models.blocks.layers import CenteredRMSNorm
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, FloatName, Mixer
@@ -32,13 +32,12 @@ from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.softmax.attention import attention
 from seqzoo.models.ops.softmax.local_blocks import run_tags
 
-PositionKind = Literal["none", "rope", "xpos", "alibi", "t5", "shaw", "transformer_xl", "deberta"]
-
 
 class Attention(Mixer):
     """Multi-head softmax attention; see the module docstring."""
 
     looks_both_ways = True
+    former = tuple(FORMER)
 
     def __init__(
         self,
@@ -48,16 +47,7 @@ class Attention(Mixer):
         num_kv_heads: int | None = None,
         d_head: int | None = None,
         window: int | None = None,
-        positions: PositionKind = "rope",
-        rope_base: float = 10000.0,
-        rope_interleaved: bool = False,
-        rope_fraction: float = 1.0,
-        rope_values: bool = False,
-        rope_scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none",
-        rope_factor: float = 1.0,
-        rope_trained_length: int = 2048,
-        num_buckets: int = 32,
-        max_distance: int = 128,
+        positions: str | Encoding = "rope",
         qk_norm: bool = False,
         qk_norm_centered: bool = False,
         norm_eps: float = 1e-6,
@@ -74,38 +64,28 @@ class Attention(Mixer):
     ):
         """`max_length`: most tokens of a segment, where it is causal without a window.
 
+        `positions`: a value, its name, or its name with options; see models/attention/positions.py.
         `cache_dtype`: of the keys and values that streaming keeps, by default `dtype`.
         `out_bias`: of the output projection, by default as the others (`use_bias`); `norm_eps`: of
         `qk_norm`, whose scales are kept less 1 if `qk_norm_centered`.
 
-        The options `rope_*` are of rotary positions (`rope_base` also of xpos and transformer_xl;
-        `rope_values` turns values too, as RoFormer's code can), `num_buckets` of t5 and deberta
-        (both ways together), `max_distance` of these and shaw. Raises ValueError for widths that do
-        not divide, a window below 1, and positions that cannot be.
+        Raises ValueError for widths that do not divide, a window below 1, and positions that cannot
+        be.
         """
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads:
+        d_head = _head_width(d_model, num_heads, num_kv_heads, d_head)
+        if min(max_length, 1 if window is None else window) < 1:
             raise ValueError(
-                "heads are at least 1, and num_kv_heads must divide num_heads; got "
-                f"{num_heads=}, {num_kv_heads=}"
-            )
-        if d_head is None and d_model % num_heads:
-            raise ValueError(
-                f"num_heads must divide d_model (or give d_head); got {d_model=}, {num_heads=}"
-            )
-        d_head = d_model // num_heads if d_head is None else d_head
-        if min(d_head, max_length, 1 if window is None else window) < 1:
-            raise ValueError(
-                "d_head is a width, and window (the current token counted) and max_length are "
-                f"numbers of tokens, at least 1; got {d_head=}, {window=}, {max_length=}"
+                "window (the current token counted) and max_length are numbers of tokens, at least "
+                f"1; got {window=}, {max_length=}"
             )
         self.num_heads, self.num_kv_heads, self.d_head = num_heads, num_kv_heads, d_head
         self.window, self.causal, self.cache_dtype = window, causal, cache_dtype
-        self.rope_values = rope_values
         self.state_growth = "linear" if window is None else "window"
         self.max_length = max_length if causal and window is None else None
         self.slots = max_length if window is None else window
-        options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        options = {**dtypes, "use_bias": use_bias, "rngs": rngs}
         self.q_proj = Linear(d_model, num_heads * d_head, **options)
         self.k_proj = Linear(d_model, num_kv_heads * d_head, **options)
         self.v_proj = Linear(d_model, num_kv_heads * d_head, **options)
@@ -113,27 +93,19 @@ class Attention(Mixer):
         self.out_proj = Linear(num_heads * d_head, d_model, **last)
         gate = Linear(d_model, num_heads * d_head, **options) if output_gate else None
         self.gate_proj = nnx.data(gate)
-        norms = None
-        if qk_norm:
-            options.pop("use_bias")
-            kind = CenteredRMSNorm if qk_norm_centered else nnx.RMSNorm
-            norms = nnx.List([kind(d_head, epsilon=norm_eps, **options) for _ in range(2)])
-        self.qk_norm = nnx.data(norms)
-        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-        self.positions = plug_in(
-            positions,
-            Sizes(d_model, num_heads, num_kv_heads, d_head, causal, scale, **dtypes),
-            base=rope_base,
-            interleaved=rope_interleaved,
-            fraction=rope_fraction,
-            scaling=rope_scaling,
-            factor=rope_factor,
-            trained_length=rope_trained_length,
-            num_buckets=num_buckets,
-            max_distance=max_distance,
-            use_bias=use_bias,
-            rngs=rngs,
-        )
+        norm = CenteredRMSNorm if qk_norm_centered else nnx.RMSNorm
+        norms = [norm(d_head, epsilon=norm_eps, **dtypes, rngs=rngs) for _ in range(2 * qk_norm)]
+        self.qk_norm = nnx.data(nnx.List(norms) if qk_norm else None)
+        heads = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "d_head": d_head}
+        how = {"causal": causal, "scale": scale, "use_bias": use_bias}
+        sizes = Sizes(d_model=d_model, **heads, **how, **dtypes)
+        self.positions = encoding(positions).plug_in(sizes, rngs)
+        self.usual_queries = d_head**-0.5 / self.positions.scale
+
+    @classmethod
+    def current(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Positions as their text, with what were options beside them."""
+        return with_former(options)
 
     def _initial(self, batch_size: int) -> KVCache:
         cache = jnp.zeros((batch_size, self.slots, self.num_kv_heads, self.d_head), self.kept)
@@ -150,9 +122,7 @@ class Attention(Mixer):
         v = _split(self.v_proj(x), self.num_kv_heads)
         if self.qk_norm is not None:
             q, k = (norm(x) for norm, x in zip(self.qk_norm, (q, k), strict=True))
-        q, k = (self.positions.turn(x, layout.position) for x in (q, k))
-        if self.rope_values:
-            v = self.positions.turn(v, layout.position)
+        q, k, v = self.positions.turn(q, k, v, layout.position)
         if inner is None:
             o = self._parallel(q, k, v, layout)
         else:
@@ -199,6 +169,22 @@ class Attention(Mixer):
             k_segment_ids=jnp.concatenate([(slot_position >= 0).astype(tags.dtype), tags], 1),
         )
         return o, write(cache, k, v, position, tags)
+
+
+def _head_width(d_model: int, num_heads: int, num_kv_heads: int, d_head: int | None) -> int:
+    """The channels of a head. Raises ValueError for numbers of heads that cannot be."""
+    if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads:
+        raise ValueError(
+            "heads are at least 1, and num_kv_heads must divide num_heads; got "
+            f"{num_heads=}, {num_kv_heads=}"
+        )
+    if d_head is None and d_model % num_heads:
+        raise ValueError(
+            f"num_heads must divide d_model (or give d_head); got {d_model=}, {num_heads=}"
+        )
+    if d_head is not None and d_head < 1:
+        raise ValueError(f"d_head is a width, at least 1; got {d_head}")
+    return d_model // num_heads if d_head is None else d_head
 
 
 def _split(x: Float[Array, "B L D"], heads: int) -> Float[Array, "B L H K"]:

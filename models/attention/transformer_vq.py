@@ -41,7 +41,7 @@ from seqzoo.models.ops.softmax.local_blocks import (
     parallel_blocks,
     run_tags,
 )
-from seqzoo.models.positions import sinusoidal
+from seqzoo.models.ops.softmax.rope import sinusoidal
 
 QUERIES = 128  # whose scores are made together
 LEAST_COUNT = 0.01  # a code that is hardly used keeps a finite codeword

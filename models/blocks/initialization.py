@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 from flax import nnx
 
-from seqzoo.models.attention.softmax import Attention
+from seqzoo.models.mixer import Mixer
 
 InitKind = Literal["default", "deepnorm", "t5"]
 
@@ -37,8 +37,8 @@ def initialize(block: nnx.Module, kind: InitKind, depth: int) -> None:
         _multiply(block, DEEPNORM_SCALED, (8 * depth) ** -0.25)
     elif kind == "t5":
         for _, part in nnx.iter_modules(block):
-            if isinstance(part, Attention):
-                _multiply(part, ("q_proj",), part.d_head**-0.5 / part.positions.scale)
+            if isinstance(part, Mixer) and part.usual_queries != 1.0:
+                _multiply(part, ("q_proj",), part.usual_queries)
 
 
 def _multiply(module: nnx.Module, names: tuple[str, ...], factor: float) -> None:

@@ -23,11 +23,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from seqzoo.models.attention.positions import check_positions
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.matrix.feature_maps import ELEMENTWISE, alike, quadratic, reweighted, taylor
 from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
-from seqzoo.models.positions import check_positions, rope
+from seqzoo.models.ops.softmax.rope import rope
 
 
 class LinearAttentionState(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from seqzoo.models.attention.positions import Rope
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.pretrained.keys import Keys
 from seqzoo.models.pretrained.rules import Rule
@@ -55,17 +56,17 @@ def rope(keys: Keys, d_head: int, *, base: float = 10000.0, share: float = 1.0) 
     theta = keys.number("rope_theta", base)
     share = keys.number("partial_rotary_factor", share)
     given = given or old
-    options: dict[str, Any] = {"positions": "rope"}
+    scaling: dict[str, Any] = {}
     if given is not None:
         theta = given.number("rope_theta", theta)
         share = given.number("partial_rotary_factor", share)
-        options |= _scaling(given, keys)
+        scaling = _scaling(given, keys)
         given.finish()
     if int(d_head * share) % 2 or not 0 < share <= 1:
         raise ValueError(
             f"{keys.where}: a share {share} of heads of width {d_head} cannot be rotated in pairs"
         )
-    return options | {"rope_base": theta, "rope_fraction": share}
+    return {"positions": str(Rope(base=theta, fraction=share, **scaling))}
 
 
 def _scaling(given: Keys, keys: Keys) -> dict[str, Any]:
@@ -75,11 +76,11 @@ def _scaling(given: Keys, keys: Keys) -> dict[str, Any]:
     given.ignore("rope_type", "type")
     if kind is None:
         return {}
-    options = {"rope_scaling": kind, "rope_factor": given.number("factor")}
+    options = {"scaling": kind, "factor": given.number("factor")}
     if kind == "linear":
         return options
     trained = given.size("original_max_position_embeddings", None)
-    options["rope_trained_length"] = trained or keys.size("max_position_embeddings")
+    options["trained_length"] = trained or keys.size("max_position_embeddings")
     if kind == "llama3":
         given.fixed(low_freq_factor=1.0, high_freq_factor=4.0)
     else:

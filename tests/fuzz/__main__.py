@@ -46,6 +46,7 @@ def _fuzz(asked, top: Path) -> int:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(top / "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    from seqzoo.train.cli.command import VERBS
     from tests.fuzz import cases, running, world
 
     started = time.monotonic()
@@ -54,7 +55,7 @@ def _fuzz(asked, top: Path) -> int:
     scratch.mkdir()
     cases.OPTIONS |= world.make(top / "world", _in_a_child)
     indices = range(asked.first, asked.first + asked.n)
-    codes, wrong = collections.Counter(), []
+    codes, spent, wrong = collections.Counter(), collections.Counter(), []
     for result in running.run(
         asked.seed,
         [asked.only] if asked.only is not None else list(indices),
@@ -63,10 +64,13 @@ def _fuzz(asked, top: Path) -> int:
         asked.workers,
     ):
         codes[result["code"]] += 1
+        case = cases.draw(asked.seed, result["index"])
+        verb = case.argv[0] if case.argv and case.argv[0] in VERBS else "no verb"
+        spent[f"{verb}{' alone' if case.alone else ''}"] += result["seconds"]
         if result["found"] or asked.only is not None:
             wrong.append(result["index"]) if result["found"] else None
             print(f"case {result['index']}: {'; '.join(result['found']) or 'right'}")
-            print(f"  {cases.shown(cases.draw(asked.seed, result['index']))}")
+            print(f"  {cases.shown(case)}")
             print(f"  code {result['code']}, faults {result['faults']}")
             for line in result.get("err", "").splitlines()[-12:]:
                 print(f"    {line[:300]}")
@@ -76,6 +80,7 @@ def _fuzz(asked, top: Path) -> int:
             )
     seconds = time.monotonic() - started
     ended = ", ".join(f"{code}: {count}" for code, count in sorted(codes.items()))
+    print(f"seconds: {', '.join(f'{verb} {spent[verb]:.0f}' for verb, _ in spent.most_common(9))}")
     print(f"{sum(codes.values())} cases in {seconds:.0f} s, exit codes {ended}; {len(wrong)} wrong")
     return 1 if wrong else 0
 

@@ -168,7 +168,8 @@ class Alone:
         out, err = (text.decode(errors="replace") for text in self.said)
         ended = Ended(os.waitstatus_to_exitcode(status), out, err, self.hung)
         found = verdict(self.case, ended, self.before, look(self.folder))
-        return [_result(self.index, self.folder, found, ended, self.faults)]
+        seconds = time.monotonic() - self.started
+        return [_result(self.index, self.folder, found, ended, self.faults, seconds)]
 
     def _send(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -220,6 +221,7 @@ def _quiet_cases(seed, indices, root, scratch, log):
     stack = contextlib.ExitStack()
     stack.enter_context(shared.programs())
     for index in indices:
+        started = time.monotonic()
         case, folder = cases.draw(seed, index), scratch / f"case-{index}"
         argv, faults = prepare(case, f"{seed} {index}", root, folder)
         before = look(folder)
@@ -227,7 +229,8 @@ def _quiet_cases(seed, indices, root, scratch, log):
         os.chdir(folder)
         ended = _said(argv, folder)
         os.chdir(scratch)
-        result = _result(index, folder, verdict(case, ended, before, look(folder)), ended, faults)
+        found, seconds = verdict(case, ended, before, look(folder)), time.monotonic() - started
+        result = _result(index, folder, found, ended, faults, seconds)
         with log.open("a") as file:
             file.write(json.dumps(result) + "\n")
 
@@ -254,11 +257,12 @@ def _said(argv: list[str], folder: Path) -> Ended:
     return Ended(code, *texts)
 
 
-def _result(index, folder, found, ended, faults):
+def _result(index, folder, found, ended, faults, seconds=0.0):
     if not found:
         shutil.rmtree(folder, ignore_errors=True)
     words = {"out": ended.out[-2000:], "err": ended.err[-4000:]} if found else {}
-    return {"index": index, "code": ended.code, "found": found, "faults": faults, **words}
+    about = {"index": index, "seconds": seconds, "code": ended.code}
+    return {**about, "found": found, "faults": faults, **words}
 
 
 def run(seed: int, indices: list[int], root: Path, scratch: Path, workers: int):

@@ -6,17 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqzoo.models.attention.encodings import alibi_slopes
+from seqzoo.models.attention.relative_positions import deberta_rows, t5_buckets
 from seqzoo.models.ops.layout.segments import as_segments
 from seqzoo.models.ops.softmax import rope_scaling
 from seqzoo.models.ops.softmax.relative import Slopes
-from seqzoo.models.ops.softmax.rope import xpos
-from seqzoo.models.positions import (
-    alibi_slopes,
-    deberta_rows,
-    rope,
-    sinusoidal,
-    t5_buckets,
-)
+from seqzoo.models.ops.softmax.rope import rope, sinusoidal, xpos
 from tests.golden import golden
 from tests.helpers import assert_close, x64
 

@@ -83,7 +83,7 @@ def check_encoder(model, head, case):
 
 def test_deberta():
     w = golden("hf/deberta_v2_mlm/model") | golden("hf/deberta_v2_mlm/io")
-    options = {"positions": "deberta", "num_buckets": 8, "max_distance": 32}
+    options = {"positions": "deberta:num_buckets=8,max_distance=32"}
     where = "attention.self.{}_proj"
     model, head = load_bert(w, "deberta", options, where, positions="none", norm_eps=1e-7)
     rows = w["deberta.encoder.rel_embeddings.weight"]
@@ -100,7 +100,7 @@ def test_deberta():
 
 def test_t5_encoder():
     w = golden("hf/t5_enc_dec/model") | golden("hf/t5_enc_dec/io")
-    options = {"num_heads": 2, "d_head": 6, "num_buckets": 8, "max_distance": 16}
+    options = {"num_heads": 2, "d_head": 6, "positions": "t5:num_buckets=8,max_distance=16"}
     model = build("t5_encoder", options)
     model.encoder.embed.embedding[...] = jnp.asarray(w["shared.weight"])
     for i, block in enumerate(blocks(model)):

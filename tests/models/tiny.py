@@ -14,9 +14,7 @@ TINY = {
     },
     "attention@deberta": {
         "num_heads": 2,
-        "positions": "deberta",
-        "num_buckets": 8,
-        "max_distance": 6,
+        "positions": "deberta:num_buckets=8,max_distance=6",
         "max_length": 32,
     },
     "attention@transformer_xl": {"num_heads": 2, "positions": "transformer_xl", "max_length": 32},

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from seqzoo import tasks
+from seqzoo.models.attention.positions import Rope
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.config import (
     Experiment,
@@ -44,6 +45,25 @@ def test_a_field_that_did_not_exist_yet_had_its_default():
     assert differences(old, new) == differences(new, old) == []
     new["backbone"]["logit_cap"] = 30.0
     assert [d.key for d in differences(old, new)] == ["backbone.logit_cap"]
+
+
+def test_positions_of_a_configuration_written_before_are_read():
+    """Eight options of attention stood beside `positions`, all of them written."""
+    former = {"rope_base": 10000.0, "rope_fraction": 0.5, "num_buckets": 32, "rope_values": False}
+    new = dataclasses.replace(EXPERIMENT, mixer={"num_heads": 2, "positions": "rope:fraction=0.5"})
+    old = new.to_dict() | {"mixer": {"num_heads": 2, "positions": "rope", **former}}
+    assert Experiment.from_dict(old) == new
+    assert differences(old, new.to_dict()) == []
+    old["mixer"]["rope_base"] = 500.0
+    assert [d.key for d in differences(old, new.to_dict())] == ["mixer.positions"]
+    several = old | {"model": "rg_lru,attention", "mixer": {"attention": old["mixer"]}}
+    mixer = Experiment.from_dict(several).mixer
+    assert mixer == {"attention": {"num_heads": 2, "positions": "rope:base=500.0,fraction=0.5"}}
+
+
+def test_positions_as_a_value_are_written_as_their_text():
+    as_value = dataclasses.replace(EXPERIMENT, mixer={"positions": Rope(base=500.0)})
+    assert as_value.to_dict()["mixer"] == {"positions": "rope:base=500.0"}
 
 
 def test_differences_leave_out_where_and_how():

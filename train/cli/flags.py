@@ -1,7 +1,8 @@
 """A command line, read once, and the values that its flags give to dataclasses.
 
 The fields of a dataclass are flags: `d_model: int = 64  # width` is `--d-model`, nested dataclasses
-have their field's name before a dot. Faults are ValueErrors of one line.
+have their field's name before a dot. A class with `current` reads values of `former` names and
+forms too. Faults are ValueErrors of one line.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Flag(NamedTuple):
     type: Any
     needed: bool = False
     negates: str = ""  # the flag that it turns off
+    former: bool = False  # not shown, since another one says it today
 
 
 def read(argv: Sequence[str], *, place: bool = False) -> CommandLine:
@@ -100,7 +102,8 @@ def parse(kind: type, line: CommandLine, prog: str, about: str = "") -> Any:
     values = {}
     for given in line.given:
         if given.name not in known:
-            raise unknown("option", given.name, known)
+            shown = [flag.name for flag in known.values() if not flag.former]
+            raise unknown("option", given.name, shown)
         words, more = _own_words(given, known[given.name].type)
         for word in (*line.rest, *more):
             raise ValueError(f"unexpected argument {word!r}; options have the form --name value")
@@ -144,6 +147,8 @@ def flags_of(kind: type, prefix: str = "") -> Iterator[Flag]:
         if hint is bool:
             before, dot, last = name.rpartition(".")
             yield Flag(f"--{before}{dot}no-{last}", hint, negates=f"--{name}")
+    for name in getattr(kind, "former", ()):
+        yield Flag(_flag(prefix, name), str, former=True)
 
 
 def _fields(kind: type, prefix: str) -> Iterator[tuple[dataclasses.Field, Any, str]]:
@@ -172,7 +177,15 @@ def _made(kind: type, values: dict[str, Any], default: Any = None, prefix: str =
             changed[field.name] = _made(hint, values, nested, name)
         elif f"--{name}" in values:
             changed[field.name] = values[f"--{name}"]
-    return kind(**changed) if default is None else dataclasses.replace(default, **changed)
+    made = kind(**changed) if default is None else dataclasses.replace(default, **changed)
+    if not hasattr(kind, "current"):
+        return made
+    given = {n: values[f] for n in kind.former if (f := _flag(prefix, n)) in values}
+    return kind(**kind.current({**made.options(), **given}))
+
+
+def _flag(prefix: str, name: str) -> str:
+    return f"--{prefix}{name.replace('_', '-')}"
 
 
 def _awaits_value(words: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from seqzoo.models.attention.positions import Rope
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.pretrained.family import ACTIVATIONS, Translation
 from seqzoo.models.pretrained.keys import Keys
@@ -117,9 +118,7 @@ def roformer(keys: Keys) -> Translation:
     length = keys.size("max_position_embeddings", 1536)
     options = {
         **_heads(keys),
-        "positions": "rope",
-        "rope_interleaved": True,
-        "rope_values": keys.flag("rotary_value", False),
+        "positions": str(Rope(interleaved=True, values=keys.flag("rotary_value", False))),
     }
     d_head = d_model // options["num_heads"]
     width = d_embed if d_embed not in (None, d_model) else 0

@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from seqzoo.models import Attention, build
-from seqzoo.models.attention.positions import Disentangled, Shaw, Sizes
+from seqzoo.models.attention.encodings import Sizes
+from seqzoo.models.attention.positions import FORMER, KINDS, Deberta, Rope, Shaw, encoding
 from tests.golden import golden
 from tests.helpers import assert_close, x64
 from tests.laws import PACKED, normal, runs
@@ -34,7 +35,8 @@ def fill(linear, weight, bias):
 
 
 def sizes(**changes):
-    return dataclasses.replace(Sizes(12, 2, 2, 6, False, None, **F64), **changes)
+    made = Sizes(d_model=12, num_heads=2, num_kv_heads=2, d_head=6, causal=False, **F64)
+    return dataclasses.replace(made, **changes)
 
 
 def test_shaw_equals_published():
@@ -42,7 +44,7 @@ def test_shaw_equals_published():
     with x64():
         mixer = published(case)
         left, right = int(case["left_max"]), int(case["right_max"])
-        mixer.positions = Shaw(sizes(), max_distance=left, ahead=right, rngs=nnx.Rngs(0))
+        mixer.positions = Shaw(max_distance=left, ahead=right).plug_in(sizes(), nnx.Rngs(0))
         mixer.positions.embed[...] = jnp.asarray(case["param_distance_embedding.weight"])
         assert_close(mixer(jnp.asarray(case["x"])), case["y"], ratio=1e-12)
 
@@ -68,9 +70,8 @@ def test_deberta_equals_published(number):
         mixer = published(case, names=("query_proj", "key_proj", "value_proj", None))
         table = case["rel_embeddings"]
         most = int(case["max_relative_positions"])
-        plug = Disentangled(
-            sizes(), span=len(table) // 2, max_distance=most, use_bias=True, rngs=nnx.Rngs(0)
-        )
+        options = Deberta(num_buckets=len(table), max_distance=most)
+        plug = options.plug_in(sizes(use_bias=True), nnx.Rngs(0))
         plug.embed[...] = jnp.asarray(table)
         for ours, theirs in ((plug.pos_k_proj, "key_proj"), (plug.pos_q_proj, "query_proj")):
             name = f"param_{'' if shared else 'pos_'}{theirs}"
@@ -102,10 +103,10 @@ def pair(plug, name, q, k, head, t, s):
     ("name", "causal"), [("alibi", True), ("alibi", False), ("t5", False), ("xpos", True)]
 )
 def test_packed_rows_equal_loops_over_pairs(name, causal):
-    options = {"num_buckets": 8, "max_distance": 5} if name == "t5" else {}
+    positions = "t5:num_buckets=8,max_distance=5" if name == "t5" else name
     with x64():
         mixer = Attention(
-            8, num_heads=2, positions=name, causal=causal, **options, **F64, rngs=nnx.Rngs(0)
+            8, num_heads=2, positions=positions, causal=causal, **F64, rngs=nnx.Rngs(0)
         )
         x = normal(0, *PACKED.shape, 8).astype(np.float64)
         y = np.asarray(mixer(jnp.asarray(x), PACKED))
@@ -137,14 +138,8 @@ def test_scores_far_into_a_stream_are_finite_and_equal():
 
 
 def test_scaled_rotary_positions_are_those_of_the_ops():
-    mixer = Attention(
-        8,
-        num_heads=2,
-        rope_scaling="yarn",
-        rope_factor=4.0,
-        rope_trained_length=32,
-        rngs=nnx.Rngs(0),
-    )
+    positions = Rope(scaling="yarn", factor=4.0, trained_length=32)
+    mixer = Attention(8, num_heads=2, positions=positions, rngs=nnx.Rngs(0))
     assert mixer.positions.magnitude == pytest.approx(1.1386, abs=1e-4)
     assert np.isfinite(mixer(jnp.ones((1, 3, 8)))).all()
 
@@ -154,10 +149,15 @@ def test_scaled_rotary_positions_are_those_of_the_ops():
     [
         ("attention", {"positions": "rotary"}, "knows: none, rope, xpos"),
         ("attention", {"positions": "learned"}, "backbone's positions='learned'"),
-        ("attention", {"positions": "t5", "max_distance": 3}, "above half of it"),
-        ("attention", {"positions": "deberta", "num_buckets": 3}, "at least 4"),
-        ("attention", {"positions": "shaw", "max_distance": 0}, "at least 1"),
-        ("attention", {"rope_scaling": "more"}, "known: none, linear, ntk, yarn, llama3"),
+        ("attention", {"positions": "t5:max_distance=3"}, "above half of it"),
+        ("attention", {"positions": "deberta:num_buckets=3"}, "at least 4"),
+        ("attention", {"positions": "shaw:max_distance=0"}, "at least 1"),
+        ("attention", {"positions": "rope:scaling=more"}, "valid: none, linear, ntk, yarn, llama3"),
+        ("attention", {"positions": "rope:scale=2"}, "did you mean scaling"),
+        ("attention", {"positions": "rope:base=ten"}, "base is a number; got 'ten'"),
+        ("attention", {"positions": "rope:base=nan"}, "base is a positive number"),
+        ("attention", {"positions": "rope:values"}, "form KIND:name=value"),
+        ("attention", {"rope_scaling": "more"}, "valid: none, linear, ntk, yarn, llama3"),
         ("linear_attention", {"positions": "alibi"}, "never makes those scores"),
     ],
 )
@@ -169,3 +169,42 @@ def test_impossible_positions_are_refused(mixer, options, words):
 def test_xpos_is_refused_where_queries_see_later_keys():
     with pytest.raises(ValueError, match="grows without bound"):
         build("attention", 8, positions="xpos", causal=False, rngs=nnx.Rngs(0))
+
+
+VALUES = [Rope(base=3.5e5, interleaved=True, scaling="yarn", factor=1 / 3), Shaw(max_distance=7)]
+
+
+@pytest.mark.parametrize("value", [*(kind() for kind in KINDS.values()), *VALUES], ids=str)
+def test_a_value_is_its_text(value):
+    assert encoding(str(value)) == encoding(value) == value
+    assert type(encoding(value.kind)) is type(value)
+
+
+# What stood beside `positions` when there were eight options for it, with values of their own.
+BEFORE = {
+    "rope_base": 500.0,
+    "rope_interleaved": True,
+    "rope_fraction": 0.5,
+    "rope_values": True,
+    "rope_scaling": "llama3",
+    "rope_factor": 2.0,
+    "rope_trained_length": 64,
+    "num_buckets": 8,
+    "max_distance": 9,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_former_options_are_read(kind):
+    """By the constructor, by name, and as text, which flags have; those of other kinds go."""
+    assert set(BEFORE) == set(FORMER)
+    own = {f.name for f in dataclasses.fields(KINDS[kind])}
+    expected = KINDS[kind](**{FORMER[old]: v for old, v in BEFORE.items() if FORMER[old] in own})
+    for values in (BEFORE, {name: str(value) for name, value in BEFORE.items()}):
+        now = Attention.current({"num_heads": 2, "positions": kind, **values})
+        assert now == {"num_heads": 2, "positions": str(expected)}
+    new, old = (
+        build("attention", 8, num_heads=2, **options, rngs=nnx.Rngs(0))
+        for options in ({"positions": expected}, {"positions": kind, **BEFORE})
+    )
+    assert nnx.graphdef(new) == nnx.graphdef(old)

@@ -89,8 +89,8 @@ def test_the_ring_holds_a_window_however_long_the_stream():
         ({"num_heads": 3}, "num_heads must divide d_model"),
         ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads must divide num_heads"),
         ({"num_heads": 8}, "even head width"),
-        ({"num_heads": 1, "rope_fraction": 0.4}, "rope_fraction=0.4"),
-        ({"rope_fraction": 1.5}, "a share of each head's channels"),
+        ({"num_heads": 1, "positions": "rope:fraction=0.4"}, "fraction=0.4"),
+        ({"positions": "rope:fraction=1.5"}, "a share of each head's channels"),
         ({"window": 0}, "at least 1"),
     ],
 )

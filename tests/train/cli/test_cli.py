@@ -1,5 +1,6 @@
 """The command line: fixed spellings, one-line errors, exit codes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from seqzoo.models.registry import MIXERS, PRESETS
 from seqzoo.tasks import TASKS
 from seqzoo.train.cli import command as cli
 from seqzoo.train.cli.experiment import experiment_fields, experiment_of
-from seqzoo.train.cli.flags import flags_of
+from seqzoo.train.cli.flags import flags_of, parse, read
 from seqzoo.train.config import Experiment
 from seqzoo.train.folder.metrics import NonFiniteError, read_lines
 
@@ -102,8 +103,6 @@ def test_list_has_a_line_for_everything(capsys):
 
 
 def test_every_field_of_a_configuration_has_a_flag():
-    import dataclasses
-
     kind = dataclasses.make_dataclass("Flags", experiment_fields("mqar", "attention"))
     names = {flag.name for flag in flags_of(kind)}
     data = experiment_of(kind(), "attention").to_dict()
@@ -115,13 +114,40 @@ def test_every_field_of_a_configuration_has_a_flag():
 
 
 def test_a_pattern_has_options_for_each_of_its_mixers():
-    import dataclasses
-
     kind = dataclasses.make_dataclass(
         "Flags", experiment_fields("mqar", "attention,linear_attention")
     )
     names = {flag.name for flag in flags_of(kind)}
     assert {"--mixer.attention.num-heads", "--mixer.linear-attention.num-heads"} <= names
+
+
+def parsed(*argv, model="attention"):
+    """What flags make of a model's options."""
+    kind = dataclasses.make_dataclass("Flags", experiment_fields("mqar", model))
+    return experiment_of(parse(kind, read(argv), "seqzoo"), model).mixer
+
+
+def test_positions_are_a_flag_and_so_are_their_options_as_they_once_were():
+    today = parsed("--mixer.positions", "rope:base=5e5,fraction=0.5", "--mixer.num-heads", "2")
+    former = (
+        "--mixer.rope-base",
+        "5e5",
+        "--mixer.rope-fraction",
+        "0.5",
+        "--mixer.max-distance",
+        "9",
+    )
+    assert today == parsed(*former, "--mixer.num-heads", "2")
+    assert today["positions"] == "rope:base=500000.0,fraction=0.5"
+    several = parsed("--mixer.attention.rope-base", "7", model="rg_lru,attention")
+    assert several["attention"]["positions"] == "rope:base=7.0"
+    assert parsed("--mixer.num-buckets", "6", model="reformer")["num_buckets"] == 6
+    for wrong, words in (("rope:bass=1", "did you mean base"), ("t6", "unknown positions='t6'")):
+        with pytest.raises(ValueError, match=words):
+            parsed("--mixer.positions", wrong)
+    with pytest.raises(ValueError, match=r"unknown option '--mixer\.rope-bass'") as error:
+        parsed("--mixer.rope-bass", "1")
+    assert "--mixer.rope-base," not in str(error.value)
 
 
 @pytest.mark.smoke
