@@ -33,7 +33,7 @@ from seqzoo.models.linear_attention.delta_parts import DeltaMixer, DeltaState, h
 from seqzoo.models.linear_attention.gated_deltanet import Decay
 from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import Segments
-from seqzoo.models.ops.matrix.gated_delta import gated_delta_rule
+from seqzoo.models.ops.matrix.delta_rules import gated_delta_rule
 
 
 class DeltaNet(DeltaMixer):

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import DeltaMixer, DeltaState, head_sizes, strength
 from seqzoo.models.mixer import Context
-from seqzoo.models.ops.matrix.gated_delta import gated_delta_rule
+from seqzoo.models.ops.matrix.delta_rules import gated_delta_rule
 from seqzoo.models.ssm.mamba import dt_bias_init
 
 

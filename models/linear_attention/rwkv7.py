@@ -35,7 +35,7 @@ from seqzoo.models.linear_attention.matrix_state import (
 from seqzoo.models.linear_attention.rwkv6 import RWKV6State
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
 from seqzoo.models.mixer import Context
-from seqzoo.models.ops.matrix.dplr_delta import dplr_delta_rule
+from seqzoo.models.ops.matrix.delta_rules import dplr_delta_rule
 from seqzoo.models.ops.matrix.orthogonal import orthogonal
 from seqzoo.models.recurrent.parts import wide
 

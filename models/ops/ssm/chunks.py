@@ -72,20 +72,24 @@ class _Chunks(NamedTuple):
         return jnp.pad(self.run[:, :-1, -1], ((0, 0), (1, 0)))
 
 
-def chunk_of(length: int, chunk_size: int) -> int:
-    """The chunk taken for rows of `length`: a power of two, no longer than needed."""
-    return min(chunk_size, 1 << max(length // parts(length) - 1, 0).bit_length())
-
-
 def chunked(
+    op: str,
     u: Float[Array, "B L H"],
-    tables: Tables,
-    h0: Float[Array, "B H N"],
+    make: Callable[[int, jnp.dtype], Tables],
+    h0: Float[Array, "B H N"] | None,
     *,
-    segment_ids: Int[Array, "B L"] | Segments | None = None,
+    sizes: tuple[int, int],
+    chunk_size: int,
+    segment_ids: Int[Array, "B L"] | Segments | None,
 ) -> tuple[Float[Array, "B L H"], Float[Array, "B H N"]]:
-    """Outputs and the state after the last real token: padding carries it, a segment forgets it."""
-    length = u.shape[1]
+    """Outputs and the state after the last real token: padding carries it, a segment forgets it.
+
+    `make(T, dtype)` gives the tables of chunks of T, no longer than rows need; `sizes` are H and N.
+    """
+    check(op, u, h0, *sizes, chunk_size)
+    length, dtype = u.shape[1], jnp.promote_types(u.dtype, jnp.float32)
+    h0 = jnp.zeros((u.shape[0], *sizes), dtype) if h0 is None else h0.astype(dtype)
+    tables = make(min(chunk_size, 1 << max(length // parts(length) - 1, 0).bit_length()), dtype)
     most = max(length // parts(length), len(tables.kernel))
     advance = tables.advance(most) if parts(length) > 1 else None
     return _ROWS((tables, advance), (u, as_segments(segment_ids, length)), h0)

@@ -2,7 +2,7 @@
 
     h_t = A h_{t-1} + b u_t,   y_t = c . h_t        A [N, N] of each channel, b, c [N]
 
-The chunks are those of `lti_chunks.py`. Powers of A come by squaring, A^t b and c A^t by doubling:
+The chunks are those of `chunks.py`. Powers of A come by squaring, A^t b and c A^t by doubling:
 log2(T) matrix products, no FFT and no eigenvalues, so that systems whose A has no well-conditioned
 eigenvectors (HiPPO's) keep full precision. Cost of L tokens: O(L (T + N + N² / T)) per channel in
 chunks of T, and O(N³ log T) for the powers; memory O(L (1 + N / T)).
@@ -21,7 +21,7 @@ from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.sharding import everywhere
-from seqzoo.models.ops.ssm.chunks import Tables, check, chunk_of, chunked
+from seqzoo.models.ops.ssm.chunks import Tables, chunked
 
 # CPU, float32, B=4, H=128, N=64, L=2048, forward and backward, processor time: chunks of 32, 64 and
 # 128 take 137, 129 and 171 ms; more of it is the powers' where rows are short.
@@ -50,23 +50,18 @@ def dense_ssm(
         segment_ids: layout of the rows. Padding carries the state; a new segment forgets it.
         chunk_size: T, a power of two.
 
-    Returns:
-        y like u, and the state, at least float32.
-
-    Raises:
-        ValueError: for a chunk size that is no power of two and shapes that do not fit.
+    What is returned and raised is as of `diagonal_ssm`.
     """
-    check("dense_ssm", u, h0, *b.shape, chunk_size)
     if A.shape != (*b.shape, b.shape[-1]) or c.shape != b.shape:
         raise ValueError(
             f"dense_ssm: A must be [H, N, N], b and c [H, N]; got {A.shape}, {b.shape}, {c.shape}"
         )
-    dtype = jnp.promote_types(u.dtype, jnp.float32)
-    if h0 is None:
-        h0 = jnp.zeros((u.shape[0], *b.shape), dtype)
-    size = chunk_of(u.shape[1], chunk_size)
-    tables = _tables(*(x.astype(dtype) for x in (A, b, c)), size)
-    return chunked(u, tables, h0.astype(dtype), segment_ids=segment_ids)
+
+    def tables(size: int, dtype: jnp.dtype) -> Tables:
+        return _tables(*(x.astype(dtype) for x in (A, b, c)), size)
+
+    how = {"chunk_size": chunk_size, "segment_ids": segment_ids}
+    return chunked("dense_ssm", u, tables, h0, sizes=b.shape, **how)
 
 
 def dense_kernel(

@@ -4,7 +4,7 @@
                                y_t = sum_n c_n h_t,n              a, b, c real, N a channel
 
 A complex number stands for itself and its conjugate: a real system of size N = 2 M (Gu et al.
-2022, arXiv:2206.11893). The chunks are those of `lti_chunks.py`, with tables of powers of `a`; the
+2022, arXiv:2206.11893). The chunks are those of `chunks.py`, with tables of powers of `a`; the
 states at chunk borders are a `linear_scan`. Cost of L tokens: O(L (T + N)) per channel in chunks of
 T; memory O(L (1 + N / T)).
 """
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.linear import undivided_scan
-from seqzoo.models.ops.ssm.chunks import Tables, check, chunk_of, chunked, keep
+from seqzoo.models.ops.ssm.chunks import Tables, chunked, keep
 
 # CPU, float32, B=4, H=128, N=64, L=2048, forward and backward, processor time: chunks of 16, 32 and
 # 64 take 164, 104 and 98 ms; packed rows 270, 245 and 238 ms; convolution by FFT, the kernel
@@ -59,13 +59,9 @@ def diagonal_ssm(
         ValueError: for a chunk size that is no power of two and shapes that do not fit.
     """
     states = a.shape[1] * (2 if jnp.iscomplexobj(a) else 1)
-    check("diagonal_ssm", u, h0, a.shape[0], states, chunk_size)
-    dtype = jnp.promote_types(u.dtype, jnp.float32)
-    if h0 is None:
-        h0 = jnp.zeros((u.shape[0], a.shape[0], states), dtype)
-    size = chunk_of(u.shape[1], chunk_size)
-    tables = _tables(a, jnp.broadcast_to(b, a.shape), jnp.broadcast_to(c, a.shape), size, dtype)
-    return chunked(u, tables, h0.astype(dtype), segment_ids=segment_ids)
+    tables = functools.partial(_tables, a, *(jnp.broadcast_to(z, a.shape) for z in (b, c)))
+    how = {"chunk_size": chunk_size, "segment_ids": segment_ids}
+    return chunked("diagonal_ssm", u, tables, h0, sizes=(a.shape[0], states), **how)
 
 
 def powers(a: Inexact[Array, "..."], count: int) -> Inexact[Array, "K ..."]:

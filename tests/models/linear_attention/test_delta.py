@@ -9,7 +9,7 @@ from flax import nnx
 from seqzoo.models.linear_attention.delta_parts import strength
 from seqzoo.models.linear_attention.deltanet import DeltaNet, DeltaProduct
 from seqzoo.models.linear_attention.gated_deltanet import GatedDeltaNet, KimiDeltaAttention
-from seqzoo.models.ops.matrix.gated_delta import gated_delta_rule
+from seqzoo.models.ops.matrix.delta_rules import gated_delta_rule
 from seqzoo.models.param_groups import param_groups
 from tests.helpers import assert_close
 

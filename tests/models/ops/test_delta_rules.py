@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from seqzoo.models.ops.matrix.dplr_delta import dplr_delta_rule
-from seqzoo.models.ops.matrix.gated_delta import gated_delta_rule
+from seqzoo.models.ops.matrix.delta_rules import dplr_delta_rule, gated_delta_rule
 from seqzoo.models.ops.matrix.triangular import unit_inverse
 from tests.golden import golden
 from tests.helpers import assert_close, assert_trees_close, x64
