@@ -8,7 +8,9 @@ and the block's number. Both ways, the queries of the first block see every key.
 C = `block_size` tokens are counted from the start of the segment.
 
 Where ours differs: the published code also makes the last block global and draws other blocks for
-each head. Causal, blocks are drawn from the past; the paper has both ways only.
+each head and layer. Here a draw is that of `seed` alone, so that a layer is the same wherever it
+stands and a stack of them is scanned; `BackboneConfig.each` gives places of a pattern other seeds.
+Causal, blocks are drawn from the past; the paper has both ways only.
 
 Cost of L tokens: O(L n C K) per head with n = back + 2 + num_random blocks of keys, both ways
 n = 2 back + 3 + num_random; with padding or borders at most twice that. State: 2 S d_model + 1

@@ -8,8 +8,11 @@
                                                                    Lei et al. 2018, arXiv:1709.02755
 
 QRNN is linear given its gates and runs by `linear_scan`, without zoneout. SRU's highway α is
-sqrt(3), the published 1 + 2 exp(b) under the root at b_r = 0; its width is d_model. IndRNN's decays
-start uniform in [0, 1] and are not clipped. Cost of L tokens: O(L H D), for QRNN times its width.
+sqrt(3), the published 1 + 2 exp(b) under the root at b_r = 0; its width is d_model. IndRNN's
+decays start uniform in [0, 1] and act at most as γ^(1/T) in size (section 3.2), so that a state
+grows by no more than γ = `growth` in T = `length` tokens; the paper clips them after each step of
+the optimiser.
+Cost of L tokens: O(L H D), for QRNN times its width.
 State per sequence: IndRNN d_hidden; QRNN d_hidden + (width - 1) d_model; SRU d_model elements.
 """
 
@@ -80,15 +83,23 @@ class IndRNN(Mixer):
         *,
         d_hidden: int | None = None,
         activation: Literal["relu", "tanh"] = "relu",
+        growth: float = 2.0,
+        length: int = 2048,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Raises ValueError for a width below 1 and an unknown activation."""
+        """`growth`: most that `length` tokens may make of a state; `length` 0: no bound.
+
+        Raises ValueError for a width below 1, an unknown activation and a bound that is none.
+        """
         if activation not in ACTIVATIONS:
             raise ValueError(f"unknown {activation=}; known: {', '.join(ACTIVATIONS)}")
+        if not growth > 0 or length < 0:
+            raise ValueError(f"growth is a factor above 0 of length >= 0; got {growth=}, {length=}")
         width = hidden_width(d_hidden, d_model)
         self.d_hidden, self.activation = width, activation
+        self.bound = growth ** (1 / length) if length else None
         self.in_proj = Linear(d_model, width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         decay = jax.random.uniform(rngs.params(), (width,), param_dtype)
         self.decay = nnx.Param(decay, group="dynamics")
@@ -105,6 +116,10 @@ class IndRNN(Mixer):
     def _mix(self, x, inner, ctx):
         h0 = self._initial(x.shape[0]) if inner is None else inner
         u, decay = wide(self.in_proj(x)), wide(self.decay[...])
+        if self.bound is not None:
+            # Gradients are those of the bound, so that a weight that went past it comes back.
+            bounded = jnp.clip(decay, -self.bound, self.bound)
+            decay = decay + jax.lax.stop_gradient(bounded - decay)
         h, last = ind_rnn(u, decay, h0, activation=self.activation, segments=ctx.segments)
         y = h if self.out_proj is None else self.out_proj(h)
         return y, last
