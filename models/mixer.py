@@ -296,7 +296,7 @@ def _forget(mixer: Mixer, ids: Int[Array, "B C"], state: StreamState) -> PyTree:
     def pick(new: Array, old: Array) -> Array:
         return jnp.where(afresh.reshape(afresh.shape + (1,) * (old.ndim - 1)), new, old)
 
-    return jax.tree.map(pick, mixer._initial(len(ids)), state.inner)
+    return jax.tree.map(pick, mixer._initial(ids.shape[0]), state.inner)
 
 
 def _last_token(ids: Int[Array, "B C"], layout: Segments, state: StreamState):

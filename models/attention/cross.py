@@ -112,8 +112,8 @@ def _read(
     if 0 in x.shape[:2]:
         return x, state
     if context.shape[1] == 0:  # one token that nobody reads
-        context = jnp.zeros((len(x), 1, context.shape[2]), context.dtype)
-        context_ids = jnp.zeros((len(x), 1), jnp.int32)
+        context = jnp.zeros((x.shape[0], 1, context.shape[2]), context.dtype)
+        context_ids = jnp.zeros((x.shape[0], 1), jnp.int32)
     valid = None if ids is None else ids > 0
     if ids is not None or context_ids is not None:
         ids, context_ids = (

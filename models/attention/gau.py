@@ -364,7 +364,7 @@ class Flash(GatedUnit):
         fill = -length % size
         z, v, place = (jnp.pad(a, ((0, 0), (0, fill)) + ((0, 0),) * (a.ndim - 2)) for a in inputs)
         items = *self._scaled(z, place), v
-        q, q_far, k, k_far, v = (a.reshape(len(a), -1, size, a.shape[-1]) for a in items)
+        q, q_far, k, k_far, v = (a.reshape(a.shape[0], -1, size, a.shape[-1]) for a in items)
         index, seen = jnp.arange(size)[None], jnp.tril(jnp.ones((size, size), bool))
         s = jnp.einsum("BNCK,BNSK->BNCS", q / self.block_size, k)
         if self.positions is not None:
@@ -374,7 +374,7 @@ class Flash(GatedUnit):
         now = jnp.swapaxes(k_far / self.block_size, -1, -2) @ v
         last, behind = jax.lax.scan(lambda s, x: (s + x, s), behind, jnp.moveaxis(now, 1, 0))
         o = weights(s, seen, self.kind) @ v + q_far @ jnp.moveaxis(behind, 0, 1)
-        return o.reshape(len(o), -1, o.shape[-1])[:, :length], last
+        return o.reshape(o.shape[0], -1, o.shape[-1])[:, :length], last
 
     def _carry(self, v: Array, s: Array | None = None) -> tuple | None:
         """Σ k' vᵀ / C of what lies behind the chunks in view, and the run it belongs to."""

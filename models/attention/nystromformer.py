@@ -96,7 +96,7 @@ class Nystromformer(Mixer):
         mean = member / jnp.maximum(size, 1)[:, None]
         some = (size > 0)[:, None, None, :]  # landmarks with tokens
         tops = (
-            jnp.einsum("BLM,BLHK->BMHK", jnp.broadcast_to(mean, (len(q), *mean.shape[1:])), a)
+            jnp.einsum("BLM,BLHK->BMHK", jnp.broadcast_to(mean, (q.shape[0], *mean.shape[1:])), a)
             for a in (q, k)
         )
         top_q, top_k = tops

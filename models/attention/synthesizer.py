@@ -137,7 +137,7 @@ class Synthesizer(Mixer):
         else:
             q = self._table(self.q_embed, position)
         k = self._table(self.k_embed, k_position)
-        q, k = (by_rows(jnp.broadcast_to(a, (len(x), *a.shape[1:]))) for a in (q, k))
+        q, k = (by_rows(jnp.broadcast_to(a, (x.shape[0], *a.shape[1:]))) for a in (q, k))
         return attention(q.astype(v.dtype), k.astype(v.dtype), v, scale=1.0, **options)
 
     def _table(self, embed: nnx.Embed, position: Int[Array, "#B L"]) -> Float[Array, "#B L H E"]:

@@ -32,6 +32,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import AuxLoss, Context, Mixer
 from seqzoo.models.ops.layout.backends import run
+from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.sequence_parallel import gathered, parts
 from seqzoo.models.ops.layout.sharding import by_rows, everywhere, undivided
 from seqzoo.models.ops.softmax.local_blocks import (
@@ -171,7 +172,7 @@ class TransformerVQ(Mixer):
         k = k + jax.lax.stop_gradient(words - k)
         runs = run_tags(layout, *x.shape[:2])
         place = jnp.broadcast_to(layout.position, runs.shape)
-        view = _View(self, book, wide, len(x))
+        view = _View(self, book, wide, x.shape[0])
         queries, keys = (q, runs, place), (k, v, codes, runs, place)
         if inner is None:
             back = -(-self.memory // self.block_size)
@@ -195,12 +196,14 @@ class TransformerVQ(Mixer):
         """Writes the commitment loss and moves the codebook."""
         real = jnp.ones(k.shape[:2], k.dtype) if valid is None else valid.astype(k.dtype)
         error = jnp.square(k - jax.lax.stop_gradient(words)).sum((-1, -2))
-        mean = jnp.sum(error * real) / jnp.maximum(real.sum(), 1)
+        total = real.sum()
+        mean = jnp.sum(error * real) / jnp.maximum(total, 1)
+        moved = jnp.where(total > 0, 1 - self.ema, 0)  # nothing is learned from padding alone
         self.commitment[...] = (self.commit_weight * mean).astype(self.commitment.dtype)
-        count, total = code_sums(jax.lax.stop_gradient(k), codes, real, self.num_codes)
-        for average, new in ((self.code_count, count), (self.code_sum, total)):
+        count, words = code_sums(jax.lax.stop_gradient(k), codes, real, self.num_codes)
+        for average, new in ((self.code_count, count), (self.code_sum, words)):
             old, new = average[...], everywhere(new)  # else all devices gather all keys
-            average[...] = (self.ema * old + (1 - self.ema) * new).astype(old.dtype)
+            average[...] = (old + moved * (new - old)).astype(old.dtype)
 
     def _continued(self, view: _View, queries: tuple, keys: tuple, state: VQState):
         *items, runs, place = keys
@@ -379,26 +382,38 @@ def by_slots(
     return run("skew", forms, x[..., ::-1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+class _Read(NamedTuple):
+    """What is static of how rows are read."""
+
+    count: int  # S
+    distances: int  # R
+    beyond: float
+    ahead: float
+
+
+def _read(how: _Read, x: Float[Array, "*B C R"]) -> Float[Array, "*B C S"]:
+    size = x.shape[-2]
+    rows = _around(x, how.count - how.distances, size, how.beyond, how.ahead)
+    return _slices(rows, size - 1 - jnp.arange(size), how.count)
+
+
+def _read_tangent(how: _Read, kept: tuple, tangents: tuple[Array]) -> Array:
+    return _read(how._replace(beyond=0, ahead=0), *tangents)
+
+
+def _read_backward(how: _Read, kept: tuple, g: Array) -> tuple[Array]:
+    size = g.shape[-2]
+    starts = how.count - how.distances + 1 + jnp.arange(size)
+    return (_slices(_around(g, size, size), starts, how.distances),)
+
+
+_reading = with_backward(_read, lambda how, x: (_read(how, x), ()), _read_backward, _read_tangent)
+
+
 def _read_rows(
     count: int, beyond: float, ahead: float, x: Float[Array, "*B C R"]
 ) -> Float[Array, "*B C S"]:
-    size, distances = x.shape[-2:]
-    rows = _around(x, count - distances, size, beyond, ahead)
-    return _slices(rows, size - 1 - jnp.arange(size), count)
-
-
-def _read_rows_forward(count: int, beyond: float, ahead: float, x: Array):
-    return _read_rows(count, beyond, ahead, x), x.shape
-
-
-def _read_rows_backward(count: int, beyond: float, ahead: float, shape: tuple, g: Array):
-    size, distances = shape[-2:]
-    starts = count - distances + 1 + jnp.arange(size)
-    return (_slices(_around(g, size, size), starts, distances),)
-
-
-_read_rows.defvjp(_read_rows_forward, _read_rows_backward)
+    return _reading(_Read(count, x.shape[-1], beyond, ahead), x)
 
 
 def _around(x: Array, before: int, behind: int, first: float = 0, last: float = 0) -> Array:

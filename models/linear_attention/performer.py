@@ -159,9 +159,11 @@ class Performer(Mixer):
         return self.out_proj(o.reshape(*x.shape[:2], -1)), state
 
     def _count(self, ctx: Context) -> None:
-        """Counts a training call and redraws when it is time."""
-        calls, key = self.calls[...] + 1, ctx.key()
-        due = calls % self.redraw_interval == 0
+        """Counts a training call with any real token, and redraws when it is time."""
+        valid, key = ctx.segments.valid, ctx.key()
+        counts = jnp.int32(1) if valid is None else valid.any().astype(jnp.int32)
+        calls = self.calls[...] + counts
+        due = (counts > 0) & (calls % self.redraw_interval == 0)
         old = self.projection[...]
         self.projection[...] = jax.lax.cond(due, lambda: self._draw(key, old.dtype), lambda: old)
         self.calls[...] = calls

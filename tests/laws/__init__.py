@@ -9,14 +9,16 @@ It needs no test runner. (Imports in here are relative, since the folder has two
 """
 
 from .cases import ONES, PACKED, B, C, D, L, normal, runs
-from .check import LAWS, Law, Report, Result, check_mixer, laws_of
+from .check import LAWS, NUMBERS, USES, Law, Report, Result, check_mixer, laws_of
 from .compare import assert_close, relative_error, rms
 from .subject import Subject, perturbed
 
 __all__ = [
     "LAWS",
+    "NUMBERS",
     "ONES",
     "PACKED",
+    "USES",
     "B",
     "C",
     "D",

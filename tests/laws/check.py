@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from . import rows, stream
+from . import doors, dtypes, programs, rows, stream
 from .cases import D
 from .subject import Make, Subject
 
@@ -18,15 +18,14 @@ class Law(NamedTuple):
         check: the law.
         causal: whether it is of causal mixers alone, of those that look both ways, or (None) of
             all.
-        streams: whether it is of mixers alone that carry a state, as plain modules do not.
     """
 
     check: Callable[[Subject], None]
     causal: bool | None = None
-    streams: bool = False
 
 
-LAWS: dict[str, Law] = {
+# Of numbers: forms that must agree.
+NUMBERS: dict[str, Law] = {
     "shapes": Law(rows.shapes_and_numbers),
     "packed": Law(rows.packed_equals_separate),
     "padding": Law(rows.padding_is_invisible),
@@ -34,22 +33,37 @@ LAWS: dict[str, Law] = {
     "parameters": Law(rows.every_parameter_matters),
     "both-ways": Law(rows.both_ways, causal=False),
     "causal": Law(rows.causal, causal=True),
-    "ragged": Law(stream.ragged_one_segment, causal=True, streams=True),
-    "ragged-packed": Law(stream.ragged_packed, causal=True, streams=True),
-    "steps": Law(stream.steps_equal_parallel, causal=True, streams=True),
-    "idle": Law(stream.padding_leaves_the_state, causal=True, streams=True),
-    "gradients": Law(stream.gradients_through_the_state, causal=True, streams=True),
-    "state": Law(stream.state_size, causal=True, streams=True),
+    "ragged": Law(stream.ragged_one_segment, causal=True),
+    "ragged-packed": Law(stream.ragged_packed, causal=True),
+    "steps": Law(stream.steps_equal_parallel, causal=True),
+    "idle": Law(stream.padding_leaves_the_state, causal=True),
+    "gradients": Law(stream.gradients_through_the_state, causal=True),
+    "state": Law(stream.state_size, causal=True),
 }
+# Of what any program may do with a mixer.
+USES: dict[str, Law] = {
+    "nothing": Law(doors.nothing),
+    "spoilt-padding": Law(doors.anything_at_padding),
+    "idle-training": Law(doors.padding_teaches_nothing),
+    "wrong-inputs": Law(doors.wrong_inputs),
+    "past-the-end": Law(doors.past_the_end),
+    "donation": Law(doors.states_can_be_donated, causal=True),
+    "copies": Law(doors.copies),
+    "closure": Law(doors.evaluation_writes_nothing),
+    "dtypes": Law(dtypes.outputs_and_states),
+    "parameter-dtypes": Law(dtypes.parameters_of_any_width),
+    "float64": Law(dtypes.nothing_narrow_in_float64),
+    "compiled-once": Law(programs.compiled_once),
+    "mesh": Law(programs.explicit_mesh),
+    "derivatives": Law(programs.derivatives),
+    "export": Law(programs.exported),
+}
+LAWS = NUMBERS | USES
 
 
-def laws_of(causal: bool, streams: bool = True) -> list[str]:
-    """The names of the laws for mixers that are causal (and stream), or that look both ways."""
-    return [
-        name
-        for name, law in LAWS.items()
-        if law.causal in (None, causal) and (streams or not law.streams)
-    ]
+def laws_of(causal: bool, among: Mapping[str, Law] = LAWS) -> list[str]:
+    """The names of the laws for mixers that are causal, or that look both ways."""
+    return [name for name, law in among.items() if law.causal in (None, causal)]
 
 
 class Result(NamedTuple):
@@ -102,7 +116,7 @@ def check_mixer(
         ValueError: for a name that is no law, or no law of such a mixer.
     """
     subject = Subject(make, d_model, ratio=ratio)
-    known = laws_of(subject.mixer.causal, subject.streams)
+    known = laws_of(subject.mixer.causal)
     chosen = known if laws is None else list(laws)
     for name in chosen:
         if name not in known:

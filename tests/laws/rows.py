@@ -7,7 +7,7 @@ import numpy as np
 
 from .cases import ONES, B, L, normal, runs
 from .compare import expect, rms
-from .subject import Subject
+from .subject import Subject, flat
 
 
 def shapes_and_numbers(s: Subject) -> None:
@@ -43,16 +43,19 @@ def alone(s: Subject, x: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def padding_is_invisible(s: Subject) -> None:
-    """Garbage at padding changes no output and no gradient, and gets no gradient."""
+    """Garbage at padding, of x and within, changes no output and no gradient, and gets none."""
     x = normal(2, B, L, s.d_model)
     real = s.ids > 0
     dy = normal(3, *x.shape) * real[..., None]
-    garbage = np.where(real[..., None], x, 1e4 * normal(4, *x.shape)).astype(np.float32)
-    clean, dirty = s.rows(x, s.ids, dy), s.rows(garbage, s.ids, dy)
+    clean = s.rows(np.where(real[..., None], x, 0), s.ids, dy)
+    dirty = s.rows(x, s.ids, dy, within=1e4 * normal(4, *x.shape))
     s.close(dirty.y[real], clean.y[real], what="outputs at real tokens")
-    expect(np.all(dirty.dx[~real] == 0), "padding has a gradient")
-    expect(np.all(np.isfinite(dirty.dx)), "a gradient is not finite")
+    expect(np.all(dirty.dx == 0, where=~real[..., None]), "padding has a gradient")
+    expect(np.all(dirty.dwithin == 0), "padding within has a gradient")
+    for path, g in jax.tree_util.tree_leaves_with_path((dirty.dparams, dirty.dx)):
+        expect(np.all(np.isfinite(g)), f"the gradient{jax.tree_util.keystr(path)} is not finite")
     s.close(dirty.dx, clean.dx, what="gradient of x")
+    s.close(flat(dirty.dparams), flat(clean.dparams), what="gradient of the parameters")
 
 
 def causal(s: Subject) -> None:

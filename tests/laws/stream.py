@@ -7,9 +7,7 @@ import numpy as np
 
 from .cases import PACKED, B, C, L, N, chunked, joined, normal, ragged
 from .compare import expect
-from .subject import Chunks, Subject, flat
-
-GARBAGE = 77.0  # at the padding of chunks
+from .subject import GARBAGE, Chunks, Subject, flat
 
 
 def ragged_one_segment(s: Subject) -> None:

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from seqzoo.models.mixer import Mixer, StreamState
+from seqzoo.models.mixer import Constant, Mixer, StreamState
 
 from .cases import PACKED, D
 from .compare import assert_close, relative_error
+
+GARBAGE = 77.0  # at the padding of chunks
 
 Make = Callable[..., Mixer]  # called as make(d_model, rngs=rngs), as the class of a mixer is
 
@@ -25,6 +27,7 @@ class Rows(NamedTuple):
     y: np.ndarray  # [B, L, D]
     dparams: Any
     dx: np.ndarray
+    dwithin: np.ndarray  # of what `_mix` finds at padding
 
 
 class Chunks(NamedTuple):
@@ -51,7 +54,6 @@ class Subject:
         mixer: as `make` built it.
         params: its parameters, moved away from where they start.
         ids: a layout of rows that it takes: packed, or one segment with padding.
-        streams: whether it has a streaming form.
         ratio: the largest relative rms error between forms of the same numbers.
         errors: what `close` has measured since the list was last emptied.
     """
@@ -70,7 +72,6 @@ class Subject:
         self.params = perturbed(params)
         native = self.mixer.packing == "native"
         self.ids = PACKED if native else (PACKED > 0).astype(np.int32)
-        self.streams = self.mixer.causal and self.mixer.state_growth != "undeclared"
         self.errors: list[float] = []
         self._jit = functools.partial(jax.jit, compiler_options=compiler_options)
 
@@ -78,13 +79,28 @@ class Subject:
         """The mixer with these parameters, to be called inside a transformation."""
         return nnx.merge(self.graphdef, params, self.rest, copy=True)
 
-    def rows(self, x: np.ndarray, ids: np.ndarray, dy: np.ndarray | None = None) -> Rows:
-        """The parallel form and its pullback of `dy`, ids always given."""
+    def rows(
+        self,
+        x: np.ndarray,
+        ids: np.ndarray,
+        dy: np.ndarray | None = None,
+        *,
+        within: np.ndarray | None = None,
+    ) -> Rows:
+        """The parallel form and its pullback of `dy`, ids always given.
+
+        `within` is what `_mix` finds at padding, where the base class has put 0: inside of a block
+        it is whatever came out of the parts before.
+        """
         dy = np.zeros_like(x) if dy is None else dy
-        return jax.device_get(self._rows(self.params, x, ids, dy))
+        within = np.zeros_like(x) if within is None else within
+        return jax.device_get(self._rows(self.params, x, ids, dy, within))
 
     def chunks(self, x: np.ndarray, ids: np.ndarray, dy: np.ndarray | None = None) -> Chunks:
-        """The stream over chunks [N, B, C, D] from the first state, and its pullback of `dy`."""
+        """The stream over chunks [N, B, C, D] from the first state, and its pullback of `dy`.
+
+        `_mix` finds `GARBAGE` at padding.
+        """
         dy = np.zeros_like(x) if dy is None else dy
         return jax.device_get(self._chunks(self.params, x, ids, dy))
 
@@ -99,8 +115,11 @@ class Subject:
 
     @functools.cached_property
     def _rows(self):
-        def run(params, x, ids, dy):
-            y, pull = jax.vjp(lambda params, x: self.merge(params)(x, ids), params, x)
+        def run(params, x, ids, dy, within):
+            def call(params, x, within):
+                return _spoilt(self.merge(params), within)(x, ids)
+
+            y, pull = jax.vjp(call, params, x, within)
             return Rows(y, *pull(dy))
 
         return self._jit(run)
@@ -109,7 +128,8 @@ class Subject:
     def _chunks(self):
         def stream(params, x, ids):
             def chunk(state, inputs):
-                y, state = self.merge(params).extend(inputs[0], state, inputs[1])
+                mixer = _spoilt(self.merge(params), jnp.full_like(inputs[0], GARBAGE))
+                y, state = mixer.extend(inputs[0], state, inputs[1])
                 return state, (y, state)
 
             start = self.merge(params).init_state(x.shape[1])
@@ -126,7 +146,7 @@ class Subject:
     def _plain(self):
         def run(params, x):
             y = self.merge(params)(x)
-            if not self.streams:
+            if not self.mixer.causal:
                 return Plain(y, y, None)
 
             def step(state, token):
@@ -138,6 +158,24 @@ class Subject:
             return Plain(y, jnp.moveaxis(steps, 0, 1), state)
 
         return self._jit(run)
+
+
+def _spoilt(mixer: Mixer, garbage: jax.Array) -> Mixer:
+    """The mixer, of which `_mix` finds `garbage` [B, L, D] at padding."""
+    mixer.garbage = Constant(garbage)
+    mixer.__class__ = _spoilt_class(type(mixer))
+    return mixer
+
+
+@functools.cache
+def _spoilt_class(kind: type[Mixer]) -> type[Mixer]:
+    def _mix(self, x, inner, ctx):
+        valid = ctx.segments.valid
+        if valid is not None:
+            x = jnp.where(valid[..., None], x, self.garbage[...].astype(x.dtype))
+        return kind._mix(self, x, inner, ctx)
+
+    return type(kind)(kind.__name__, (kind,), {"_mix": _mix})
 
 
 def perturbed(params, scale: float = 0.1):
@@ -153,4 +191,4 @@ def perturbed(params, scale: float = 0.1):
 
 def flat(tree) -> np.ndarray:
     """All numbers of a tree in one row."""
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    return np.concatenate([np.zeros(0, np.float32), *map(np.ravel, jax.tree.leaves(tree))])

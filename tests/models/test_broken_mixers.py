@@ -12,18 +12,40 @@ from seqzoo.models.ops.scan.linear import linear_scan
 from tests import laws
 
 
+@jax.custom_vjp
+def one_way(x):
+    return x
+
+
+one_way.defvjp(lambda x: (x, None), lambda _, dy: (dy,))
+
+
 class Decay(Mixer):
     """h_t = a h_{t-1} + W x_t, right; each bug below breaks one thing."""
 
-    def __init__(self, d_model: int, *, bug: str = "none", causal: bool = True, rngs: nnx.Rngs):
-        self.bug, self.d_model, self.causal = bug, d_model, causal
-        self.decay = nnx.Param(jnp.full(d_model, 0.8))
-        self.in_proj = nnx.Linear(d_model, d_model, use_bias=False, rngs=rngs)
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        bug: str = "none",
+        causal: bool = True,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.bug, self.causal = bug, causal
+        wide = jnp.float32 if bug == "has one width of parameters" else param_dtype
+        self.decay = nnx.Param(jnp.full(d_model, 0.8, wide))
+        self.calls = nnx.BatchStat(jnp.zeros((), jnp.promote_types(param_dtype, jnp.float32)))
+        if bug == "keeps a function of its own":
+            self.activation = lambda x: x
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.in_proj = nnx.Linear(d_model, d_model, use_bias=False, **options)
         if bug == "has a parameter too many":
             self.bias = nnx.Param(jnp.zeros(d_model))
 
     def _initial(self, batch_size):
-        dtype = jnp.bfloat16 if self.bug == "keeps a narrow state" else jnp.float32
+        dtype = jnp.bfloat16 if self.bug == "keeps a narrow state" else self.wide
         shape = (batch_size, self.d_model)
         return jnp.zeros(shape[::-1] if self.bug == "keeps columns" else shape, dtype)
 
@@ -34,6 +56,18 @@ class Decay(Mixer):
         layout = ctx.segments
         if self.bug == "keeps columns" and inner is not None:
             inner = inner.T
+        if self.bug == "writes in evaluation":
+            self.calls[...] += 1
+        if self.bug == "learns from padding" and ctx.training:
+            self.calls[...] += 1
+        if self.bug == "computes in float32":
+            x = x.astype(jnp.float32)
+        if self.bug == "lets padding through":
+            x = x + 1e-6 * x.mean(1, keepdims=True)
+        if self.bug == "cannot go forward":
+            x = one_way(x)
+        if self.bug == "counts its rows":
+            x = x * min(len(x), 1)
         b = self.in_proj(x)
         if self.bug == "has a parameter too many":
             b = b + 0 * self.bias[...]
@@ -98,6 +132,14 @@ CAUGHT = {
     "declares another size": {"state"},
     "keeps columns": {"state"},
     "keeps a narrow state": {"state"},
+    "has one width of parameters": {"parameter-dtypes", "float64"},
+    "computes in float32": {"float64"},
+    "keeps a function of its own": {"copies"},
+    "writes in evaluation": {"closure"},
+    "learns from padding": {"idle-training"},
+    "lets padding through": {"padding"},
+    "cannot go forward": {"derivatives"},
+    "counts its rows": {"export"},
 }
 
 
@@ -110,6 +152,61 @@ def test_one_that_feels_no_future_does_not_look_both_ways():
     assert failures("feels no future", causal=False, among={"both-ways"}) == {"both-ways"}
 
 
+class Shares(Decay):
+    """Two leaves of the state are one array, and one is a parameter's."""
+
+    def init_state(self, batch_size):
+        state = super().init_state(batch_size)
+        return state._replace(position=state.segment_id)
+
+
+class Takes(Decay):
+    """Takes whatever it gets, as it is."""
+
+    def check(self, x, state, ids):
+        """Nothing is looked at."""
+
+
+class Widens(Decay):
+    """Gives what it computes in."""
+
+    def __call__(self, x, segment_ids=None, *, rngs=None):
+        return super().__call__(x, segment_ids, rngs=rngs).astype(jnp.float32)
+
+
+class Counts(Decay):
+    """Divides by the number of tokens."""
+
+    def __call__(self, x, segment_ids=None, *, rngs=None):
+        y = super().__call__(x, segment_ids, rngs=rngs)
+        return y * (x.shape[1] // x.shape[1])
+
+
+class Endless(Decay):
+    """Says that it has an end, and goes on."""
+
+    max_length = 20
+
+    def _check_known(self, shape, state, ids):
+        """Nothing is looked at."""
+
+
+class Compiles(Decay):
+    """Makes a new program of every call."""
+
+    def __call__(self, x, segment_ids=None, *, rngs=None):
+        return jax.jit(lambda y: y)(super().__call__(x, segment_ids, rngs=rngs))
+
+
+class Loops(Decay):
+    """Begins a loop with zeros that lie elsewhere than its rows."""
+
+    def __call__(self, x, segment_ids=None, *, rngs=None):
+        y = jnp.moveaxis(super().__call__(x, segment_ids, rngs=rngs), 1, 0)
+        y = jax.lax.scan(lambda h, y: (y, y), jnp.zeros(y.shape[1:], y.dtype), y)[1]
+        return jnp.moveaxis(y, 0, 1)
+
+
 class Doorless(Decay):
     """Sees what stands at padding, which the base class keeps from `_mix`."""
 
@@ -117,13 +214,27 @@ class Doorless(Decay):
         return super().__call__(x, segment_ids, rngs=rngs) + 1e-3 * x.mean(1, keepdims=True)
 
 
-def test_what_passes_by_the_base_class_is_rejected():
-    report = laws.check_mixer(Doorless, laws=["padding"])
-    assert [result.seen for result in report.broken] != []
+BY_THE_BASE_CLASS = {
+    Doorless: {"padding", "spoilt-padding"},
+    Shares: {"donation"},
+    Takes: {"wrong-inputs"},
+    Widens: {"dtypes"},
+    Counts: {"nothing"},
+    Endless: {"past-the-end"},
+    Compiles: {"compiled-once"},
+    Loops: {"mesh"},
+}
+
+
+@pytest.mark.parametrize("kind", BY_THE_BASE_CLASS)
+def test_what_passes_by_the_base_class_is_rejected(kind):
+    names = BY_THE_BASE_CLASS[kind]
+    assert {result.law for result in laws.check_mixer(kind, laws=names).broken} == names
 
 
 def test_every_law_has_a_bug_to_see():
-    assert set().union(*CAUGHT.values(), {"both-ways", "padding"}) == set(laws.LAWS)
+    seen = set().union(*CAUGHT.values(), *BY_THE_BASE_CLASS.values(), {"both-ways"})
+    assert seen == set(laws.LAWS)
 
 
 def test_a_report_names_each_law_with_what_was_expected_and_seen():

@@ -68,7 +68,7 @@ def _summarize(
     """By how much the window before is moved, and the window from nothing."""
     x, layout = inputs
     width = nothing.shape[1] + 1
-    moved = jnp.full(len(x), x.shape[1])
+    moved = jnp.full(x.shape[0], x.shape[1])
     if layout.masked:  # what another segment left behind is moved out
         moved = jnp.where(layout.run[:, -1] == 0, layout.valid.sum(1), width)
     return jnp.minimum(moved, width - 1), _rows(shared, inputs, nothing)[1]

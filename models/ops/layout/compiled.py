@@ -70,7 +70,7 @@ def _run(f: Callable, rows: int | str, tree: Any, static: tuple, arrays: list) -
     like = jax.tree.leaves(kwargs.get(rows) if isinstance(rows, str) else args[rows])
     if not like:
         return call(arrays)
-    if not len(like[0]):
+    if like[0].shape[0] == 0:
         return _of_no_rows(call, arrays)
     return automatic(call, like[0], arrays)
 

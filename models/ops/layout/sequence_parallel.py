@@ -67,7 +67,7 @@ class Recurrence(NamedTuple):
         Returns:
             Outputs [B, L, ...] and the state behind the last part.
         """
-        batch, leaves = len(jax.tree.leaves(state)[0]), jax.tree.leaves(inputs)
+        batch, leaves = jax.tree.leaves(state)[0].shape[0], jax.tree.leaves(inputs)
         length = max(x.shape[1] for x in leaves)
         count = parts(length)
         if count == 1:
@@ -185,7 +185,7 @@ def running(
     def compose(_: tuple, own: Array, before: Array) -> Array:
         return combine(own, before)
 
-    start = jnp.full(len(x), first, jax.eval_shape(scan, x).dtype)
+    start = jnp.full(x.shape[0], first, jax.eval_shape(scan, x).dtype)
     return carried_over(run, summarize, compose, cut(x, count), start, count)[0]
 
 
@@ -199,7 +199,7 @@ def neighbours(
     x: Shaped[Array, "nB L/n ..."], count: int, before: int, behind: int
 ) -> Shaped[Array, "nB before+L/n+behind ..."]:
     """Every part with the tokens next to it, zeros beyond the ends of a row; at most a part's."""
-    rows = len(x) // count
+    rows = x.shape[0] // count
 
     def moved(halo: Array, by: int) -> Array:
         halo = _divided(halo.reshape(count, rows, *halo.shape[1:]))
@@ -219,8 +219,8 @@ def by_whole_rows(x: Shaped[Array, "B L ..."]) -> Shaped[Array, "B L ..."]:
     """
     if parts(x.shape[1]) == 1:
         return x
-    axes = (*BATCH_AXES, SEQUENCE_AXIS)
-    fits = x.shape[0] % math.prod(axis_size(axis) for axis in axes) == 0
+    axes = tuple(axis for axis in (*BATCH_AXES, SEQUENCE_AXIS) if axis_size(axis) > 1)
+    fits = x.shape[0] % math.prod(map(axis_size, axes)) == 0
     return _constrain(x, axes if fits else _row_axes(x.shape[0]), None)
 
 
@@ -262,7 +262,7 @@ def by_channels(
     compiler would gather what an FFT works on, also where rows alone are divided. Where n does not
     divide D, all channels are everywhere.
     """
-    rows = _row_axes(len(x))
+    rows = _row_axes(x.shape[0])
     channels: tuple[str, ...] = ()
     for axis in (SEQUENCE_AXIS, "tensor"):
         if axis_size(axis) > 1 and x.shape[2] % math.prod(map(axis_size, (*channels, axis))) == 0:
@@ -289,7 +289,7 @@ def by_positions(
 
     By hand for the same reason as `by_channels`.
     """
-    rows = _row_axes(len(x))
+    rows = _row_axes(x.shape[0])
     length = SEQUENCE_AXIS if parts(x.shape[1]) > 1 else None
     if rows is None and length is None:
         return f(x)

@@ -95,7 +95,7 @@ def attend_blocks(
         return by_groups(run, *queries, whole=keys)
     *queries, index = _shared(queries, rows, devices)
     keys = (neighbours(x, devices, *near) for x in _shared(keys, rows, devices))
-    start = (jnp.arange(len(index)) // rows * own - near[0])[:, None, None]
+    start = (jnp.arange(index.shape[0]) // rows * own - near[0])[:, None, None]
     queries = (*queries, jnp.where(index >= 0, index - start, -1))
     return _returned(_by_groups(run, queries, tuple(keys), None), devices, length)
 
