@@ -9,7 +9,8 @@
 A Linen module is made as `Name(d_model=D, **options)`, an Equinox one as `Name(d_model, key=key,
 **options)` and called on one row [L, D], as these libraries do. Options are the keywords of the
 constructor, or the fields of the one dataclass that it takes. A constructor that has `causal`,
-`dtype` or `param_dtype` is told; a call that has `rngs` gets streams in training mode.
+`dtype` or `param_dtype` is told; a call that has `rngs` gets streams in training mode, one that has
+`mask` [B, L] is told which tokens are real, as one that looks both ways must be.
 
 What the adapter does: real tokens are moved to the front of a row and padding, set to 0, behind
 them, so that a causal module never meets it; what comes back is checked for shape and dtype. It
@@ -64,11 +65,11 @@ class PlainMixer(Mixer):
             return self._called(x, ctx), None
         order = jnp.argsort(~valid, axis=1, stable=True)[..., None]  # real tokens first
         front = jnp.take_along_axis(real_only(x, valid), order, axis=1)
-        y = self._called(front, ctx)
+        y = self._called(front, ctx, jnp.take_along_axis(valid, order[..., 0], axis=1))
         return jnp.take_along_axis(y, jnp.argsort(order, axis=1), axis=1), None
 
-    def _called(self, x: Float[Array, "B L D"], ctx: Context) -> Array:
-        y, who = self._call(x, ctx), type(self).__name__
+    def _called(self, x: Float[Array, "B L D"], ctx: Context, mask: Array | None = None) -> Array:
+        y, who = self._call(x, ctx, mask), type(self).__name__
         if not hasattr(y, "shape") or y.shape != x.shape:
             got = getattr(y, "shape", type(y).__name__)
             raise ValueError(
@@ -82,7 +83,7 @@ class PlainMixer(Mixer):
             )
         return y
 
-    def _call(self, x: Array, ctx: Context) -> Array:
+    def _call(self, x: Array, ctx: Context, mask: Array | None) -> Array:
         raise NotImplementedError
 
 
@@ -90,11 +91,14 @@ class _Nnx(PlainMixer):
     def _make(self, d_model: int, options: Mapping[str, Any], rngs: nnx.Rngs) -> None:
         self.module = self.source(d_model, **options, rngs=rngs)
 
-    def _call(self, x: Array, ctx: Context) -> Array:
-        streams = "rngs" in inspect.signature(self.source.__call__).parameters
+    def _call(self, x: Array, ctx: Context, mask: Array | None) -> Array:
+        takes = inspect.signature(self.source.__call__).parameters
+        more = {"rngs": ctx.rngs} if "rngs" in takes else {}
+        if "mask" in takes:
+            more["mask"] = jnp.ones(x.shape[:2], bool) if mask is None else mask
         modes = {"deterministic": not ctx.training, "use_running_average": not ctx.training}
         self.module.set_attributes(**modes, raise_if_not_found=False)
-        return self.module(x, **({"rngs": ctx.rngs} if streams else {}))
+        return self.module(x, **more)
 
 
 class _Linen(PlainMixer):
@@ -103,7 +107,7 @@ class _Linen(PlainMixer):
         bridge = nnx.bridge.ToNNX(made, rngs=rngs)
         self.module = bridge.lazy_init(jnp.zeros((1, 2, d_model)))
 
-    def _call(self, x: Array, ctx: Context) -> Array:
+    def _call(self, x: Array, ctx: Context, mask: Array | None) -> Array:
         return self.module(x, **({"rngs": ctx.rngs} if ctx.training else {}))
 
 
@@ -121,7 +125,7 @@ class _Equinox(PlainMixer):
         self.leaves = nnx.Dict({path: kind(leaf) for path, kind, leaf in named})
         self.paths, self.static = tuple(paths), nnx.static(rest)
 
-    def _call(self, x: Array, ctx: Context) -> Array:
+    def _call(self, x: Array, ctx: Context, mask: Array | None) -> Array:
         import equinox as eqx
 
         leaves = [self.leaves[path][...] for path in self.paths]

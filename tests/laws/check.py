@@ -18,10 +18,12 @@ class Law(NamedTuple):
         check: the law.
         causal: whether it is of causal mixers alone, of those that look both ways, or (None) of
             all.
+        streams: whether it is of mixers alone that carry a state, as plain modules do not.
     """
 
     check: Callable[[Subject], None]
     causal: bool | None = None
+    streams: bool = False
 
 
 # Of numbers: forms that must agree.
@@ -33,12 +35,12 @@ NUMBERS: dict[str, Law] = {
     "parameters": Law(rows.every_parameter_matters),
     "both-ways": Law(rows.both_ways, causal=False),
     "causal": Law(rows.causal, causal=True),
-    "ragged": Law(stream.ragged_one_segment, causal=True),
-    "ragged-packed": Law(stream.ragged_packed, causal=True),
-    "steps": Law(stream.steps_equal_parallel, causal=True),
-    "idle": Law(stream.padding_leaves_the_state, causal=True),
-    "gradients": Law(stream.gradients_through_the_state, causal=True),
-    "state": Law(stream.state_size, causal=True),
+    "ragged": Law(stream.ragged_one_segment, causal=True, streams=True),
+    "ragged-packed": Law(stream.ragged_packed, causal=True, streams=True),
+    "steps": Law(stream.steps_equal_parallel, causal=True, streams=True),
+    "idle": Law(stream.padding_leaves_the_state, causal=True, streams=True),
+    "gradients": Law(stream.gradients_through_the_state, causal=True, streams=True),
+    "state": Law(stream.state_size, causal=True, streams=True),
 }
 # Of what any program may do with a mixer.
 USES: dict[str, Law] = {
@@ -47,7 +49,7 @@ USES: dict[str, Law] = {
     "idle-training": Law(doors.padding_teaches_nothing),
     "wrong-inputs": Law(doors.wrong_inputs),
     "past-the-end": Law(doors.past_the_end),
-    "donation": Law(doors.states_can_be_donated, causal=True),
+    "donation": Law(doors.states_can_be_donated, causal=True, streams=True),
     "copies": Law(doors.copies),
     "closure": Law(doors.evaluation_writes_nothing),
     "dtypes": Law(dtypes.outputs_and_states),
@@ -61,9 +63,13 @@ USES: dict[str, Law] = {
 LAWS = NUMBERS | USES
 
 
-def laws_of(causal: bool, among: Mapping[str, Law] = LAWS) -> list[str]:
-    """The names of the laws for mixers that are causal, or that look both ways."""
-    return [name for name, law in among.items() if law.causal in (None, causal)]
+def laws_of(causal: bool, streams: bool = True, among: Mapping[str, Law] = LAWS) -> list[str]:
+    """The names of the laws for mixers that are causal (and stream), or that look both ways."""
+    return [
+        name
+        for name, law in among.items()
+        if law.causal in (None, causal) and (streams or not law.streams)
+    ]
 
 
 class Result(NamedTuple):
@@ -116,7 +122,7 @@ def check_mixer(
         ValueError: for a name that is no law, or no law of such a mixer.
     """
     subject = Subject(make, d_model, ratio=ratio)
-    known = laws_of(subject.mixer.causal)
+    known = laws_of(subject.mixer.causal, subject.streams)
     chosen = known if laws is None else list(laws)
     for name in chosen:
         if name not in known:

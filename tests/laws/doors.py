@@ -23,7 +23,7 @@ def nothing(s: Subject) -> None:
     for shape in ((B, 0, s.d_model), (0, L, s.d_model)):
         y = s.mixer(np.zeros(shape, np.float32))
         expect(y.shape == shape, f"{y.shape} out of {shape}")
-        if s.mixer.causal:
+        if s.streams:
             state = s.mixer.init_state(shape[0])
             y, after = s.mixer.extend(np.zeros(shape, np.float32), state)
             expect(y.shape == shape, f"extend: {y.shape} out of {shape}")
@@ -38,7 +38,7 @@ def anything_at_padding(s: Subject) -> None:
     clean = s.rows(np.where(real, x, 0), s.ids, np.where(real, dy, 0))
     dirty = s.rows(_spoilt(x, real), s.ids, _spoilt(dy, real))
     _same(s, dirty, clean)
-    if s.mixer.causal:
+    if s.streams:
         places = ragged(PACKED, 5)
         ids = chunked(PACKED, places, 0)
         x, dy = (chunked(a, places, 0) for a in (x, dy))
@@ -73,7 +73,7 @@ def wrong_inputs(s: Subject) -> None:
         "a mask for ids": lambda: m(x, ids > 0),
         "a number for rngs": lambda: m(x, rngs=0),
     }
-    if m.causal:
+    if s.streams:
         wrong["a state of more rows"] = lambda: m.extend(x, m.init_state(B + 1))
         wrong["no state"] = lambda: m.extend(x, None)
     for what, call in wrong.items():
@@ -136,7 +136,7 @@ def past_the_end(s: Subject) -> None:
         "a call with ids": lambda: s.mixer(x, ids),
         "a traced call": lambda: jax.eval_shape(s.mixer, x),
     }
-    if s.mixer.causal:
+    if s.streams:
         state = s.mixer.init_state(1)
         last = state._replace(position=state.position + most, segment_id=state.segment_id + 1)
         forms["extend"] = lambda: s.mixer.extend(x, state)

@@ -23,7 +23,7 @@ def outputs_and_states(s: Subject) -> None:
         for dtype in WIDTHS:
             y = jax.eval_shape(s.mixer, jax.ShapeDtypeStruct((B, L, s.d_model), dtype))
             expect(y.dtype == dtype, f"{y.dtype} out of {jnp.dtype(dtype)}")
-            if not s.mixer.causal:
+            if not s.streams:
                 continue
             state = s.mixer.init_state(B)
             x = jax.ShapeDtypeStruct((B, C, s.d_model), dtype)
@@ -56,13 +56,13 @@ def nothing_narrow_in_float64(s: Subject) -> None:
         mixer = _made(s, dtype=jnp.float64, param_dtype=jnp.float64)
         if mixer is None:
             return
-        arrays = [nnx.state(mixer), mixer.init_state(B) if mixer.causal else ()]
+        arrays = [nnx.state(mixer), mixer.init_state(B) if s.streams else ()]
         for path, a in jax.tree_util.tree_leaves_with_path(arrays):
             expect(a.dtype not in NARROW, f"{jax.tree_util.keystr(path)} is {a.dtype}")
         x = jax.ShapeDtypeStruct((B, C, s.d_model), jnp.float64)
         ids = jax.ShapeDtypeStruct((B, C), jnp.int32)
         programs = [jax.make_jaxpr(lambda x, ids: mixer(x, ids))(x, ids)]
-        if mixer.causal:
+        if s.streams:
             extend = jax.make_jaxpr(lambda x, state, ids: mixer.extend(x, state, ids))
             programs.append(extend(x, arrays[1], ids))
         for program in programs:

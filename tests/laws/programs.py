@@ -27,7 +27,7 @@ def compiled_once(s: Subject) -> None:
         "a call with ids": lambda: s.mixer(x, ids),
         "a gradient": lambda: jax.grad(lambda p: s.merge(p)(x).sum())(s.params),
     }
-    if s.mixer.causal:
+    if s.streams:
         state = s.mixer.init_state(B)
         calls["a step"] = lambda: s.mixer.extend(token, state)
         calls["a step with ids"] = lambda: s.mixer.extend(token, state, ids[:, :1])
@@ -61,7 +61,7 @@ def explicit_mesh(s: Subject) -> None:
     whole = s.rows(x, ids, dy)
     several = np.repeat([1, 1, 1, 2, 2], B * C).reshape(N, B, C).astype(np.int32)
     parts = normal(44, N, B, C, s.d_model), several
-    stream = s.chunks(*parts, parts[0]) if s.mixer.causal else None
+    stream = s.chunks(*parts, parts[0]) if s.streams else None
     mesh = _mesh()
 
     def put(a: np.ndarray, *spec: str | None) -> jax.Array:
@@ -138,7 +138,7 @@ def exported(s: Subject) -> None:
         return s.merge(tree.unflatten(leaves))(x)
 
     made = [jax.export.export(jax.jit(call))(leaves, x)]
-    if s.mixer.causal:
+    if s.streams:
         state = jax.eval_shape(lambda: s.mixer.init_state(1))
         flat_state, form = jax.tree.flatten(state)
         start = [jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in flat_state]

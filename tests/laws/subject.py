@@ -54,6 +54,7 @@ class Subject:
         mixer: as `make` built it.
         params: its parameters, moved away from where they start.
         ids: a layout of rows that it takes: packed, or one segment with padding.
+        streams: whether it has a streaming form.
         ratio: the largest relative rms error between forms of the same numbers.
         errors: what `close` has measured since the list was last emptied.
     """
@@ -72,6 +73,7 @@ class Subject:
         self.params = perturbed(params)
         native = self.mixer.packing == "native"
         self.ids = PACKED if native else (PACKED > 0).astype(np.int32)
+        self.streams = self.mixer.causal and self.mixer.state_growth != "undeclared"
         self.errors: list[float] = []
         self._jit = functools.partial(jax.jit, compiler_options=compiler_options)
 
@@ -146,7 +148,7 @@ class Subject:
     def _plain(self):
         def run(params, x):
             y = self.merge(params)(x)
-            if not self.mixer.causal:
+            if not self.streams:
                 return Plain(y, y, None)
 
             def step(state, token):

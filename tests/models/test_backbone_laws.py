@@ -44,7 +44,7 @@ def subject(name):
     return laws.Subject(lambda _, rngs: Backbone(pattern, config, options, rngs=rngs))
 
 
-@pytest.mark.parametrize("law", laws.laws_of(True, laws.NUMBERS))
+@pytest.mark.parametrize("law", laws.laws_of(True, among=laws.NUMBERS))
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in BACKBONES]
 )

@@ -38,7 +38,7 @@ OF_PLAIN_ROWS = ("shapes", "steps")
 
 def _cases(names, causal):
     for name in names:
-        for law in laws.laws_of(causal, laws.NUMBERS):
+        for law in laws.laws_of(causal, among=laws.NUMBERS):
             marks = list(name.marks) + [pytest.mark.smoke] * (causal and name.values[0] in SMOKE)
             if "@" in name.values[0] and law in OF_PLAIN_ROWS:
                 marks.append(SLOW)

@@ -53,7 +53,7 @@ def _of(chosen, part):
 CASES = [
     pytest.param(name, law, marks=[] if name in todays() else [pytest.mark.slow])
     for name in NAMES
-    for law in laws.laws_of(True, laws.USES)
+    for law in laws.laws_of(True, among=laws.USES)
 ]
 
 

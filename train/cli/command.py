@@ -29,6 +29,7 @@ VERBS = {
     "show": "configuration, step, metrics and digest of a run",
     "evaluate": "a run on the whole test split",
     "compare": "train several models and compare them",
+    "check": "try a mixer of your own under the laws that all keep",
     "sample": "text from a trained language model",
     "report": "write the report of a comparison or a run",
     "bench": "measure speed, memory and compile time",
@@ -38,7 +39,7 @@ VERBS = {
     "data": "list, prepare, verify and show the tasks' data",
 }
 # Verbs that run programs of models again and again.
-COMPUTING = ("train", "compare", "demo", "bench", "evaluate", "sample")
+COMPUTING = ("train", "compare", "demo", "bench", "evaluate", "sample", "check")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

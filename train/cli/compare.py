@@ -18,6 +18,7 @@ from seqzoo.train.cli.console import ProgressBars
 from seqzoo.train.cli.errors import INCOMPLETE, exit_code
 from seqzoo.train.cli.experiment import (
     DEPENDS,
+    examined,
     experiment_fields,
     experiment_of,
     mixer_options,
@@ -47,6 +48,7 @@ class CompareOptions:
     seeds: int = 3  # runs of each model
     vectorise: Vectorise = "auto"  # whether the seeds of a model share one program
     match: Match = "none"  # parameters: feed-forwards so wide that all models are equally large
+    allow_broken: bool = False  # train mixers of your own that break a law, and say so
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
     with joined(processes, exit_code):
         if options.match == "parameters":
             experiments = match_parameters(experiments)
+        claims = examined(experiments, options.allow_broken)
         if is_first():
             say_notes(next(iter(experiments.values())))
         with contextlib.closing(ProgressBars(Console())) as bars:
@@ -69,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
                 vectorise=options.vectorise,
                 command=shlex.join(["seqzoo", "compare", *argv]),
                 progress=bars,
+                claims=claims,
             )
         missing = [label for label in experiments if compared.model(label) is None]
         if is_first():

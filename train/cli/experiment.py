@@ -20,8 +20,10 @@ from seqzoo.models.registry import mixer, pattern_options, resolve
 from seqzoo.train import code
 from seqzoo.train.cli.flags import CommandLine, bare_field
 from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
+from seqzoo.train.devices.processes import is_first
 from seqzoo.train.folder.files import run_path
 from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.loop.claims import Verdict, sound
 
 DEPENDS = (
     "Which --data.* and --mixer.* flags there are, and their defaults, depends on --task and "
@@ -96,6 +98,18 @@ def experiment_of(parsed: Any, model: str, mixer: Any = None) -> Experiment:
         train=train,
         mesh=parsed.mesh,
     )
+
+
+def examined(experiments: Mapping[str, Experiment], allow: bool) -> dict[str, list[Verdict]]:
+    """What two cheap laws found of the mixers from outside, said; {} where there are none.
+
+    Raises ValueError for a broken one, unless that is allowed.
+    """
+    found = dict(zip(experiments, sound(experiments.values(), allow=allow), strict=True))
+    for verdict in dict.fromkeys(verdict for own in found.values() for verdict in own):
+        if is_first():
+            print(verdict, file=sys.stderr)
+    return {label: own for label, own in found.items() if own}
 
 
 def say_notes(experiment: Experiment) -> None:

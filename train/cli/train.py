@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from seqzoo.train.cli.console import ProgressBars
@@ -13,16 +13,20 @@ from seqzoo.train.cli.errors import INCOMPLETE, exit_code
 from seqzoo.train.cli.experiment import (
     DEPENDS,
     chosen,
+    examined,
     experiment_fields,
     experiment_of,
     say_notes,
 )
 from seqzoo.train.cli.flags import CommandLine, Run, bare_field, parse, read
 from seqzoo.train.cli.words import bare, words
+from seqzoo.train.compare.run_page import CLAIMS
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.backend import prepare
 from seqzoo.train.devices.processes import Processes, is_first, joined
+from seqzoo.train.folder.files import write_atomically
 from seqzoo.train.loop import runner
+from seqzoo.train.loop.claims import as_claims
 from seqzoo.train.published import published
 
 
@@ -36,6 +40,7 @@ class TrainOptions:
     out: Run  # the run's folder; the same command again continues what is there
     change_steps: bool = False  # continue a run under another number of steps
     deterministic: bool = False  # bitwise repeatable on a GPU too, at some cost
+    allow_broken: bool = False  # train a mixer of your own that breaks a law, and say so
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     with joined(parsed.processes, exit_code):
         if is_first():
             say_notes(experiment)
-        return _train(experiment, parsed.own.out, parsed.own.change_steps)
+        return _train(experiment, parsed.own)
 
 
 def _published(line: CommandLine) -> Experiment | None:
@@ -71,11 +76,15 @@ def _published(line: CommandLine) -> Experiment | None:
     return published(name).experiment()
 
 
-def _train(experiment: Experiment, out: Path, change_steps: bool) -> int:
+def _train(experiment: Experiment, own: TrainOptions) -> int:
+    out, change_steps = own.out, own.change_steps
     result = before = runner.finished(experiment, out, change_steps=change_steps)
     if not before:
+        claims = examined({"": experiment}, own.allow_broken)
         with contextlib.closing(ProgressBars()) as bars:
             result = runner.run(experiment, out, change_steps=change_steps, progress=bars)
+        if claims and is_first():
+            write_atomically(out / CLAIMS, json.dumps(as_claims(claims[""]), indent=1))
     code = 0 if result["complete"] else INCOMPLETE
     if not is_first():
         return code

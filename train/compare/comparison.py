@@ -24,11 +24,12 @@ from seqzoo.train.compare import results
 from seqzoo.train.compare.cost import cost
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.compare.results import Comparison
-from seqzoo.train.compare.tables import failures, results_table
+from seqzoo.train.compare.tables import broken_claims, failures, results_table
 from seqzoo.train.compare.work import Work, laid_out_together, units_of
 from seqzoo.train.config import Experiment, comparable, differences
 from seqzoo.train.devices.processes import from_first, is_first
 from seqzoo.train.folder.files import plain, run_path
+from seqzoo.train.loop.claims import Verdict, as_claims
 from seqzoo.train.loop.progress import SILENT, ComparisonProgress
 from seqzoo.train.loop.selection import check_kept
 from seqzoo.train.loop.signals import StopRequest
@@ -55,6 +56,7 @@ def compare(
     vectorise: Vectorise = "auto",
     command: str = "",
     progress: ComparisonProgress = SILENT,
+    claims: Mapping[str, Sequence[Verdict]] | None = None,
 ) -> Comparison:
     """Trains every model that `out` does not hold yet; writes results.json and report.html there.
 
@@ -68,6 +70,7 @@ def compare(
         vectorise: whether the seeds of a model share one compiled program.
         command: how to make these results again, for the report.
         progress: hears of the models.
+        claims: label -> what was found of mixers from outside (`loop/claims.py`).
 
     Raises:
         ValueError: for models that do not share task and training, and where `out` holds results
@@ -79,6 +82,8 @@ def compare(
     places = tuple(range(first.train.seed, first.train.seed + seeds))
     # Building each model and asking for each cost finds what cannot be before anything is written.
     costs = {label: cost(experiment) for label, experiment in models.items()}
+    for label, found in (claims or {}).items():
+        costs[label]["claims"] = as_claims(found)
 
     labels = list(models)
 
@@ -132,6 +137,8 @@ def show(comparison: Comparison, console: Console) -> None:
     console.print(results_table(comparison))
     for line in failures(comparison):
         console.print(f"failed: {line}", style="red", markup=False, highlight=False)
+    for line in broken_claims(comparison):
+        console.print(line, style="red", markup=False, highlight=False)
 
 
 def check_models(models: Mapping[str, Experiment], seeds: int) -> None:

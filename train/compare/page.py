@@ -266,14 +266,17 @@ def _facts(comparison: Comparison) -> str:
 
 
 def _failures(comparison: Comparison) -> str:
-    lines = tables.failures(comparison)
-    if not lines:
-        return ""
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return (
-        '<div class="failed" role="alert"><b>Failed runs</b>; their models are not ranked:'
-        f"<ul>{items}</ul></div>"
-    )
+    titles = {
+        "<b>Failed runs</b>; their models are not ranked:": tables.failures(comparison),
+        "<b>Broken laws</b>; what these models reached may mean nothing:": tables.broken_claims(
+            comparison
+        ),
+    }
+    made = ""
+    for title, lines in titles.items():
+        items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+        made += f'<div class="failed" role="alert">{title}<ul>{items}</ul></div>' if lines else ""
+    return made
 
 
 def _differences(comparison: Comparison) -> str:
@@ -299,6 +302,7 @@ def _provenance(comparison: Comparison) -> str:
         f"<p>Source of the task: {escape(comparison.cite)}</p>" if comparison.cite else "",
         _list("Versions", comparison.versions),
         _list("Data", comparison.data),
+        *(_list(f"Laws tried on {m.name}", m.claims) for m in comparison.models),
         _json("Shared configuration", comparison.config),
         _json("Each model's own", own),
         "</details>",

@@ -61,6 +61,7 @@ class ModelResult:
     tokens_per_second: float | None = None  # of one seed, the same batch for all, with padding
     train_seconds: float | None = None  # wall time of the steps, compilation and evaluation not in
     compile_seconds: float | None = None
+    claims: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of mixers from outside
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from seqzoo.train.compare.results import Comparison, ModelResult, SeedResult
 from seqzoo.train.config import TrainConfig, task_of
 from seqzoo.train.folder.files import run_path
 
+CLAIMS = "claims.json"  # what was found of mixers from outside
 LOOKED_AT = 1000  # examples that statistics are of
 POINTS = 400  # of a training curve, more than a screen shows apart
 
@@ -40,6 +41,7 @@ def comparison_of_run(folder: Path) -> Comparison:
         for i, own in enumerate(curves)
     )
     metrics = {k for c in curves[0].values() for k in c}
+    claims = _config(folder / CLAIMS)
     about = _about(task, seed, metrics, split) if split == VALIDATION else {}
     notes = ("One training run, read from its folder.", *about.pop("notes", ()))
     metric = about.pop("main_metric", "accuracy" if "accuracy" in metrics else "loss")
@@ -47,7 +49,9 @@ def comparison_of_run(folder: Path) -> Comparison:
         title=task.get("name", folder.resolve().name),
         main_metric=metric,
         higher_is_better=about.pop("higher_is_better", metric == "accuracy"),
-        models=(ModelResult(name=config.get("model", "model"), seeds=runs, steps=steps),),
+        models=(
+            ModelResult(name=config.get("model", "model"), seeds=runs, steps=steps, claims=claims),
+        ),
         config=config,
         final_split=split,
         notes=notes,

@@ -20,6 +20,9 @@ from seqzoo.train.compare.formats import (
 )
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.statistics import bounds_of, interval, pairwise
+from seqzoo.train.loop.claims import BROKEN
+
+GROWTH = {"constant": "", "undeclared": "not declared"}  # of a state
 
 
 class Cell(NamedTuple):
@@ -84,6 +87,24 @@ def failures(comparison: Comparison) -> list[str]:
                     f"{_after(run.failure.get('skipped', 1))}"
                 )
     return lines
+
+
+def broken_claims(comparison: Comparison) -> list[str]:
+    """One line for each law that a mixer from outside breaks."""
+    return [
+        f"{model.name}: {law} is {seen}"
+        for model in comparison.models
+        for law, seen in model.claims.items()
+        if seen.startswith(BROKEN)
+    ]
+
+
+def _claims(model: ModelResult) -> str:
+    """What stands beside the name of a model with a mixer from outside."""
+    broken = [law for law, seen in model.claims.items() if seen.startswith(BROKEN)]
+    if broken:
+        return f"{BROKEN}: {', '.join(broken)}"
+    return f"keeps {', '.join(model.claims)}" if model.claims else ""
 
 
 def _after(skipped: int) -> str:
@@ -162,9 +183,11 @@ def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
     values = list(compared(model, metric).values())
     spread, lost = interval(values, bounds=bounds_of(metric)), failed(model)
     good = learned(model, comparison)
-    grows = "" if model.state_growth == "constant" else "grows with length"
+    grows = GROWTH.get(model.state_growth, "grows with length")
+    claims = _claims(model)
+    brief = f"{model.name} ({claims})" if claims.startswith(BROKEN) else ""
     return [
-        Cell(model.name, model.name),
+        Cell(model.name, model.name, claims, brief),
         Cell(
             f"{lost} of {len(model.seeds)} failed" if lost else show_interval(spread, metric),
             spread.mean if spread.count else None,
@@ -229,7 +252,7 @@ def results_html(comparison: Comparison) -> str:
         name = escape(row[0].text)
         if i < len(comparison.models):
             opening = f'<tr data-row="{name}">'
-            first = f'<span data-swatch="{index[row[0].text]}"></span>{name}'
+            first = f'<span data-swatch="{index[row[0].text]}"></span>{name}{_small(row[0])}'
         else:
             opening, first = '<tr class="baseline">', name
         cells = "".join(_cell(cell) for cell in row[1:])
@@ -248,8 +271,11 @@ def _heading(column: Column, kind: str) -> str:
 
 def _cell(cell: Cell) -> str:
     key = "" if cell.key is None else repr(cell.key) if isinstance(cell.key, float) else cell.key
-    small = f'<br><span class="seeds">{escape(cell.small)}</span>' if cell.small else ""
-    return f'<td data-value="{escape(str(key))}">{escape(cell.text)}{small}</td>'
+    return f'<td data-value="{escape(str(key))}">{escape(cell.text)}{_small(cell)}</td>'
+
+
+def _small(cell: Cell) -> str:
+    return f'<br><span class="seeds">{escape(cell.small)}</span>' if cell.small else ""
 
 
 def differences(comparison: Comparison) -> Mapping[str, list[Cell]]:
