@@ -27,9 +27,10 @@ class Bytes(LanguageModelling):
     """Any file or folder.
 
     A file is cut 90, 5 and 5%. A folder with splits of its own keeps them: folders `train`,
-    `validation` (`valid`, `val`, `dev`) and `test`, or files such as `wiki.valid.txt`; one that has
-    some of them is refused. Otherwise of each twenty files in order of their paths, the 19th is
-    validation and the 20th test (fewer than twenty files are joined and cut).
+    `validation` (`valid`, `val`, `dev`) and `test`, or files such as `wiki.valid.txt` and
+    `wiki_valid.txt`; one that has some of them is refused. Otherwise of each twenty files in order
+    of their paths, the 19th is validation and the 20th test (fewer than twenty files are joined and
+    cut).
     """
 
     name: ClassVar[str] = "bytes"
@@ -105,5 +106,5 @@ class Bytes(LanguageModelling):
 def split_named(path: Path) -> str | None:
     """The split that a path below a corpus says it is of, by a folder or by the file's name."""
     *folders, file = (part.lower() for part in path.parts)
-    numbered = (re.sub(r"[-_]\d+(-of-\d+)?$", "", part) for part in file.split("."))
-    return next((NAMES[part] for part in (*folders, *numbered) if part in NAMES), None)
+    words = re.split(r"[-_.]", file)
+    return next((NAMES[part] for part in (*folders, *words) if part in NAMES), None)

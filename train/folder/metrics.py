@@ -58,6 +58,9 @@ class Late:
         """Keeps the metrics of a step that was started."""
         self._waiting.append((step, metrics))
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def read(self, lag: int = LAG) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """The metrics of all but the last `lag` steps, waiting for those to end."""
         while len(self._waiting) > lag:

@@ -29,18 +29,25 @@ class Speed:
         device = program.mesh.devices.flat[0]
         self._chip = chip_of(device)
         self._last: float | None = None
+        self._untimed = 0  # of the steps that are not read yet
         if self._chip is not None:
             task, train = program.experiment.task, program.experiment.train
             work = forward_operations(program, task, train.batch_size).products * train.replicas
             self._seconds_at_peak = 3 * work / (self._chip.flops * program.mesh.size)
 
-    def pause(self) -> None:
-        """The time until the next step is not the step's: an evaluation, a checkpoint."""
-        self._last = None
+    def pause(self, running: int = 0) -> None:
+        """What follows is no step's: an evaluation, a checkpoint, a trace.
+
+        The `running` steps that are not read yet come in its time or right behind it.
+        """
+        self._last, self._untimed = None, running
 
     def of_step(self) -> dict[str, float]:
         """`step_seconds` and `mfu` of the step whose metrics came now; empty if not known."""
         if self._chip is None:
+            return {}
+        if self._untimed:
+            self._untimed -= 1
             return {}
         now, last = time.perf_counter(), self._last
         self._last = now

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +27,14 @@ Span = tuple[float, float]  # start and end, nanoseconds
 
 
 class Tracer:
-    """Traces `count` steps of a loop into a folder; 0: none. A context, for a loop that fails."""
+    """Traces `count` steps of a loop into a folder; 0: none. A context, for a loop that fails.
 
-    def __init__(self, folder: Path, first: int, count: int):
+    `pause` is called before a trace begins or ends between two steps, which takes its time.
+    """
+
+    def __init__(self, folder: Path, first: int, count: int, pause: Callable[[], None]):
         self._folder, self._steps = folder, range(first + SKIP, first + SKIP + count)
-        self._running = False
+        self._running, self._pause = False, pause
 
     def __enter__(self) -> Tracer:
         return self
@@ -41,9 +44,11 @@ class Tracer:
 
     def step(self, number: int) -> jax.profiler.StepTraceAnnotation:
         """A context for step `number` of the loop."""
-        if number == self._steps.stop:
+        if number == self._steps.stop and self._running:
+            self._pause()
             self.stop()
         if number in self._steps and not self._running:
+            self._pause()
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # it would cost more than what it watches
             jax.profiler.start_trace(self._folder, profiler_options=options)

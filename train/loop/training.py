@@ -86,7 +86,8 @@ class Training:
         del self.state  # donated by the first step
         batches = Waiting(self.data.train.beginning(self.done))
         traced = self.config.profile_steps if self.config.profile else 0
-        with Tracer(self.folder.path / "profile", self.done + 1, traced) as tracer:
+        where = self.folder.path / "profile"
+        with Tracer(where, self.done + 1, traced, self._pause) as tracer:
             for step in range(self.done + 1, self.config.steps + 1):
                 with tracer.step(step):
                     state, stopping = self._step(step, state, next(batches))
@@ -239,7 +240,7 @@ class Training:
     def _pause(self) -> None:
         """What follows takes time that is no step's."""
         self.watch.pause()
-        self.speed.pause()
+        self.speed.pause(len(self.late))
 
     def _tend(self) -> None:
         self.checkpoints.check()

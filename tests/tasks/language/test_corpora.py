@@ -195,6 +195,7 @@ OWN = {  # names of a folder's own splits
     "capitals": ("Train/{}", "Val/{}", "TEST/{}"),
     "deep": ("en/train/{}", "en/dev/{}", "en/test/{}"),
     "files": ("train-0000{}-of-00009.txt", "valid-0000{}-of-00009.txt", "test_{}.txt"),
+    "words": ("my-train_{}.txt", "my_dev_{}-v2.txt", "my_test_set_{}.txt"),
     "wiki": ("wiki{}.train.tokens", "wiki{}.valid.tokens", "wiki{}.test.tokens"),
 }
 

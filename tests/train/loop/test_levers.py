@@ -1,5 +1,6 @@
 """Speed in the log, the deadline of a stop, and what is settled before JAX starts."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from seqzoo.train.devices import backend
 from seqzoo.train.devices.chips import TPUS
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.folder.metrics import read_lines
-from seqzoo.train.loop import signals, speed, training
+from seqzoo.train.loop import signals, speed, trace, training
 from seqzoo.train.loop.runner import run_program
 from seqzoo.train.loop.signals import StopRequest
 from seqzoo.train.loop.speed import Speed
@@ -34,8 +35,8 @@ def test_utilisation_is_operations_over_what_the_chips_could_do(program, monkeyp
     assert timed.of_step()["step_seconds"] == 1.0
 
 
-def test_an_evaluation_or_a_save_is_no_part_of_a_steps_time(program, tmp_path, monkeypatch):
-    """A clock of which a step takes one tick, an evaluation and a save a thousand."""
+def test_what_is_no_step_is_no_part_of_a_steps_time(program, tmp_path, monkeypatch):
+    """A clock of which a step takes one tick; evaluation, save and trace take a thousand."""
     chip, now = TPUS["v5e"]._replace(flops=1e6), [0]
 
     def tick(times, function):
@@ -49,11 +50,17 @@ def test_an_evaluation_or_a_save_is_no_part_of_a_steps_time(program, tmp_path, m
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=tick(1, lambda: now[0])))
     monkeypatch.setattr(training, "evaluate_batches", tick(1000, training.evaluate_batches))
     monkeypatch.setattr(Checkpoints, "save", tick(1000, Checkpoints.save))
-    run_program(program, tmp_path)
+    for name in ("start_trace", "stop_trace"):
+        monkeypatch.setattr(jax.profiler, name, tick(1000, lambda *_, **__: None))
+    train = dataclasses.replace(program.experiment.train, profile=True, profile_steps=4)
+    traced = dataclasses.replace(program.experiment, train=train)
+    run_program(program._replace(experiment=traced), tmp_path)
     seconds = {line.step: line.values.get("step_seconds") for line in read_lines(tmp_path)}
     assert {s for s in seconds.values() if s is not None} == {1}
     # After a pause the first step has nothing to be measured from.
-    assert [step for step, s in seconds.items() if s is None] == [1, *range(6, 41, 5)]
+    # So have, where a trace begins and ends, those that ran meanwhile.
+    pauses = {1, *range(6, 41, 5), *range(1, 1 + trace.SKIP + 1), *range(6, 1 + trace.SKIP + 4 + 1)}
+    assert {step for step, s in seconds.items() if s is None} == pauses
 
 
 def test_a_chip_that_is_not_known_has_no_utilisation(program):
