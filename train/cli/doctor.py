@@ -21,11 +21,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from seqzoo.train.cli.errors import exit_code
-from seqzoo.train.cli.flags import bare_field, parse, read
+from seqzoo.train.cli.flags import Run, bare_field, parse, read
 from seqzoo.train.config import MeshConfig
 from seqzoo.train.devices.chips import GIB, chip_of
 from seqzoo.train.devices.processes import Processes, barrier, is_first, joined
 from seqzoo.train.devices.sharding import make_mesh
+from seqzoo.train.folder.files import in_bucket
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "libtpu", "numpy")
 SETTINGS = (
@@ -45,7 +46,7 @@ class Doctor:
 
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     mib: int = 16  # of the array whose collectives are timed, on each device
-    out: Path = Path()  # where runs will lie
+    out: Run = dataclasses.field(default_factory=Path)  # where runs will lie, if there yet or not
 
 
 def main(argv: Sequence[str]) -> int:
@@ -138,11 +139,17 @@ def faults(options: Doctor, mesh: Mesh) -> Iterator[str]:
         counts[device.process_index] += 1
     if len(set(counts.values())) > 1:
         yield f"hosts have different numbers of devices: {counts}"
-    free = shutil.disk_usage(options.out).free
+    if not in_bucket(options.out):
+        yield from _room(options.out.absolute())
+
+
+def _room(out: Path) -> Iterator[str]:
+    there = next(path for path in (out, *out.parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if free < FREE:
-        yield f"{options.out.resolve()} has {free / GIB:.1f} GiB left; checkpoints may not fit"
-    if not os.access(options.out, os.W_OK):
-        yield f"{options.out.resolve()} cannot be written"
+        yield f"{there.resolve()} has {free / GIB:.1f} GiB left; checkpoints may not fit"
+    if not os.access(there, os.W_OK):
+        yield f"{there.resolve()} cannot be written"
 
 
 def _minor(package: str) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from seqzoo.train.cli import doctor
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare import results
 from seqzoo.train.compare.comparison import compare
@@ -106,6 +107,11 @@ def test_a_report_of_a_run_in_a_bucket_is_written_there(program, bucket, capsys)
     assert dispatch(["report", RUN]) == 0
     assert capsys.readouterr().out.strip() == f"{RUN}/report.html"
     assert "tiny" in (bucket / "report.html").read_text()
+
+
+def test_the_doctor_takes_a_bucket(bucket, capsys, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert dispatch(["doctor", "--mib", "1", "--out", RUN]) == 0, capsys.readouterr()
 
 
 def test_a_comparison_stops_and_goes_on_in_a_bucket(bucket, tmp_path, monkeypatch):

@@ -167,7 +167,7 @@ def test_the_doctor_finds_nothing_wrong_here(capsys, monkeypatch, tmp_path):
 
     monkeypatch.setattr(doctor, "FREE", 0)
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
-    assert dispatch(["doctor", "--mib", "1", "--out", str(tmp_path)]) == 0
+    assert dispatch(["doctor", "--mib", "1", "--out", str(tmp_path / "not" / "yet")]) == 0
     said = capsys.readouterr().out
     for word in (
         "jaxlib",
