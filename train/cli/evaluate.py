@@ -16,6 +16,7 @@ from seqzoo.tasks.task import SPLITS
 from seqzoo.train.cli.experiment import experiment_fields, named_code
 from seqzoo.train.cli.flags import bare_field, parse, place_of, read
 from seqzoo.train.cli.words import words
+from seqzoo.train.folder.files import plain
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import evaluate_run
 
@@ -56,5 +57,5 @@ def main(argv: Sequence[str]) -> int:
     )
     print(words({k: v for k, v in result.items() if k != "baselines"}))
     print(f"baselines: {words(result['baselines'])}")
-    print(json.dumps(result))
+    print(json.dumps(plain(result), allow_nan=False))
     return 0

@@ -11,6 +11,7 @@ import pytest
 from seqzoo.models.registry import MIXERS, PRESETS
 from seqzoo.tasks import TASKS
 from seqzoo.train.cli import command as cli
+from seqzoo.train.cli import evaluate
 from seqzoo.train.cli.experiment import experiment_fields, experiment_of
 from seqzoo.train.cli.flags import flags_of, parse, read
 from seqzoo.train.config import Experiment
@@ -194,6 +195,14 @@ def test_train_show_evaluate_and_train_again(capsys, tmp_path, monkeypatch):
     assert len(shown["sha256"].split()[1]) == 64
     assert "4 of 4" in shown["step"]
     assert "num_pairs 2" in said
+
+
+def test_a_metric_that_no_example_counts_for_is_null_in_strict_json(capsys, monkeypatch):
+    found = {"step": 4, "accuracy_64_at_0": float("nan"), "baselines": {"chance": 0.5}}
+    monkeypatch.setattr(evaluate, "evaluate_run", lambda *_, **__: found)
+    code, said, _ = call(capsys, "evaluate", "run")
+    last = json.loads(said.splitlines()[-1], parse_constant=pytest.fail)
+    assert (code, last["accuracy_64_at_0"]) == (0, None)
 
 
 def test_a_step_that_is_not_finite_exits_3(capsys, tmp_path, monkeypatch):
