@@ -28,6 +28,12 @@ def test_every_folder_with_code_is_in_the_package():
     assert all((ROOT / folder / "__init__.py").exists() for folder in {*folders, LAWS})
 
 
+def test_a_folder_is_seen_at_a_glance():
+    for top in ("models", "tasks", "train"):
+        for folder in {path.parent for path in (ROOT / top).rglob("*.py")}:
+            assert len([*folder.glob("*.py")]) <= 22, folder
+
+
 def test_the_laws_stand_on_the_models_alone():
     """They are installed without the other tests, and need no test runner."""
     known = {"flax", "jax", "jaxtyping", "numpy", "optax", "seqzoo", *sys.stdlib_module_names}

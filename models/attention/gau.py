@@ -27,8 +27,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.attention.cache import KVCache, slot_positions, write
-from seqzoo.models.attention.encodings import Sizes
-from seqzoo.models.attention.relative_positions import T5
+from seqzoo.models.attention.positions.encodings import Sizes
+from seqzoo.models.attention.positions.relative import T5
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.token_shift import token_before
 from seqzoo.models.mixer import Context, Mixer

@@ -2,7 +2,7 @@
 
     o_t = sum_s softmax_s(q_t . k_s / sqrt(K)) v_s        s in t's segment (and s <= t if causal)
 
-Encodings of position, rotary by default: models/attention/positions.py. Grouped queries: Ainslie
+Encodings of position, rotary by default: models/attention/positions. Grouped queries: Ainslie
 et al. 2023 (arXiv:2305.13245), `num_kv_heads` = 1 is multi-query. `qk_norm`: RMS norm of every head
 of queries and keys (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
 `output_gate`: o ⊙ σ(W_g x) before W_out (Qiu et al. 2025, arXiv:2505.06708).
@@ -23,8 +23,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.attention.cache import KVCache, slot_positions, write
-from seqzoo.models.attention.encodings import Encoding, Sizes
-from seqzoo.models.attention.positions import FORMER, encoding, with_former
+from seqzoo.models.attention.positions.encodings import Encoding, Sizes
+from seqzoo.models.attention.positions.kinds import FORMER, encoding, with_former
 from seqzoo.models.blocks.layers import CenteredRMSNorm
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, FloatName, Mixer
@@ -64,7 +64,7 @@ class Attention(Mixer):
     ):
         """`max_length`: most tokens of a segment, where it is causal without a window.
 
-        `positions`: a value, its name, or its name with options; see models/attention/positions.py.
+        `positions`: a value, its name, or its name with options; see models/attention/positions.
         `cache_dtype`: of the keys and values that streaming keeps, by default `dtype`.
         `out_bias`: of the output projection, by default as the others (`use_bias`); `norm_eps`: of
         `qk_norm`, whose scales are kept less 1 if `qk_norm_centered`.

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 from seqzoo.models import Attention, build
-from seqzoo.models.attention.encodings import Sizes
-from seqzoo.models.attention.positions import FORMER, KINDS, Deberta, Rope, Shaw, encoding
+from seqzoo.models.attention.positions.encodings import Sizes
+from seqzoo.models.attention.positions.kinds import FORMER, KINDS, Deberta, Rope, Shaw, encoding
 from tests.golden import golden
 from tests.helpers import assert_close, x64
 from tests.laws import PACKED, normal, runs

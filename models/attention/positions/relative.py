@@ -17,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from seqzoo.models.attention.encodings import Encoding, PlugIn, Scored, Sizes
+from seqzoo.models.attention.positions.encodings import Encoding, PlugIn, Scored, Sizes
 from seqzoo.models.linear import Linear
 from seqzoo.models.ops.softmax.relative import Lookup, Relative, Terms
 from seqzoo.models.ops.softmax.rope import angles

@@ -15,8 +15,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seqzoo.models.attention.encodings import Alibi, Encoding, Rope, XPos
-from seqzoo.models.attention.relative_positions import T5, Deberta, Shaw, TransformerXL
+from seqzoo.models.attention.positions.encodings import Alibi, Encoding, Rope, XPos
+from seqzoo.models.attention.positions.relative import T5, Deberta, Shaw, TransformerXL
 from seqzoo.models.errors import unknown
 
 KINDS: dict[str, type[Encoding]] = {

@@ -4,8 +4,8 @@ An encoding is two things: a small dataclass of its options, a value (`Rope(base
 plug-in that it makes for one attention, a module. A plug-in may change queries, keys and values
 before keys and values are kept (`turn`), and the scores (`score`): it gives other queries and keys,
 or a term that attention makes block by block. All count the tokens of a segment, and all but `turn`
-see differences of positions only. models/attention/positions.py lists the kinds; a new one is such
-a dataclass, its plug-in, and a place in that list.
+see differences of positions only. A new kind is such a dataclass, its plug-in, and a place in the
+list of `kinds.py`.
 """
 
 from __future__ import annotations
