@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple, NotRequired, TypedDict, get_type_hints
 
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
-from seqzoo.models.registry import current_options
+from seqzoo.models.config import config_of
+from seqzoo.models.registry import current_options, mixer, resolve
+from seqzoo.tasks.data.identity import changes
 from seqzoo.tasks.task import Task
 from seqzoo.train import code
+from seqzoo.train.checked import checked
+
+MOST_SEEDS = 10_000  # of one model
 
 # Fields that change where and how a run is computed but not what: they may differ on resume.
 RUNTIME = {"runtime": True}
+DATA = "data"  # in the configuration of a run's folder: what its data hold, by split and file
+INIT = "init_from"  # among these: the checkpoint that it started from
 
 
 def _runtime(default: Any) -> Any:
@@ -102,6 +109,7 @@ class TrainConfig:
         counts = ("seed", "eval_every", "eval_batch_size", "save_every", "threads", "prefetch")
         for name in (*counts, "save_seconds", "stop_seconds"):
             _check(getattr(self, name) >= 0, self, name, "must not be negative")
+        _check(self.replicas <= MOST_SEEDS, self, "replicas", f"must be at most {MOST_SEEDS}")
         _check(0 <= self.max_skipped <= 1, self, "max_skipped", "is a share of steps in [0, 1]")
         if self.batch_size % self.accumulate:
             raise ValueError(
@@ -139,21 +147,26 @@ class Experiment:
         return {**data, "code": made_of} if made_of else data
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Experiment:
-        """The experiment of `to_dict`.
+    def from_dict(cls, data: Mapping[str, Any], where: str = "the configuration") -> Experiment:
+        """The experiment of `to_dict`, which was read from `where`.
 
-        Raises ValueError for what does not exist, and for code that nobody has named (`code`).
+        Raises ValueError for what does not exist, for values of another type, and for code that
+        nobody has named (`code`).
         """
+        checked_config(data, where)
+        checked({**data, "backbone": _with_mappings(data.get("backbone"))}, _Config, where)
         for _ in code.admit(data):
             pass
+        mixer_options = current_options(data["model"], _tuples(data["mixer"]))
+        _check_mixer(data["model"], mixer_options, where)
         return cls(
-            task=task_of(data["task"]),
+            task=task_of(data["task"], where),
             model=data["model"],
-            mixer=current_options(data["model"], _tuples(data["mixer"])),
-            backbone=_made(BackboneConfig, data["backbone"]),
-            optim=_made(OptimConfig, data["optim"]),
-            train=_made(TrainConfig, data["train"]),
-            mesh=_made(MeshConfig, data["mesh"]),
+            mixer=mixer_options,
+            backbone=BackboneConfig(**_tuples(data["backbone"])),
+            optim=OptimConfig(**_tuples(data["optim"])),
+            train=train_of(data, where),
+            mesh=MeshConfig(**_tuples(data["mesh"])),
         )
 
     def key(self) -> str:
@@ -162,15 +175,82 @@ class Experiment:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def train_of(data: Mapping[str, Any]) -> TrainConfig:
+class _Config(TypedDict):
+    """The form of `to_dict`, but for what depends on task and model."""
+
+    task: Mapping[str, Any]
+    model: str
+    mixer: Mapping[str, Any]
+    backbone: BackboneConfig
+    optim: OptimConfig
+    train: TrainConfig
+    mesh: MeshConfig
+    data: NotRequired[Mapping[str, Mapping[str, str]]]
+
+
+class _Named(TypedDict):
+    name: NotRequired[str]
+
+
+class _Code(TypedDict):
+    file: str | None
+    sha256: str
+
+
+class _Comparable(TypedDict):
+    """What configurations are compared by, where they have it."""
+
+    task: NotRequired[_Named]
+    model: NotRequired[str]
+    mixer: NotRequired[Mapping[str, Any]]
+    optim: NotRequired[_Named]
+    code: NotRequired[Mapping[str, _Code]]
+    train: NotRequired[Mapping[str, Any]]
+    backbone: NotRequired[Mapping[str, Any]]
+    data: NotRequired[Mapping[str, Mapping[str, str]]]
+
+
+def checked_config(data: Any, where: str) -> dict[str, Any]:
+    """A `to_dict` form with objects where it has some. Raises ValueError for another thing."""
+    return checked(data, _Comparable, where)
+
+
+def _with_mappings(backbone: Any) -> Any:
+    """`each` of a backbone holds mappings, which are pairs once they are frozen."""
+    each = backbone.get("each") if isinstance(backbone, Mapping) else None
+    if not isinstance(each, list | tuple):
+        return backbone
+    return {**backbone, "each": [dict(own) if _are_pairs(own) else own for own in each]}
+
+
+def _are_pairs(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)
+        for pair in value
+    )
+
+
+def _check_mixer(model: str, options: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError for options of another type than the model's mixers take."""
+    for name in resolve(model).pattern:
+        hints = get_type_hints(config_of(mixer(name)))
+        own = options.get(name) if isinstance(options.get(name), Mapping) else options
+        for option, value in own.items():
+            # A value that is a dataclass is written as its text.
+            if option in hints and not isinstance(value, str):
+                checked(value, hints[option], f"{where}, mixer.{option}")
+
+
+def train_of(data: Mapping[str, Any], where: str = "the configuration") -> TrainConfig:
     """The part of a `to_dict` form that needs no task and no model."""
-    return _made(TrainConfig, data["train"])
+    return TrainConfig(**_tuples(checked(data["train"], TrainConfig, f"{where}, train")))
 
 
-def task_of(data: Mapping[str, Any]) -> Task:
+def task_of(data: Mapping[str, Any], where: str = "the configuration") -> Task:
     """The task of its part of a `to_dict` form. Raises ValueError for what does not exist."""
-    options = _tuples(dict(data))
-    return tasks.build(options.pop("name", ""), **options)
+    options = dict(data)
+    name = checked(options.pop("name", ""), str, f"{where}, task.name")
+    return tasks.build(name, **_tuples(checked(options, tasks.kind(name), f"{where}, task")))
 
 
 class Difference(NamedTuple):
@@ -180,23 +260,40 @@ class Difference(NamedTuple):
     old: Any
     new: Any
 
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old!r} there, {self.new!r} here"
+
+
+class DataChange(Difference):
+    """What has changed of a run's data, in words."""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.new}"
+
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
-    """Keys of two `to_dict` forms that differ, apart from those that may differ on resume."""
-    a, b = _flat(comparable(old)), _flat(comparable(new))
+    """What differs between two `to_dict` forms, apart from what may differ on resume.
+
+    Where both know what their data hold (`DATA`), that is compared and not where they lie.
+    """
+    there, here = ({**form.get(DATA, {})} for form in (old, new))
+    known = there.keys() & here.keys()
+    lines = changes({k: there[k] for k in known}, {k: here[k] for k in known})
+    found = [DataChange(DATA, None, line) for line in lines]
+    a, b = (_flat(_placeless(comparable(form), known)) for form in (old, new))
     keys = sorted(a.keys() | b.keys())
-    return [Difference(k, a.get(k), b.get(k)) for k in keys if a.get(k) != b.get(k)]
+    return [*(Difference(k, a.get(k), b.get(k)) for k in keys if a.get(k) != b.get(k)), *found]
 
 
 def comparable(data: Mapping[str, Any]) -> dict[str, Any]:
     """A `to_dict` form without what may differ on resume, and with what is newer than it."""
     fields = dataclasses.fields(TrainConfig)
-    train = {f.name: f.default for f in fields} | dict(data["train"])
+    train = {f.name: f.default for f in fields} | dict(data.get("train", {}))
     runtime = {f.name for f in fields if "runtime" in f.metadata}
     train = {k: v for k, v in train.items() if k not in runtime}
-    made = {**{k: v for k, v in data.items() if k != "mesh"}, "train": train}
+    made = {**{k: v for k, v in data.items() if k not in ("mesh", DATA)}, "train": train}
     if "mixer" in made:
-        made["mixer"] = current_options(data["model"], data["mixer"])
+        made["mixer"] = current_options(data.get("model", ""), data["mixer"])
     if "backbone" in made:
         newest = json.loads(json.dumps(dataclasses.asdict(BackboneConfig())))
         made["backbone"] = newest | dict(made["backbone"])
@@ -208,6 +305,22 @@ def _plain(value: Any) -> Any:
     return str(value) if dataclasses.is_dataclass(value) else dict(value)
 
 
+def _placeless(form: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """A form without the places of what is `known` by its content."""
+    made = dict(form)
+    if "task" in made and {*known} - {INIT}:
+        made["task"] = _without_data(made["task"])
+    if INIT in known:
+        made["train"] = {k: v for k, v in made["train"].items() if k != INIT}
+    return made
+
+
+def _without_data(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's options, and those of the task that it wraps, without `data`."""
+    parts = {k: _without_data(v) if isinstance(v, Mapping) else v for k, v in task.items()}
+    return {k: v for k, v in parts.items() if k != "data"}
+
+
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in data.items():
@@ -216,17 +329,6 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _made(kind: type, data: Mapping[str, Any]) -> Any:
-    known = {f.name for f in dataclasses.fields(kind)}
-    for name in data:
-        if name not in known:
-            raise ValueError(
-                f"{kind.__name__} has no field {name!r} (known: {', '.join(sorted(known))}); "
-                "the configuration was written by another version"
-            )
-    return kind(**_tuples(data))
 
 
 def _tuples(data: Any) -> Any:

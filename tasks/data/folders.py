@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -55,7 +57,8 @@ def per_file(function: Callable) -> Callable:
     @functools.wraps(function)
     def call(files: Path | tuple[Path, ...], *args: Any) -> Any:
         stats = [path.stat() for path in ((files,) if isinstance(files, Path) else files)]
-        return kept(tuple((s.st_size, s.st_mtime_ns) for s in stats), files, *args)
+        stamps = tuple((s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats)
+        return kept(stamps, files, *args)
 
     return call
 
@@ -76,8 +79,19 @@ def files_below(root: Path, *patterns: str, without: Sequence[str] = ()) -> list
         below = path.relative_to(root)
         return not stray(below) and not set(below.parts[:-1]) & set(without) and path.is_file()
 
-    found = {path for pattern in patterns for path in root.glob(pattern) if wanted(path)}
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+    found = {path for pattern in patterns for path in _matches(root, pattern, without)}
+    return sorted(filter(wanted, found), key=lambda path: path.relative_to(root).as_posix())
+
+
+def _matches(root: Path, pattern: str, without: Sequence[str]) -> Iterator[Path]:
+    """What a pattern finds; folders `without` and strays, which may be large, are not gone into."""
+    name = pattern.removeprefix("**/")
+    if name == pattern or "/" in name:
+        yield from root.glob(pattern)
+        return
+    for folder, folders, files in os.walk(root):
+        folders[:] = [f for f in folders if f not in without and not stray(PurePath(f))]
+        yield from (Path(folder, file) for file in files if fnmatch.fnmatchcase(file, name))
 
 
 def spread(items: Sequence, most: int) -> list:

@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from seqzoo.tasks.data.digest import content_digest
-from seqzoo.tasks.data.folders import spread
+from seqzoo.tasks.data.folders import per_file, spread
 from seqzoo.tasks.task import SPLITS, Task
 
 ENTRIES = 64  # of a split: more files than that are digested in runs of several
+SHOWN = 2  # names in a line about a split
 READ = 256  # files of a split of which content is read
 MOST = 128  # blocks of a split that are read, at most two of each file beyond
 
@@ -33,7 +34,7 @@ def identity(
 
     Raises FileNotFoundError where data is missing, as the task's source does.
     """
-    found = {split: _digests(task.data_files(split), whole) for split in splits}
+    found = {split: _digests(tuple(task.data_files(split)), whole) for split in splits}
     return {split: digests for split, digests in found.items() if digests}
 
 
@@ -54,7 +55,17 @@ def changes(before: Identity, now: Identity) -> list[str]:
     return sorted(lines)
 
 
-def _digests(files: Sequence[Path], whole: bool) -> dict[str, str]:
+def in_short(found: Identity) -> dict[str, str]:
+    """Split -> its number of files and one digest of them, whatever they are called."""
+    short = {}
+    for split, digests in found.items():
+        total = hashlib.blake2b("\n".join(digests.values()).encode(), digest_size=8)
+        short[split] = f"{total.hexdigest()} ({', '.join(spread([*digests], SHOWN))})"
+    return short
+
+
+@per_file
+def _digests(files: tuple[Path, ...], whole: bool) -> dict[str, str]:
     if not files:
         return {}
     above = os.path.commonpath([path.parent.absolute() for path in files])

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from seqzoo import tasks
 from seqzoo.models.errors import unknown
+from seqzoo.models.mixer import FloatName
 from seqzoo.models.registry import MIXERS
 from seqzoo.tasks.data.generated import GeneratedTask
 from seqzoo.tasks.synthetic.mqar import MQAR
@@ -25,7 +26,7 @@ class Bench:
     lengths: tuple[int, ...] = (512, 2048, 8192)  # tokens of a row
     batch_size: int = 4  # rows
     d_model: int = 128
-    dtype: str = "float32"  # of matrix products
+    dtype: FloatName = "float32"  # of matrix products
     options: str = "{}"  # mixer options as JSON, {"lru": {"d_state": 64}}
     rounds: int = 5  # timings of each mixer, taken in turns
     positions: tuple[int, int] = (10, 100_000)  # at which a streaming step is timed

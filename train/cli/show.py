@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqzoo.tasks.data.identity import in_short
 from seqzoo.train import code
 from seqzoo.train.cli.flags import parse, place_of, read
 from seqzoo.train.cli.words import bare, words
+from seqzoo.train.config import DATA
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import load_run, look_into
 from seqzoo.train.loop.program import count_parameters, digest
@@ -36,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
     print(f"model       {config['model']}")
     for part in ("task", "mixer", "backbone", "optim", "train"):
         print(f"{part:11} {words({k: v for k, v in config[part].items() if k != 'name'})}")
+    for split, text in in_short(config.get(DATA, {})).items():
+        print(f"{split + ' files':16}  {text}")
     for name, own in config.get("code", {}).items():
         print(f"code        {name} of {own['file']} (sha256 {own['sha256'][:12]})")
     train = config["train"]
@@ -59,9 +63,9 @@ def _looked_at(
 
 def _show(params: Arrays, meta: Mapping[str, Any], steps: int) -> None:
     print(f"step        {meta['step']} of {steps}")
-    print(f"training    {words(meta['train'])}")
-    print(f"validation  {words(bare(meta['validation']))}")
-    print(f"best        {words(meta['best'] or {})}")
+    print(f"training    {words(meta.get('train', {}))}")
+    print(f"validation  {words(bare(meta.get('validation', {})))}")
+    print(f"best        {words(meta.get('best') or {})}")
     bytes_ = sum(p.nbytes for p in params.values())
     print(f"parameters  {count_parameters(params)} ({bytes_} bytes)")
     print(f"sha256      {digest(params)}")

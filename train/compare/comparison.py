@@ -26,10 +26,11 @@ from seqzoo.train.compare.page import write_report
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.tables import broken_claims, failures, results_table
 from seqzoo.train.compare.work import Work, laid_out_together, units_of
-from seqzoo.train.config import Experiment, comparable, differences
+from seqzoo.train.config import DATA, MOST_SEEDS, Experiment, comparable, differences
 from seqzoo.train.devices.processes import from_first, is_first
 from seqzoo.train.folder.files import plain, run_path
 from seqzoo.train.loop.claims import Verdict, as_claims
+from seqzoo.train.loop.held import Held, held_by
 from seqzoo.train.loop.progress import SILENT, ComparisonProgress
 from seqzoo.train.loop.selection import check_kept
 from seqzoo.train.loop.signals import StopRequest
@@ -38,7 +39,6 @@ Vectorise = Literal["auto", "always", "never"]
 Match = Literal["none", "parameters"]
 SMALL = 4_000_000  # parameters of all seeds together that "auto" trains in one program
 SHARED = ("task", "train")  # parts of a configuration that all models must have alike
-MOST_SEEDS = 10_000
 DIGESTED = 1000  # examples of a split that enter its digest
 NOTES = (
     "Backbone options, a short convolution among them, are the same for all models but for what a "
@@ -86,11 +86,12 @@ def compare(
         costs[label]["claims"] = as_claims(found)
 
     labels = list(models)
+    held = held_by(first, needed=not (out / results.FILE).exists())
 
     def look() -> dict[str, bool]:
-        found = _found(models, out, places)
-        if found is None and not results.create(_started(first, places), out):
-            found = _found(models, out, places)  # another process was faster
+        found = _found(models, out, places, held)
+        if found is None and not results.create(_started(first, places, held), out):
+            found = _found(models, out, places, held)  # another process was faster
         found = _save(out, labels, command)
         missing = [label for label in models if found.model(label) is None]
         wanted = {k: _together(vectorise, seeds * costs[k]["parameters"]) for k in missing}
@@ -103,7 +104,7 @@ def compare(
     progress = progress if is_first() else SILENT
     progress.models(len(models), done)
     with StopRequest(first.train.stop_seconds, lambda: work.release()) as stop:
-        work = Work(units, costs, own, stop, progress)
+        work = Work(units, costs, own, held, stop, progress)
         for _ in work.each():
             done += 1
             if is_first():
@@ -180,7 +181,7 @@ def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
 
 
 def _found(
-    models: Mapping[str, Experiment], out: Path, seeds: tuple[int, ...]
+    models: Mapping[str, Experiment], out: Path, seeds: tuple[int, ...], held: Held
 ) -> Comparison | None:
     """What `out` holds already. Raises ValueError if that is of another configuration."""
     if out.exists() and not out.is_dir():
@@ -189,7 +190,7 @@ def _found(
         return None
     found = results.load(out / results.FILE)
     first = next(iter(models.values()))
-    changed = _changes(found.config, _shared(first, seeds))
+    changed = _changes(found.config, _shared(first, seeds, held))
     if found.selection != first.task.selection:
         changed.append(f"model selection: {found.selection!r} there, {first.task.selection!r} here")
     for label, experiment in models.items():
@@ -208,20 +209,21 @@ def _found(
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     # `differences` reads the forms of whole experiments.
     old, new = ({"train": {}, **plain(x)} for x in (old, new))
-    return [f"{prefix}{d.key}: {d.old!r} there, {d.new!r} here" for d in differences(old, new)]
+    return [f"{prefix}{d}" for d in differences(old, new)]
 
 
-def _shared(experiment: Experiment, seeds: tuple[int, ...]) -> dict[str, Any]:
+def _shared(experiment: Experiment, seeds: tuple[int, ...], held: Held) -> dict[str, Any]:
     whole = comparable(experiment.to_dict())
     whole["train"].pop("replicas")  # `seeds` says it, however they are trained
-    return {**{part: whole[part] for part in SHARED}, "seeds": list(seeds)}
+    data = {DATA: held} if held else {}
+    return {**{part: whole[part] for part in SHARED}, "seeds": list(seeds), **data}
 
 
 def _own(experiment: Experiment) -> dict[str, Any]:
     return {k: v for k, v in comparable(experiment.to_dict()).items() if k not in SHARED}
 
 
-def _started(experiment: Experiment, seeds: tuple[int, ...]) -> Comparison:
+def _started(experiment: Experiment, seeds: tuple[int, ...], held: Held) -> Comparison:
     """A comparison without models."""
     task = experiment.task
     return Comparison(
@@ -231,7 +233,7 @@ def _started(experiment: Experiment, seeds: tuple[int, ...]) -> Comparison:
         main_metric=task.main_metric,
         higher_is_better=task.higher_is_better,
         models=(),
-        config=_shared(experiment, seeds),
+        config=_shared(experiment, seeds, held),
         versions=results.versions(),
         data=_about_data(experiment, seeds),
         baselines=task.baselines("test"),

@@ -31,6 +31,11 @@ def read_curves(folder: Path, steps: int, replicas: int, points: int) -> list[di
             split, _, metric = name.rpartition("/")
             if metric not in NOT_CURVES:
                 values = np.atleast_1d(np.array(value, np.float64))
+                if len(values) != replicas:
+                    raise ValueError(
+                        f"{folder}: metrics of step {line.step} have {len(values)} seeds, "
+                        f"the configuration says {replicas}; one of the two is damaged"
+                    )
                 splits.setdefault(split or "train", {})[metric] = values
         waiting.append(splits.pop("train"))
         if line.step % window == 0 or splits or line is lines[-1]:

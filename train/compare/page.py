@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from seqzoo.tasks.data.identity import in_short
 from seqzoo.train.compare import results, tables
 from seqzoo.train.compare.formats import show
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.run_page import comparison_of_run
 from seqzoo.train.compare.statistics import band, bounds_of, interval
+from seqzoo.train.config import DATA
 from seqzoo.train.folder.files import run_path, write_atomically
 
 FILE = "report.html"
@@ -295,15 +297,18 @@ def _differences(comparison: Comparison) -> str:
 def _provenance(comparison: Comparison) -> str:
     notes = "".join(f"<p>{escape(note)}</p>" for note in comparison.notes)
     own = {m.name: m.config for m in comparison.models if m.config}
+    shared = {name: part for name, part in comparison.config.items() if name != DATA}
+    held = in_short(comparison.config.get(DATA, {}))
+    data = {**comparison.data, **{f"{split} files": words for split, words in held.items()}}
     parts = [
         "<details><summary>How these numbers were made</summary>",
         f"<pre><code>{escape(comparison.command)}</code></pre>" if comparison.command else "",
         notes,
         f"<p>Source of the task: {escape(comparison.cite)}</p>" if comparison.cite else "",
         _list("Versions", comparison.versions),
-        _list("Data", comparison.data),
+        _list("Data", data),
         *(_list(f"Laws tried on {m.name}", m.claims) for m in comparison.models),
-        _json("Shared configuration", comparison.config),
+        _json("Shared configuration", shared),
         _json("Each model's own", own),
         "</details>",
     ]

@@ -22,9 +22,12 @@ import os
 import platform
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from seqzoo.train.checked import checked, read_json
+from seqzoo.train.config import checked_config
 from seqzoo.train.folder.files import plain, write_atomically, write_new
+from seqzoo.train.folder.run_folder import Failure
 
 FILE, TIMINGS, RUNS = "results.json", "timings.json", "runs"
 MODEL, TIMING = "model.json", "timing.json"
@@ -43,7 +46,7 @@ class SeedResult:
     final: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # test split
     curves: Mapping[str, Curve] = dataclasses.field(default_factory=dict)  # split -> curve
     tested: int | None = None  # the step whose parameters `final` is of; None: the last
-    failure: Mapping[str, Any] | None = None  # step, groups, loss and skipped; None: it finished
+    failure: Failure | None = None  # step, groups, loss and skipped; None: it finished
     skipped: int = 0  # steps that were not finite
 
 
@@ -79,7 +82,9 @@ class Comparison:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what all models share
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # sizes and digests
-    baselines: Mapping[str, float] = dataclasses.field(default_factory=dict)  # in main_metric
+    baselines: Mapping[str, float | None] = dataclasses.field(
+        default_factory=dict
+    )  # in main_metric
     notes: tuple[str, ...] = ()
     final_split: str = "test"  # that `SeedResult.final` is measured on
     selection: str = "last"  # the step tested: last, or each seed's best on validation (best)
@@ -149,37 +154,62 @@ def load(path: Path) -> Comparison:
     Raises:
         ValueError: naming the file, and what it lacks or has too much.
     """
-    content = _read(path)
-    if content.pop("seqzoo_results", None) != VERSION:
+    content = read_json(path)
+    if not isinstance(content, dict) or content.pop("seqzoo_results", None) != VERSION:
         raise ValueError(f"{path} is not a results file of version {VERSION} of this program")
-    timings = _read_if_there(path.parent / TIMINGS)
-    try:
-        models = [_model(m, timings.get("models", {}).get(m["name"])) for m in content["models"]]
-        names, labels = [m.name for m in models], [*content.get("labels", ())]
-        found = {m.name: m for m in [*models, *finished_models(path.parent, names)]}
-        order = [*labels, *(name for name in found if name not in labels)]
-        content |= {
-            "created": timings.get("created", content.get("created", "")),
-            "models": tuple(found[name] for name in order if name in found),
-            "notes": tuple(content.get("notes", ())),
-            "labels": tuple(order) if labels else (),
-        }
-        return Comparison(**content)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} has a missing or unknown field: {error}") from error
+    checked(content, Comparison, str(path))
+    checked_config(content.get("config", {}), f"{path}, config")
+    timings = _read_if_there(path.parent / TIMINGS, _Timings)
+    of_models = timings.get("models", {})
+    models = [_model(m, of_models.get(m["name"], {}), path) for m in content["models"]]
+    names, labels = [m.name for m in models], [*content.get("labels", ())]
+    found = {m.name: m for m in [*models, *finished_models(path.parent, names)]}
+    order = [*labels, *(name for name in found if name not in labels)]
+    content |= {
+        "created": timings.get("created", content.get("created", "")),
+        "models": tuple(found[name] for name in order if name in found),
+        "notes": tuple(content.get("notes", ())),
+        "labels": tuple(order) if labels else (),
+    }
+    return Comparison(**content)
 
 
 def finished_models(folder: Path, known: Collection[str] = ()) -> list[ModelResult]:
     """The models of a comparison's folder whose runs are through, but for the `known` ones."""
     runs = folder / RUNS
     found = sorted(runs.glob(f"*/{MODEL}")) if runs.is_dir() else []
-    models = [_read(path) | _read_if_there(path.parent / TIMING) for path in found]
-    return [_model(model) for model in models if model["name"] not in known]
+    models = []
+    for path in found:
+        model, timing = read_json(path), _read_if_there(path.parent / TIMING, _Timing)
+        models.append(_model(checked(model, ModelResult, str(path)), timing, path))
+    return [model for model in models if model.name not in known]
 
 
-def _model(content: Mapping[str, Any], timing: Mapping[str, Any] | None = None) -> ModelResult:
+class _Timing(TypedDict):
+    """What `TIMED` names of a model."""
+
+    tokens_per_second: NotRequired[float | None]
+    train_seconds: NotRequired[float | None]
+    compile_seconds: NotRequired[float | None]
+
+
+class _Timings(TypedDict):
+    created: NotRequired[str]
+    models: NotRequired[Mapping[str, _Timing]]
+
+
+def _model(content: Mapping[str, Any], timing: Mapping[str, Any], path: Path) -> ModelResult:
+    """The result of a form that has been checked, but for its curves."""
     seeds = tuple(SeedResult(**seed) for seed in content["seeds"])
-    return ModelResult(**{**content, **(timing or {}), "seeds": seeds})
+    for seed in seeds:
+        for split, curve in seed.curves.items():
+            if "step" not in curve or None in curve["step"] or len({*map(len, curve.values())}) > 1:
+                raise ValueError(
+                    f"{path}: the {split} curve of {content['name']}, seed {seed.seed}, has not as "
+                    "many values as steps; the file is damaged"
+                )
+    timed = {name: timing[name] for name in TIMED if name in timing}
+    return ModelResult(**{**content, **timed, "seeds": seeds})
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> Path:
@@ -187,15 +217,5 @@ def _write(path: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); run the comparison again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a file of version {VERSION} of this program")
-    return content
-
-
-def _read_if_there(path: Path) -> dict[str, Any]:
-    return _read(path) if path.exists() else {}
+def _read_if_there(path: Path, kind: type) -> dict[str, Any]:
+    return checked(read_json(path), kind, str(path)) if path.exists() else {}

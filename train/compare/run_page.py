@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from seqzoo.tasks.data.identity import Identity, changes, identity
 from seqzoo.tasks.describe import describe
 from seqzoo.train import code
+from seqzoo.train.checked import checked, read_json
 from seqzoo.train.compare.curves import VALIDATION, read_curves
 from seqzoo.train.compare.results import Comparison, ModelResult, SeedResult
-from seqzoo.train.config import TrainConfig, task_of
+from seqzoo.train.config import DATA, TrainConfig, checked_config, task_of
 from seqzoo.train.folder.files import run_path
+from seqzoo.train.folder.run_folder import CONFIG
 
 CLAIMS = "claims.json"  # what was found of mixers from outside
 LOOKED_AT = 1000  # examples that statistics are of
@@ -25,9 +27,11 @@ def comparison_of_run(folder: Path) -> Comparison:
     and trivial baselines of the validation split stand beside them where its data is at hand.
     """
     folder = run_path(folder)
-    config = _config(folder / "config.json")
+    config = checked_config(_read(folder / CONFIG, dict[str, Any]), str(folder / CONFIG))
     train, task = config.get("train", {}), config.get("task", {})
-    replicas, seed = train.get("replicas", 1), train.get("seed", TrainConfig.seed)
+    read = {name: train[name] for name in ("replicas", "seed", "steps") if name in train}
+    chosen = TrainConfig(**checked(read, TrainConfig, f"{folder / CONFIG}, train"))
+    replicas, seed = chosen.replicas, chosen.seed
     curves = read_curves(folder, train.get("steps", 1), replicas, POINTS)
     steps = max((c["step"][-1] for c in curves[0].values()), default=0)
     # A run does not look at the test split; `seqzoo evaluate` does.
@@ -41,8 +45,9 @@ def comparison_of_run(folder: Path) -> Comparison:
         for i, own in enumerate(curves)
     )
     metrics = {k for c in curves[0].values() for k in c}
-    claims = _config(folder / CLAIMS)
-    about = _about(task, seed, metrics, split) if split == VALIDATION else {}
+    claims = _read(folder / CLAIMS, dict[str, str])
+    held = config.get(DATA, {})
+    about = _about(task, held, seed, metrics, split) if split == VALIDATION else {}
     notes = ("One training run, read from its folder.", *about.pop("notes", ()))
     metric = about.pop("main_metric", "accuracy" if "accuracy" in metrics else "loss")
     return Comparison(
@@ -59,8 +64,13 @@ def comparison_of_run(folder: Path) -> Comparison:
     )
 
 
-def _about(config: dict[str, Any], seed: int, metrics: set[str], split: str) -> dict[str, Any]:
-    """What the task says of itself and of a split, as far as it can be asked."""
+def _about(
+    config: dict[str, Any], held: Identity, seed: int, metrics: set[str], split: str
+) -> dict[str, Any]:
+    """What the task says of itself and of a split, as far as it can be asked.
+
+    `held` is what the data held when the run read them.
+    """
     if code.foreign("", config.get("name", "")):  # a report runs nobody's code
         return {}
     try:
@@ -72,6 +82,11 @@ def _about(config: dict[str, Any], seed: int, metrics: set[str], split: str) -> 
         better = task.higher_is_better
         about |= {"main_metric": task.main_metric, "higher_is_better": better}
     try:
+        known = {split: held[split]} if split in held else {}
+        changed = changes(known, identity(task, [*known]))
+        if changed:
+            note = f"The data is not what the run has read ({'; '.join(changed)}): no statistics."
+            return {**about, "notes": (*task.notes, note)}
         source = task.source(split)
         found = describe(task, source, LOOKED_AT)
         baselines = task.baselines(split)
@@ -83,10 +98,5 @@ def _about(config: dict[str, Any], seed: int, metrics: set[str], split: str) -> 
     return {**about, "data": {**sizes, **looks}, "baselines": baselines}
 
 
-def _config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+def _read(path: Path, kind: Any) -> dict[str, Any]:
+    return checked(read_json(path), kind, str(path)) if path.is_file() else {}

@@ -14,10 +14,11 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 
+from seqzoo.train.checked import check_replicas, checked, read_json
 from seqzoo.train.compare.curves import read_curves, until
 from seqzoo.train.compare.results import (
     MODEL,
@@ -33,6 +34,7 @@ from seqzoo.train.folder.lease import LeaseError
 from seqzoo.train.folder.metrics import NonFiniteError
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import evaluate_batches, load_selected
+from seqzoo.train.loop.held import Held
 from seqzoo.train.loop.program import Program, make_program
 from seqzoo.train.loop.progress import ComparisonProgress
 from seqzoo.train.loop.runner import train_owned
@@ -44,6 +46,15 @@ from seqzoo.train.loop.streams import KEPT_BYTES, RunData
 TEST, SPEED = "test.json", "speed.json"
 CURVE_POINTS = 40  # training metrics are means over a fortieth of the run
 POLL = 1.0  # seconds between looks whether another process has finished a model
+
+
+class _Speed(TypedDict):
+    tokens_per_second: float | None
+
+
+class _Test(TypedDict):
+    step: list[int | None] | None
+    metrics: Mapping[str, float | list[float | None] | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +74,9 @@ class Unit:
     def result(self) -> dict[str, Any] | None:
         """What the run has reported, if it is through: finished and tested, or failed."""
         result = RunFolder(self.path).result()
+        replicas = self.experiment.train.replicas
+        if result is not None and not _is_of(result, replicas):
+            return None  # damaged: it is made again from the last checkpoint
         through = result is not None and (_all_failed(result) or (self.path / TEST).exists())
         return result if through else None
 
@@ -96,6 +110,7 @@ class Work:
         units: label -> the units of a model.
         costs: label -> fields of `ModelResult` that no run tells.
         own: label -> configuration that the models do not share.
+        held: what the data hold.
         stop: asks for an end.
         progress: hears of the runs.
     """
@@ -105,10 +120,11 @@ class Work:
         units: Mapping[str, list[Unit]],
         costs: Mapping[str, Mapping[str, Any]],
         own: Mapping[str, Mapping[str, Any]],
+        held: Held,
         stop: StopRequest,
         progress: ComparisonProgress,
     ):
-        self._units, self._costs, self._own = units, costs, own
+        self._units, self._costs, self._own, self._held = units, costs, own, held
         self._stop, self._progress = stop, progress
         self._data: dict[int, RunData] = {}  # by number of replicas
         self._programs: dict[str, Program] = {}  # of the model at hand, by label
@@ -171,13 +187,13 @@ class Work:
             if unit.result() is not None:
                 continue
             folder = RunFolder(unit.path)
-            folder.check(unit.experiment)
+            folder.check(unit.experiment, self._held)
             try:
                 stack.enter_context(folder.owned(wait=False))
             except LeaseError:
                 continue
             self._mine = folder
-            folder.adopt(unit.experiment)
+            folder.adopt(unit.experiment, self._held)
             if unit.result() is None:  # nobody was faster
                 return place
             folder.release()
@@ -236,7 +252,7 @@ class Work:
 
     def _model(self, label: str, results: Sequence[Mapping[str, Any]]) -> ModelResult:
         units = self._units[label]
-        rates = [_read(unit.path / SPEED).get("tokens_per_second") for unit in units]
+        rates = [_read(unit.path / SPEED, _Speed).get("tokens_per_second") for unit in units]
         return ModelResult(
             name=label,
             seeds=tuple(
@@ -258,8 +274,12 @@ def _seed_results(unit: Unit, result: Mapping[str, Any]) -> list[SeedResult]:
     several = train.replicas > 1
     failures = result["failure"] if several else [result["failure"]]
     skipped = result["skipped"] if several else [result["skipped"]]
-    test = _read(unit.path / TEST)
+    test = _read(unit.path / TEST, _Test)
+    for name, value in test.get("metrics", {}).items():
+        check_replicas(value, train.replicas, f"{unit.path / TEST}, {name}")
     tested = test.get("step") or [None] * train.replicas
+    if len(tested) != train.replicas:
+        raise ValueError(f"{unit.path / TEST}: step has {len(tested)} of {train.replicas} replicas")
     curves = read_curves(unit.path, train.steps, train.replicas, CURVE_POINTS)
     made = []
     for i, (seed, failure) in enumerate(zip(train.seeds, failures, strict=True)):
@@ -277,10 +297,22 @@ def _seed_results(unit: Unit, result: Mapping[str, Any]) -> list[SeedResult]:
     return made
 
 
+def _is_of(result: Mapping[str, Any], replicas: int) -> bool:
+    """Whether a result has what a comparison reads, of as many replicas."""
+    if not {"failure", "skipped", "seconds", "compile_seconds"} <= result.keys():
+        return False
+    try:
+        for name in ("failure", "skipped"):
+            check_replicas(result[name], replicas, name)
+    except ValueError:
+        return False
+    return True
+
+
 def _all_failed(result: Mapping[str, Any]) -> bool:
     failure = result.get("failure")
     return bool(all(failure) if isinstance(failure, list) else failure)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def _read(path: Path, kind: type) -> dict[str, Any]:
+    return checked(read_json(path), kind, str(path)) if path.exists() else {}

@@ -12,10 +12,21 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 SINCE = time.strftime("%Y-%m-%d %H:%M:%S")  # for human eyes
 SAME = ("boot", "namespace")  # must be known and the same for a number to mean something
+
+
+class Identified(TypedDict):
+    """What a process says of itself."""
+
+    pid: int
+    host: str
+    since: str
+    boot: str | None
+    namespace: str | None
+    started: str | None
 
 
 def this_process() -> dict[str, Any]:
@@ -43,7 +54,7 @@ def runs(other: Mapping[str, Any]) -> bool | None:
         return None
     try:
         os.kill(other["pid"], 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # another user's
         pass

@@ -19,12 +19,13 @@ import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree
 
+from seqzoo.train.checked import check_replicas, checked, read_json
 from seqzoo.train.devices.processes import barrier, from_first, is_first
 from seqzoo.train.folder.files import (
     files_under,
@@ -35,11 +36,42 @@ from seqzoo.train.folder.files import (
     write_atomically,
 )
 from seqzoo.train.folder.lease import LeaseLostError
+from seqzoo.train.folder.run_folder import Failure
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 META = "meta.json"
 PARTIAL = ".partial"  # how the names of unfinished ones end
+
+
+class Best(TypedDict):
+    """The best validation of a run; of several replicas lists, with null for those without."""
+
+    step: int | list[int | None]
+    value: float | list[float | None] | None
+    metric: NotRequired[str]
+
+
+class Meta(TypedDict):
+    """What is read again of `meta.json`."""
+
+    step: int
+    train: NotRequired[Mapping[str, float | list[float | None] | None]]
+    validation: NotRequired[Mapping[str, float | list[float | None] | None]]
+    best: NotRequired[Best | None]
+    skipped: NotRequired[int | list[int]]
+    failure: NotRequired[Failure | list[Failure | None] | None]
+    seconds: NotRequired[float]
+    compile_seconds: NotRequired[float]
+
+
+class _Entry(TypedDict):
+    size: int
+    sha256: NotRequired[str]
+
+
+class _Manifest(TypedDict):
+    files: Mapping[str, _Entry]
 
 
 class CheckpointError(RuntimeError):
@@ -98,9 +130,13 @@ class Checkpoints:
         """
         folder = self.folder / str(step)
         try:
-            listed = json.loads((folder / MANIFEST).read_text())["files"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            listed = checked(read_json(folder / MANIFEST), _Manifest, MANIFEST)["files"]
+        except OSError as error:
             return f"{MANIFEST} cannot be read: {type(error).__name__}"
+        except ValueError as error:
+            return str(error).replace(str(folder / MANIFEST), MANIFEST)
+        if META not in listed:
+            return f"{MANIFEST} does not name {META}"
         for path, entry in sorted(listed.items()):
             try:
                 own = _entry(folder / path, digest="sha256" in entry)
@@ -111,9 +147,28 @@ class Checkpoints:
                 return f"{path} has changed"
         return None
 
-    def meta(self, step: int) -> dict[str, Any]:
-        """What was saved beside the state."""
-        return json.loads((self.folder / str(step) / META).read_text())
+    def newest_digest(self) -> dict[str, str]:
+        """Name and digest of the newest checkpoint, by its manifest; empty where there is none."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(OSError):
+                manifest = (self.folder / str(step) / MANIFEST).read_bytes()
+                return {f"checkpoint {step}": hashlib.sha256(manifest).hexdigest()[:16]}
+        return {}
+
+    def meta(self, step: int, replicas: int = 1) -> dict[str, Any]:
+        """What was saved beside the state, of as many replicas.
+
+        Raises ValueError where that cannot be read.
+        """
+        path = self.folder / str(step) / META
+        meta = checked(read_json(path), Meta, str(path))
+        parts = (meta.get(part) or {} for part in ("train", "validation", "best"))
+        values = {name: value for part in parts for name, value in part.items()}
+        values.pop("metric", None)
+        values |= {name: meta[name] for name in ("failure", "skipped") if name in meta}
+        for name, value in values.items():
+            check_replicas(value, replicas, f"{path}, {name}")
+        return meta
 
     def restore(self, step: int, like: PyTree) -> PyTree[Array]:
         """The state at `step`; `like` holds shapes, dtypes and shardings.

@@ -27,9 +27,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
-from seqzoo.train.folder.alive import is_this_one, runs, this_process
+from seqzoo.train.checked import checked
+from seqzoo.train.folder.alive import Identified, is_this_one, runs, this_process
 from seqzoo.train.folder.files import in_bucket, write_atomically
 
 LOCK = "lock"
@@ -45,6 +46,14 @@ class LeaseError(ValueError):
 
 class LeaseLostError(LeaseError):
     """A folder that another process has taken over while this one stood still."""
+
+
+class _Content(Identified):
+    """What an owner's file says."""
+
+    token: str
+    count: int
+    released: NotRequired[bool]
 
 
 class Owner(NamedTuple):
@@ -305,7 +314,6 @@ def _numbers(names: Any) -> list[int]:
 
 def _content(data: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(data)
+        return checked(json.loads(data), _Content, LOCK)
     except ValueError:  # it is being written, or its writer was killed meanwhile
         return {}
-    return content if isinstance(content, dict) else {}

@@ -172,7 +172,7 @@ class Line(NamedTuple):
 
 
 def read_lines(run: Path) -> list[Line]:
-    """All whole lines of a run's metrics; a torn last line is left out."""
+    """The lines of a run's metrics up to the first that is none, as a torn last one."""
     path = run_path(run) / FILE
     if not path.exists():
         return []
@@ -180,10 +180,19 @@ def read_lines(run: Path) -> list[Line]:
     for text in path.read_bytes().split(b"\n")[:-1]:
         try:
             values = json.loads(text)
-            lines.append(Line(values.pop("step"), values))
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, RecursionError):
             break
+        step = values.pop("step", None) if isinstance(values, dict) else None
+        if type(step) is not int or not all(map(_is_metric, values.values())):
+            break
+        lines.append(Line(step, values))
     return lines
+
+
+def _is_metric(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_metric, value)) and not any(isinstance(each, list) for each in value)
+    return value is None or isinstance(value, int | float)
 
 
 def truncate(path: Path, done: int) -> None:

@@ -7,12 +7,21 @@ import difflib
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from seqzoo.tasks.data.identity import Identity
 from seqzoo.train import code
-from seqzoo.train.config import Difference, Experiment, differences
+from seqzoo.train.checked import checked, read_json
+from seqzoo.train.config import (
+    DATA,
+    DataChange,
+    Difference,
+    Experiment,
+    checked_config,
+    differences,
+)
 from seqzoo.train.folder.files import plain, run_path, write_atomically
 from seqzoo.train.folder.lease import LOCK, Lease
 
@@ -23,6 +32,28 @@ DIGEST = 64  # hexadecimal digits of a sha256
 
 class RunFolderError(ValueError):
     """A run folder that this run may not use."""
+
+
+class Failure(TypedDict):
+    """Where a run was not finite, too often."""
+
+    step: int
+    groups: NotRequired[list[str]]
+    loss: NotRequired[float | None]
+    skipped: NotRequired[int]
+
+
+class RunResult(TypedDict):
+    """What is read of a result; of several replicas lists."""
+
+    step: int
+    complete: bool
+    train: Mapping[str, Any]
+    validation: Mapping[str, Any]
+    failure: NotRequired[Failure | list[Failure | None] | None]
+    skipped: NotRequired[int | list[int]]
+    seconds: NotRequired[float]
+    compile_seconds: NotRequired[float]
 
 
 class RunFolder:
@@ -45,19 +76,25 @@ class RunFolder:
         config = self.config()
         for line in code.admit(config):
             say_on_stderr(line)
-        return Experiment.from_dict(config)
+        return Experiment.from_dict(config, str(self.path / CONFIG))
 
     def config(self) -> dict[str, Any]:
-        """The configuration as plain data. Raises RunFolderError where there is none."""
-        try:
-            return json.loads((self.path / CONFIG).read_text())
-        except FileNotFoundError:
-            raise RunFolderError(f"{self.path} is no run: it has no {CONFIG}") from None
-        except ValueError as error:
-            raise RunFolderError(f"{self.path / CONFIG} is damaged: {error}") from error
+        """The configuration as plain data, with what its data hold (`config.DATA`).
 
-    def check(self, experiment: Experiment, *, change_steps: bool = False) -> None:
-        """Raises RunFolderError if the folder belongs to another configuration or to no run."""
+        Raises RunFolderError where there is none.
+        """
+        path = self.path / CONFIG
+        if not path.exists():
+            raise RunFolderError(f"{self.path} is no run: it has no {CONFIG}")
+        return checked_config(read_json(path), str(path))
+
+    def check(
+        self, experiment: Experiment, held: Identity | None = None, *, change_steps: bool = False
+    ) -> None:
+        """Raises RunFolderError if the folder belongs to another configuration or to no run.
+
+        `held` is what the data hold; where it is not known, their place is compared.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; give a folder for the run")
         if not self.exists():
@@ -66,26 +103,28 @@ class RunFolder:
             if leftover:
                 raise RunFolderError(f"{self.path} is not empty and no run; give another folder")
             return
-        different = differences(self.config(), experiment.to_dict())
+        different = differences(self.config(), _form(experiment, held))
         if change_steps:
             different = [d for d in different if d.key != "train.steps"]
         if different:
             names = experiment.to_dict().get("code", ())
             raise RunFolderError(_refusal(self.path, different, names))
 
-    def adopt(self, experiment: Experiment) -> None:
-        """Writes the configuration, which `check` has allowed."""
+    def adopt(self, experiment: Experiment, held: Identity | None = None) -> None:
+        """Writes the configuration, which `check` has allowed, with what is `held` by its data."""
         self.guard()
-        text = json.dumps(experiment.to_dict(), indent=2) + "\n"
-        if not self.exists() or self.config() != experiment.to_dict():
-            write_atomically(self.path / CONFIG, text)
-            for name, content in code.texts(experiment.to_dict().get("code", ())):
+        before = self.config() if self.exists() else None
+        known = {**(before or {}).get(DATA, {}), **(held or {})}  # a moved test split is known
+        now = _form(experiment, known)
+        if before != now:
+            write_atomically(self.path / CONFIG, json.dumps(now, indent=2) + "\n")
+            for name, content in code.texts(now.get("code", ())):
                 write_atomically(self.path / code.FOLDER / name, content.decode(errors="replace"))
 
     def result(self) -> dict[str, Any] | None:
         """What the run reported that was finished, or failed; None if it has to go on."""
         try:
-            return json.loads((self.path / RESULT).read_text())
+            return checked(read_json(self.path / RESULT), RunResult, str(self.path / RESULT))
         except (FileNotFoundError, ValueError):
             return None
 
@@ -126,8 +165,12 @@ def say_on_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _form(experiment: Experiment, held: Identity | None) -> dict[str, Any]:
+    return {**experiment.to_dict(), **({DATA: held} if held else {})}
+
+
 def _refusal(path: Path, different: list[Difference], names: Iterable[str]) -> str:
-    lines = [f"  {d.key}: {_word(d.old)} there, {_word(d.new)} here" for d in different]
+    lines = [f"  {_line(d)}" for d in different]
     hint = ""
     if any(d.key == "train.steps" for d in different):
         hint = (
@@ -148,6 +191,12 @@ def _changed_code(run: Path, names: Iterable[str]) -> Iterator[str]:
         for line in difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm=""):
             if not line.startswith(("---", "+++", "@@")):
                 yield f"    {name}: {line}"
+
+
+def _line(difference: Difference) -> str:
+    if isinstance(difference, DataChange):
+        return str(difference)
+    return f"{difference.key}: {_word(difference.old)} there, {_word(difference.new)} here"
 
 
 def _word(value: Any) -> str:

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from seqzoo.tasks.task import Source, metric_value
-from seqzoo.train.config import Experiment, MeshConfig, TrainConfig, differences, train_of
+from seqzoo.train.config import Experiment, MeshConfig, TrainConfig, train_of
 from seqzoo.train.devices.processes import from_first
 from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
 from seqzoo.train.folder.run_folder import RunFolder, say_on_stderr
 from seqzoo.train.loop.data import HostBatch, to_devices
+from seqzoo.train.loop.held import changes_of
 from seqzoo.train.loop.program import Program, count_parameters, make_program
 from seqzoo.train.loop.selection import keeps_copy
 from seqzoo.train.loop.state import Arrays, ModelFactory, TrainState
@@ -136,10 +137,10 @@ def load_run(
     with contextlib.closing(Checkpoints(run)) as checkpoints:
         step = _choose(checkpoints, which, own.train, passed)
         state, best = from_saved(checkpoints.restore(step, saved_like(whole)))
-        meta = checkpoints.meta(step) | {"fallback": fallback}
+        meta = checkpoints.meta(step, own.train.replicas) | {"fallback": fallback}
     if own.train.replicas > 1:
         meta = _of_replica(meta, place)
-        if which == "best" and meta["best"]:
+        if which == "best" and meta.get("best"):
             state = state._replace(params=best[0], rest=best[1])
             meta["step"] = meta["best"]["step"]
         state = jax.tree.map(lambda x: x[place], state)
@@ -164,7 +165,7 @@ def load_selected(program: Program, run: Path) -> Selected:
             # The first process alone knows that what it writes is written.
             which, train = experiment.task.selection, experiment.train
             step = _choose(checkpoints, which, train, say_on_stderr)
-            return step, checkpoints.meta(step)["best"]
+            return step, checkpoints.meta(step, train.replicas).get("best")
 
         step, found = from_first("which checkpoint is tested", choose)
         state, best = from_saved(checkpoints.restore(step, saved_like(program)))
@@ -182,11 +183,11 @@ def look_into(run: Path, *, which: str, seed: int) -> tuple[Arrays, dict[str, An
     place = _place(train, seed)
     with contextlib.closing(Checkpoints(run)) as checkpoints:
         step = _choose(checkpoints, which, train, say_on_stderr)
-        found, meta = checkpoints.read(step), checkpoints.meta(step)
+        found, meta = checkpoints.read(step), checkpoints.meta(step, train.replicas)
     params = found.get("state", found)["params"]
     if train.replicas > 1:
         meta = _of_replica(meta, place)
-        if which == "best" and meta["best"]:
+        if which == "best" and meta.get("best"):
             params, meta["step"] = found["best"][0], meta["best"]["step"]
         params = jax.tree.map(lambda x: x[place], params)
     return params, meta
@@ -244,10 +245,10 @@ def _evaluated(
     run: Path, split: str, which: str, seed: int, experiment: Experiment | None
 ) -> dict[str, Any]:
     own = RunFolder(run).experiment()
+    changes = changes_of(run, own, experiment or own, split)
     program, state, meta = load_run(run, which=which, seed=seed, experiment=experiment)
     experiment = experiment or own
     task = experiment.task
-    changes = {d.key: d.new for d in differences(own.to_dict(), experiment.to_dict())}
     # The train split of a generated task is another one for each seed.
     metrics = evaluate(program, state.params, state.rest, task.source(split, seed))
     about = {"task": task.name, "model": experiment.model, "split": split}
@@ -283,7 +284,7 @@ def _choose(
         raise ValueError(f"no checkpoint {which!r} (valid: {_known(checkpoints)})")
     if not train.keep_best:
         raise ValueError("the run was trained with --no-keep-best; --checkpoint last is there")
-    best = checkpoints.meta(newest).get("best")
+    best = checkpoints.meta(newest, train.replicas).get("best")
     if best is None or keeps_copy(train):
         return newest
     return _named(checkpoints, best["step"])

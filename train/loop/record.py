@@ -60,8 +60,9 @@ class Record:
         """Raises NonFiniteError where all replicas have failed."""
         if all(self.failures):
             last = max(self.failures, key=lambda failure: failure["step"])
-            loss = math.nan if last["loss"] is None else last["loss"]
-            raise NonFiniteError(last["step"], loss, tuple(last["groups"]), last[SKIPPED])
+            loss = math.nan if last.get("loss") is None else last["loss"]
+            groups = tuple(last.get("groups", ()))
+            raise NonFiniteError(last["step"], loss, groups, last.get(SKIPPED, 1))
 
     @property
     def loss(self) -> float:
@@ -90,11 +91,14 @@ class Record:
 
     def restore(self, meta: Mapping[str, Any]) -> None:
         """Takes what `meta` gave, but for the copy of the best parameters."""
-        self.train, self.validation = (_arrays(meta[part]) for part in ("train", "validation"))
-        self.skipped = np.atleast_1d(np.asarray(meta.get(SKIPPED, 0)))
-        failure = meta.get("failure")
-        self.failures = list(failure) if self._several else [failure]
-        if meta["best"]:
+        self.train, self.validation = (
+            _arrays(meta.get(part, {})) for part in ("train", "validation")
+        )
+        if SKIPPED in meta:  # which first versions did not write
+            self.skipped = np.atleast_1d(np.asarray(meta[SKIPPED]))
+        if "failure" in meta:
+            self.failures = list(meta["failure"]) if self._several else [meta["failure"]]
+        if meta.get("best"):
             found = meta["best"]["step"], meta["best"]["value"]
             steps, values = found if self._several else [[x] for x in found]
             self.best.steps = list(steps)

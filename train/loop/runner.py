@@ -8,16 +8,17 @@ side; the first one owns the folder and writes, the others follow what it decide
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from seqzoo.train.config import Experiment
+from seqzoo.train.config import DATA, Experiment, differences
 from seqzoo.train.devices.backend import keep_compiled
 from seqzoo.train.devices.processes import failing_together, from_first, is_first, process_index
 from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.loop.held import Held, held_by
 from seqzoo.train.loop.program import Program, make_program
 from seqzoo.train.loop.progress import SILENT, Progress
 from seqzoo.train.loop.selection import check_kept
@@ -73,9 +74,10 @@ def run_program(
     before = finished(experiment, out, change_steps=change_steps)
     if before:
         return before
+    held = held_by(experiment)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest(experiment.train.stop_seconds, folder.release))
-        stack.enter_context(owned(folder, experiment))
+        stack.enter_context(owned(folder, experiment, held))
         return train_owned(program, folder, stop, progress=progress)
 
 
@@ -105,8 +107,9 @@ def finished(
     """The result in the folder `out` if nothing is left to train there, else None.
 
     Raises RunFolderError if the folder may not be used, ValueError if the processes of this run
-    were started with different configurations, a protocol that fine-tunes gets no pretrained run,
-    or one that tests the best validation result would not find it.
+    were started with different configurations or data, a protocol that fine-tunes gets no
+    pretrained run, or one that tests the best validation result would not find it, and
+    FileNotFoundError where data is missing that is still needed.
     """
     check_kept(experiment)
     if experiment.task.pretrained and not experiment.train.init_from:
@@ -115,37 +118,46 @@ def finished(
             f"masked:{experiment.task.name} or next_token:{experiment.task.name}, or choose another"
         )
 
+    folder = RunFolder(out)
+    held = held_by(experiment, needed=folder.result() is None)
+
     def look() -> dict[str, Any]:
-        folder = RunFolder(out)
-        folder.check(experiment, change_steps=change_steps)
-        return {"experiment": experiment.to_dict(), "result": folder.result()}
+        folder.check(experiment, held, change_steps=change_steps)
+        return {"form": _shared(experiment, held), "result": folder.result()}
 
     first = from_first("the state of the folder", look)
-    _check_same(first["experiment"], experiment.to_dict())
+    _check_same(first["form"], _shared(experiment, held))
     result = first["result"]
     done = result and result["complete"] and result["step"] == experiment.train.steps
     return result if done else None
 
 
+def _shared(experiment: Experiment, held: Mapping[str, Any]) -> dict[str, Any]:
+    """What all processes of a run must have alike."""
+    return {**experiment.to_dict(), DATA: held}
+
+
 def _check_same(first: dict[str, Any], own: dict[str, Any]) -> None:
-    different = [key for key in own if own[key] != first[key]]
+    apart = ("task", DATA)  # data may lie in another place on each host
+    different = [key for key in own if key not in apart and own[key] != first[key]]
+    different += [d.key for d in differences(first, own) if d.key.partition(".")[0] in apart]
     if different:
         raise ValueError(
-            f"process {process_index()} was started with other options than process 0 "
+            f"process {process_index()} was started with other options or data than process 0 "
             f"({', '.join(different)}); start the same command on every host"
         )
 
 
 @contextlib.contextmanager
-def owned(folder: RunFolder, experiment: Experiment) -> Iterator[None]:
-    """Keeps the folder to this run; the first process does so for all.
+def owned(folder: RunFolder, experiment: Experiment, held: Held) -> Iterator[None]:
+    """Keeps the folder to this run on these data; the first process does so for all.
 
     Raises RunFolderError while another run is in it.
     """
 
     def adopt() -> None:
         stack.enter_context(folder.owned())
-        folder.adopt(experiment)
+        folder.adopt(experiment, held)
 
     with contextlib.ExitStack() as stack:
         if is_first():

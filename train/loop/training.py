@@ -172,7 +172,7 @@ class Training:
                 f"{self.folder.path} is at step {step} already; --steps must be larger"
             )
         say_on_stderr(f"continuing {self.folder.path} from step {step}")
-        return step, self.checkpoints.meta(step)
+        return step, self.checkpoints.meta(step, self.config.replicas)
 
     def _falls_back(self, text: str) -> None:
         say_on_stderr(text)

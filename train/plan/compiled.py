@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import jax
 
+from seqzoo.train.checked import checked, read_json
 from seqzoo.train.devices.chips import Chip
 from seqzoo.train.plan.hlo import Module, by_kind
 
 Row = dict[str, Any]
+
+
+class StoredRow(TypedDict):
+    """What is read again of a row: why there is none, or what the tables show."""
+
+    model: NotRequired[str]
+    op: NotRequired[str]
+    form: NotRequired[str]
+    topology: NotRequired[str]
+    length: NotRequired[int]
+    error: NotRequired[str]
+    seconds: NotRequired[float]
+    fits: NotRequired[bool | None]
+    flops: NotRequired[float]
+    flops_per_token: NotRequired[float]
+    peak_bytes: NotRequired[float | None]
+    temporary_bytes: NotRequired[float | None]
+    cycles_seconds: NotRequired[float | None]
+    compiler_seconds: NotRequired[float | None]
+    bound_seconds: NotRequired[float | None]
+    bounds: NotRequired[Mapping[str, float] | None]
+    collectives: NotRequired[Mapping[str, tuple[float, float]]]
+
+
+def read_row(path: Path, named: Collection[str], measured: Collection[str]) -> Row:
+    """A row that was written before: what it is of, and what was found or the error.
+
+    Raises ValueError for what is none.
+    """
+    row = checked(read_json(path), StoredRow, str(path))
+    needed = {*named} if "error" in row else {*named, *measured}
+    if lacking := sorted(needed - row.keys()):
+        raise ValueError(
+            f"{path} has no {', '.join(lacking)}: remove it, and the row is made again"
+        )
+    return row
 
 
 def no_memory(error: jax.errors.JaxRuntimeError) -> bool:

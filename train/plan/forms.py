@@ -28,7 +28,7 @@ from seqzoo.train.devices.chips import chip_of
 from seqzoo.train.devices.flops import operations
 from seqzoo.train.folder.files import write_atomically
 from seqzoo.train.plan.apart import answered, planned_apart
-from seqzoo.train.plan.compiled import estimates, memory_of, no_memory, refused
+from seqzoo.train.plan.compiled import estimates, memory_of, no_memory, read_row, refused
 from seqzoo.train.plan.hlo import Module
 from seqzoo.train.plan.topology import Plan, devices_of
 
@@ -168,8 +168,12 @@ def form_of(row: str) -> Form:
 
 
 def rows_of(folder: Path) -> list[Row]:
-    """The rows that are there."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    """The rows that are there. Raises ValueError for a file that is none."""
+    named = ("op", "form", "topology", "length")
+    rows = [read_row(path, named, ("fits", "flops")) for path in sorted(folder.glob("*.json"))]
+    for row in rows:
+        form_of(f"{row['op']}/{row['form']}")
+    return rows
 
 
 def _order(group: tuple[str, str]) -> tuple[str, int]:
@@ -182,10 +186,11 @@ def _cell(row: Row) -> str:
     if row["fits"] is False:
         return "does not fit"
     cycles, cost = (
-        "?" if row[name] is None else f"{1e3 * row[name]:.3g}"
+        "?" if row.get(name) is None else f"{1e3 * row[name]:.3g}"
         for name in ("cycles_seconds", "compiler_seconds")
     )
-    return f"{cycles} ({cost}) / {row['peak_bytes'] / 2**20:,.0f} / {row['flops'] / 1e9:.3g}"
+    peak = "?" if row.get("peak_bytes") is None else f"{row['peak_bytes'] / 2**20:,.0f}"
+    return f"{cycles} ({cost}) / {peak} / {row['flops'] / 1e9:.3g}"
 
 
 def _both_passes(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.models.registry import MIXERS
+from seqzoo.train.checked import read_json
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.chips import GIB
 from seqzoo.train.folder.files import write_atomically
 from seqzoo.train.plan.apart import planned_apart
+from seqzoo.train.plan.compiled import read_row
 from seqzoo.train.plan.topology import Plan
 
 Row = dict[str, Any]
@@ -44,7 +46,8 @@ def make_row(name: str, experiment: Experiment, plan: Plan, limit: float) -> Row
 def rows_of(folder: Path) -> list[Row]:
     """The rows that are there, in the registry's order."""
     files = {path.stem: path for path in folder.glob("*.json") if path.name != REQUEST}
-    return [json.loads(files[name].read_text()) for name in MIXERS if name in files]
+    named, found = ("model", "seconds"), ("fits", "flops_per_token")
+    return [read_row(files[name], named, found) for name in MIXERS if name in files]
 
 
 def page(rows: Sequence[Row], flags: Mapping[str, str], path: Path | None = None) -> str:
@@ -106,7 +109,7 @@ def verdict(row: Row) -> str:
 def claim(folder: Path, flags: Mapping[str, str]) -> None:
     """Keeps the rows of a folder to one request. Raises ValueError where it has another's."""
     request = folder / REQUEST
-    if request.exists() and json.loads(request.read_text()) != dict(flags):
+    if request.exists() and read_json(request) != dict(flags):
         raise ValueError(f"{folder} holds rows of another request ({request}); give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(request, json.dumps(dict(flags), indent=2) + "\n")

@@ -73,7 +73,7 @@ def test_a_number_that_is_not_finite_is_null_in_strict_json(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "is not JSON"),
+        ("{", "is no JSON"),
         ("[]", "version 1"),
         ('{"seqzoo_results": 1, "models": [], "oops": 1}', "oops"),
         ('{"seqzoo_results": 1, "title": "x", "main_metric": "accuracy"}', "models"),
