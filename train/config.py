@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, get_type_hints
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.config import config_of
+from seqzoo.models.foreign import address
+from seqzoo.models.mixers import MIXERS
 from seqzoo.models.registry import current_options, mixer, resolve
 from seqzoo.tasks.data.identity import changes
 from seqzoo.tasks.task import Task
@@ -127,12 +129,26 @@ class Experiment:
     """All that determines a run."""
 
     task: Task
-    model: str = "attention"  # a mixer, a preset or a comma-separated pattern
+    model: str = "attention"  # a mixer, a preset, an address, or a comma-separated pattern
     mixer: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # options of the mixer
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=RUNTIME)
+
+    def __post_init__(self) -> None:
+        """A task may be given by name, address or class, a mixer by its class, several in a tuple.
+
+        Raises ValueError for what does not exist.
+        """
+        if isinstance(self.task, str):
+            object.__setattr__(self, "task", tasks.build(self.task))
+        elif isinstance(self.task, type):
+            address.register(self.task)
+            object.__setattr__(self, "task", self.task())
+        if not isinstance(self.model, str):
+            parts = self.model if isinstance(self.model, tuple | list) else (self.model,)
+            object.__setattr__(self, "model", ",".join(map(_mixer_name, parts)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that JSON can hold; `from_dict` reverses it."""
@@ -239,6 +255,15 @@ def _check_mixer(model: str, options: Mapping[str, Any], where: str) -> None:
             # A value that is a dataclass is written as its text.
             if option in hints and not isinstance(value, str):
                 checked(value, hints[option], f"{where}, mixer.{option}")
+
+
+def _mixer_name(mixer: Any) -> str:
+    ours = next((name for name, kind in MIXERS.items() if kind is mixer), None)
+    if isinstance(mixer, str) or ours:
+        return ours or mixer
+    if not isinstance(mixer, type):
+        raise ValueError(f"a model is a name or a class, made anew for each run; got {mixer!r}")
+    return address.register(mixer)
 
 
 def train_of(data: Mapping[str, Any], where: str = "the configuration") -> TrainConfig:

@@ -1,7 +1,11 @@
-"""Progress bars of a run and of a comparison; silent where there is no terminal."""
+"""Progress bars of a run and of a comparison, in a terminal and in a notebook.
+
+Elsewhere, as in a file of a scheduler, there is a line now and then.
+"""
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Mapping
 
@@ -19,6 +23,7 @@ from rich.progress import (
 from seqzoo.train.loop.progress import ComparisonProgress
 
 REFRESH = 0.2  # seconds between changes of the text
+EVERY = 30.0  # seconds between lines where there is no terminal
 
 
 class ProgressBars(ComparisonProgress):
@@ -49,18 +54,24 @@ class ProgressBars(ComparisonProgress):
         if self._bars is None:
             self._start(TimeRemainingColumn())
         self._run = self._bars.add_task(escape(title), total=steps, completed=done, note="")
-        self._tokens, self._since, self._shown = 0, time.monotonic(), 0.0
+        self._title, self._steps, self._done = title, steps, done
+        self._tokens, self._since = 0, time.monotonic()
+        self._shown = self._since if self._bars.disable else 0.0
 
     def step(self, step: int, loss: float, tokens: int) -> None:
         """Shows a step's loss, and the rate of tokens since the start."""
         now = time.monotonic()
         self._tokens += tokens
-        if self._bars.disable or now - self._shown < REFRESH:
+        if now - self._shown < (EVERY if self._bars.disable else REFRESH):
             return
-        self._shown = now
-        rate = self._tokens / max(now - self._since, 1e-9)
-        note = f"loss {loss:.4f}  {rate:,.0f} tokens/s"
-        self._bars.update(self._run, completed=step, note=note)
+        self._shown, passed = now, max(now - self._since, 1e-9)
+        note = f"loss {loss:.4f}  {self._tokens / passed:,.0f} tokens/s"
+        if self._bars.disable:
+            left = (self._steps - step) * passed / max(step - self._done, 1)
+            gone = datetime.timedelta(seconds=round(left))
+            self.say(f"{self._title}: step {step} of {self._steps}  {note}  {gone} left")
+        else:
+            self._bars.update(self._run, completed=step, note=note)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """A line with the metrics; of a comparison's runs there would be too many."""
@@ -85,6 +96,6 @@ class ProgressBars(ComparisonProgress):
         self._bars = self._models = None
 
     def _start(self, time_column: TimeElapsedColumn | TimeRemainingColumn) -> None:
-        on = self._console.is_terminal
+        on = self._console.is_terminal or self._console.is_jupyter
         self._bars = Progress(*self._columns, time_column, console=self._console, disable=not on)
         self._bars.start()

@@ -94,6 +94,14 @@ class Comparison:
         """The results of one model, if it has been run."""
         return next((m for m in self.models if m.name == name), None)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A plain dictionary for each run: model, seed, parameters, and its final metrics."""
+        return [
+            {"model": m.name, "seed": r.seed, "parameters": m.parameters, **r.final}
+            for m in self.models
+            for r in m.seeds
+        ]
+
     @property
     def missing(self) -> tuple[str, ...]:
         """Labels of the models that were asked for and are not there."""

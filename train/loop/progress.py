@@ -14,8 +14,8 @@ class Progress:
     def step(self, step: int, loss: float, tokens: int) -> None:
         """A step has been read, of `tokens` positions; NaN is the loss of one not finite."""
 
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """What the validation split gave at a step."""
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> bool | None:
+        """What the validation split gave at a step; True asks the run to stop, saved."""
 
     def say(self, text: str) -> None:
         """A line for the user."""

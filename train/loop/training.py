@@ -212,7 +212,8 @@ class Training:
         better = self.record.evaluated(step, found, variables)
         validation = self.record.plain(self.record.validation)
         self._write(step, {**line, **validation})
-        self.progress.evaluated(step, {k: float(np.mean(v)) for k, v in found.items()})
+        if self.progress.evaluated(step, {k: float(np.mean(v)) for k, v in found.items()}):
+            self.stop.requested = True
         return bool(np.any(better)) and self.config.keep_best and not keeps_copy(self.config)
 
     def _save(self, state: TrainState) -> None:
