@@ -4,6 +4,7 @@ import importlib
 import pathlib
 import re
 import shlex
+import textwrap
 
 import pytest
 
@@ -20,6 +21,7 @@ COMMANDS = {
     for page in PAGES
     for text in re.findall(r"^    seqzoo ((?:.*\\\n)*.*)$", page, re.MULTILINE)
 }
+MINE = re.search(r"^    # mine.py\n((?:    .*\n|\n)*)", (ROOT / "docs/extend.md").read_text(), re.M)
 
 
 def test_every_mixer_preset_and_task_is_in_the_readme():
@@ -61,6 +63,8 @@ def test_every_command_shown_is_understood(command, monkeypatch, tmp_path):
     from seqzoo.train.cli import command as cli
     from seqzoo.train.compare import comparison as compare
 
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(textwrap.dedent(MINE[1]))
     verb = importlib.import_module(f"seqzoo.train.cli.{command.split()[0]}")
 
     def parse(*args):
@@ -73,6 +77,7 @@ def test_every_command_shown_is_understood(command, monkeypatch, tmp_path):
 
     if command.startswith("compare"):
         monkeypatch.setattr(compare, "compare", check)
+        monkeypatch.setattr(verb, "examined", lambda *_: {})  # compiles
     else:
         monkeypatch.setattr(verb, "parse", parse)
     with pytest.raises(Parsed):
