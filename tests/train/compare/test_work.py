@@ -1,5 +1,6 @@
 """What the units of a comparison train: with a model that compiles in a second."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -75,12 +76,26 @@ def test_a_comparison_stopped_within_a_model_goes_on_to_bitwise_the_same(
         assert_free(lock.parent)
 
 
-def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path):
-    wanted = models(Selecting(), "a")
+def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path, monkeypatch):
+    wanted, timed, traced = models(Selecting(), "a", profile=True, profile_steps=2), [], []
+
+    def speed(program, state, batch):
+        shape = {name: x.shape for name, x in state.params.items()}
+        timed.append((program.experiment.train.replicas, shape, batch["inputs"].tobytes()))
+        return 1.0
+
+    monkeypatch.setattr(work, "tokens_per_second", speed)
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder, **_: traced.append(folder))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
     found = [
         compare(wanted, tmp_path / vectorise, seeds=2, vectorise=vectorise).models[0]
         for vectorise in ("always", "never")
     ]
+    together, alone, _ = timed  # the first seed by itself, on its first batch, in either way
+    assert together == alone
+    assert together[0] == 1
+    runs = {folder.parent.relative_to(tmp_path).as_posix() for folder in traced}
+    assert runs == {"always/runs/a", *(f"never/runs/a/seed{seed}" for seed in (3, 4))}
     for one, two in zip(*(model.seeds for model in found), strict=True):
         assert (one.seed, one.tested) == (two.seed, two.tested)
         assert one.curves.keys() == two.curves.keys()
@@ -88,7 +103,7 @@ def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path):
             for name, values in curve.items():
                 assert_close(values, two.curves[split][name], what=f"{split} {name}")
         assert_close(one.final["loss"], two.final["loss"])
-    assert all(model.tokens_per_second > 0 for model in found)
+    assert all(model.tokens_per_second == 1.0 for model in found)
     # What is laid out in one way is so for whoever comes next.
     assert work.laid_out_together(tmp_path / "always", "a", (3, 4), wanted=False)
     assert not work.laid_out_together(tmp_path / "never", "a", (3, 4), wanted=True)
