@@ -22,7 +22,7 @@ class MixerConfig:
     """The options of one mixer; `build` makes it."""
 
     module: ClassVar[type[Mixer]]
-    former: ClassVar[tuple[str, ...]]  # names that options once had, which `current` reads
+    former_options: ClassVar[tuple[str, ...]]  # names that options once had
 
     def build(self, d_model: int, *, rngs: nnx.Rngs, **more: Any) -> Mixer:
         """The mixer of width `d_model`; `more` overrides fields and adds what is no option."""
@@ -33,9 +33,9 @@ class MixerConfig:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
-    def current(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+    def current_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options, of former names and forms too, as they are written today in plain data."""
-        return cls.module.current(options)
+        return cls.module.current_options(options)
 
     def __reduce__(self) -> tuple:
         return _made, (self.module, self.options())
@@ -63,7 +63,7 @@ def config_of(module: type[Mixer]) -> type[MixerConfig]:
     made = dataclasses.make_dataclass(
         f"{module.__name__}Config", fields, bases=(MixerConfig,), frozen=True, kw_only=True
     )
-    made.module, made.former = module, module.former
+    made.module, made.former_options = module, module.former_options
     made.__module__ = module.__module__
     made.__doc__ = f"Options of {module.__name__}."
     return made

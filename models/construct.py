@@ -30,14 +30,14 @@ class Construction(type(nnx.Module)):
     """The class of mixer classes: reads `d_model`, `rngs`, `causal` and `bidirectional` once."""
 
     both_ways: Callable[..., Any]  # how causal=False is wrapped: `Bidirectional` says
-    former: tuple[str, ...] = ()  # names that options once had, which `current` reads
+    former_options: tuple[str, ...] = ()  # names that options once had
 
-    def current(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+    def current_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options, of former names and forms too, as they are written today in plain data."""
         return dict(options)
 
     def __call__(cls, *args, causal: bool | None = None, bidirectional=None, **options):
-        takes, options = parameters_of(cls), cls.current(options)
+        takes, options = parameters_of(cls), cls.current_options(options)
         if "d_model" in takes:
             _check_width(cls.__name__, _given(takes, "d_model", args, options))
         if "rngs" in takes and "rngs" in options:

@@ -69,7 +69,7 @@ def mixer_config(name: str, options: Mapping[str, Any] | None = None) -> MixerCo
     """The options of the mixer `name`, checked. Raises ValueError for what does not exist."""
     config = config_of(mixer(name))
     fields = [f.name for f in dataclasses.fields(config)]
-    options = config.current(options or {})
+    options = config.current_options(options or {})
     for option in options:
         if option not in fields:
             raise unknown(f"option of {name}", option, fields)
@@ -132,7 +132,7 @@ def pattern_options(
         named = isinstance(value, Mapping) and any(option in (n, address.short(n)) for n in chosen)
         if named:
             continue
-        takers = [n for n in chosen if option in (*fields[n], *mixer(n).former)]
+        takers = [n for n in chosen if option in (*fields[n], *mixer(n).former_options)]
         if not takers:
             raise unknown(
                 f"option of {', '.join(chosen)}", option, {f for n in fields.values() for f in n}
@@ -143,7 +143,7 @@ def pattern_options(
         own = options.get(name, options.get(address.short(name)))
         if isinstance(own, Mapping):
             chosen[name].update(own)
-        chosen[name] = mixer(name).current(chosen[name])
+        chosen[name] = mixer(name).current_options(chosen[name])
         mixer_config(name, chosen[name])
     return tuple(chosen[name] for name in pattern)
 
@@ -157,9 +157,9 @@ def current_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     kinds, now = set(names), dict(options)
     for name in kinds & MIXERS.keys():
         if isinstance(now.get(name), Mapping):
-            now[name] = MIXERS[name].current(now[name])
+            now[name] = MIXERS[name].current_options(now[name])
         if len(kinds) == 1:
-            now = MIXERS[name].current(now)
+            now = MIXERS[name].current_options(now)
     return now
 
 

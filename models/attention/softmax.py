@@ -37,7 +37,7 @@ class Attention(Mixer):
     """Multi-head softmax attention; see the module docstring."""
 
     looks_both_ways = True
-    former = tuple(FORMER)
+    former_options = tuple(FORMER)
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Attention(Mixer):
         self.usual_queries = d_head**-0.5 / self.positions.scale
 
     @classmethod
-    def current(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+    def current_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Positions as their text, with what were options beside them."""
         return with_former(options)
 

@@ -1,8 +1,8 @@
 """A command line, read once, and the values that its flags give to dataclasses.
 
 The fields of a dataclass are flags: `d_model: int = 64  # width` is `--d-model`, nested dataclasses
-have their field's name before a dot. A class with `current` reads values of `former` names and
-forms too. Faults are ValueErrors of one line.
+have their field's name before a dot. A class with `current_options` reads values of former
+names and forms too. Faults are ValueErrors of one line.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def flags_of(kind: type, prefix: str = "") -> Iterator[Flag]:
         if hint is bool:
             before, dot, last = name.rpartition(".")
             yield Flag(f"--{before}{dot}no-{last}", hint, negates=f"--{name}")
-    for name in getattr(kind, "former", ()):
+    for name in getattr(kind, "former_options", ()):
         yield Flag(_flag(prefix, name), str, former=True)
 
 
@@ -178,10 +178,10 @@ def _made(kind: type, values: dict[str, Any], default: Any = None, prefix: str =
         elif f"--{name}" in values:
             changed[field.name] = values[f"--{name}"]
     made = kind(**changed) if default is None else dataclasses.replace(default, **changed)
-    if not hasattr(kind, "current"):
+    if not hasattr(kind, "current_options"):
         return made
-    given = {n: values[f] for n in kind.former if (f := _flag(prefix, n)) in values}
-    return kind(**kind.current({**made.options(), **given}))
+    given = {n: values[f] for n in kind.former_options if (f := _flag(prefix, n)) in values}
+    return kind(**kind.current_options({**made.options(), **given}))
 
 
 def _flag(prefix: str, name: str) -> str:

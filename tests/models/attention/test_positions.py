@@ -201,7 +201,7 @@ def test_former_options_are_read(kind):
     own = {f.name for f in dataclasses.fields(KINDS[kind])}
     expected = KINDS[kind](**{FORMER[old]: v for old, v in BEFORE.items() if FORMER[old] in own})
     for values in (BEFORE, {name: str(value) for name, value in BEFORE.items()}):
-        now = Attention.current({"num_heads": 2, "positions": kind, **values})
+        now = Attention.current_options({"num_heads": 2, "positions": kind, **values})
         assert now == {"num_heads": 2, "positions": str(expected)}
     new, old = (
         build("attention", 8, num_heads=2, **options, rngs=nnx.Rngs(0))
