@@ -186,6 +186,8 @@ def _adapted(value: type, kind: type[PlainMixer], address: str) -> type[Mixer]:
         more = {"causal": causal, "dtype": dtype, "param_dtype": param_dtype}
         self.causal = causal
         self._make(d_model, gather(given) | {name: more[name] for name in told}, rngs)
+        if "param_dtype" not in told:
+            _recast(self, param_dtype)
 
     own = {"d_model": inspect.Parameter.empty, "rngs": inspect.Parameter.empty}
     own |= {"dtype": jnp.float32, "param_dtype": jnp.float32}
@@ -213,6 +215,15 @@ def _adapted(value: type, kind: type[PlainMixer], address: str) -> type[Mixer]:
         "looks_both_ways": not claim or "causal" in told,
     }
     return type(Mixer)(value.__name__, (kind,), about)
+
+
+def _recast(module: nnx.Module, dtype: Any) -> None:
+    """Has every floating parameter in a dtype."""
+
+    def cast(x: Array) -> Array:
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    nnx.update(module, jax.tree.map(cast, nnx.state(module, nnx.Param)))
 
 
 def _arguments(value: type, kind: type, address: str) -> dict[str, inspect.Parameter]:

@@ -53,10 +53,11 @@ def main(argv: Sequence[str]) -> int:
     claim = "looks both ways" if parsed.own.both_ways or not mixer(name).causal else "causal"
     print(f"{short(name)} ({claim}{', a plain module: it does not stream' if plain else ''})")
     for law, kept, expected, seen in report.results:
+        seen = seen.replace("largest relative rms error", "error")
         if kept:
-            print(f"  kept    {law:14} {expected[:WIDTH]} [{seen}]")
+            print(f"  kept    {law:16} {expected[:WIDTH]} [{seen}]")
         else:
-            print(f"  BROKEN  {law:14} {expected}\n{'':25}seen: {seen}\n{'':25}means: {means(law)}")
+            print(f"  BROKEN  {law:16} {expected}\n{'':27}seen: {seen}\n{'':27}means: {means(law)}")
     broken = [result.law for result in report.broken]
     kept = len(report.results) - len(broken)
     print(

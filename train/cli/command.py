@@ -29,6 +29,7 @@ VERBS = {
     "show": "configuration, step, metrics and digest of a run",
     "evaluate": "a run on the whole test split",
     "compare": "train several models and compare them",
+    "new": "write a mixer or a task of your own to begin with, and its test",
     "check": "try a mixer of your own under the laws that all keep",
     "sample": "text from a trained language model",
     "report": "write the report of a comparison or a run",

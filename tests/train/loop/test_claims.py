@@ -136,3 +136,10 @@ def test_before_training_two_laws_are_tried_on_what_is_not_ours():
         sound([right, wrong])
     _, found = sound([right, wrong], allow=True)
     assert as_claims(found)["causal"].startswith("broken: outputs before the changed future")
+
+
+def test_every_law_has_a_meaning():
+    from seqzoo.testing import LAWS
+    from seqzoo.train.loop.claims import MEANS
+
+    assert set(LAWS) <= set(MEANS)
