@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.resources
 import keyword
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,10 @@ from pathlib import Path
 
 from seqzoo.models.errors import unknown
 from seqzoo.train.cli.flags import parse, read
-from seqzoo.train.cli.templates import MIXER, MIXER_TEST, TASK, TASK_TEST
 from seqzoo.train.folder.files import write_new
 
 USAGE = "seqzoo new mixer NAME, or seqzoo new task NAME"
-KINDS = {"mixer": (MIXER, MIXER_TEST), "task": (TASK, TASK_TEST)}
+KINDS = {"mixer": "new_mixer", "task": "new_task"}  # the texts, and with _test their tests
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
     for path in paths:
         if path.exists():
             raise ValueError(f"{path} is there already; give another name, or --out FOLDER")
-    for path, text in zip(paths, KINDS[kind], strict=True):
+    texts = importlib.resources.files(__package__)
+    for path, ending in zip(paths, ("", "_test"), strict=True):
+        text = (texts / f"{KINDS[kind]}{ending}.txt").read_text()
         if not write_new(path, text.replace("NAME", name).replace("CLASS", own)):
             raise ValueError(f"{path} was written by somebody else just now; it was left alone")
     address = f"{paths[0]}:{own}"
