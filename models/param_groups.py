@@ -6,6 +6,8 @@ A parameter that wants its own learning rate carries `group="dynamics"` where it
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from flax import nnx
 from jaxtyping import PyTree
@@ -17,26 +19,36 @@ GROUPS = {
 }
 
 
-def param_groups(module: nnx.Module) -> PyTree:
-    """The group of every parameter, as a tree like `nnx.state(module, nnx.Param)` of strings.
+def param_groups(model: nnx.Module | PyTree) -> PyTree:
+    """The group of every parameter: labels for any optimiser, as of `optax.multi_transform`.
 
-    It serves any optimiser, for example as the labels of `optax.multi_transform`. Raises ValueError
-    for a parameter marked with a group that does not exist.
+    Args:
+        model: a module, of which the labels are a tree like `nnx.state(module, nnx.Param)`, with a
+            string where that has a parameter; so they fit it, its arrays alone and the optimisers
+            of NNX. Or any tree that holds parameters, as an Equinox module around a state, or
+            Linen's variables as `init` gives them, boxes included; labels then are like that tree.
+            Where parameters have become bare arrays, names alone decide.
+
+    Raises:
+        ValueError: for a parameter marked with a group that does not exist.
     """
+    params = nnx.state(model, nnx.Param) if isinstance(model, nnx.Module) else model
+    return jax.tree_util.tree_map_with_path(_group, params, is_leaf=_is_marked)
 
-    def group_of(path: tuple, param: nnx.Param) -> nnx.Param:
-        by_name = "no_decay" if _name(path) in ("bias", "scale") else "default"
-        group = param.get_metadata().get("group", by_name)
-        if group not in GROUPS:
-            raise ValueError(
-                f"{jax.tree_util.keystr(path)}: unknown group {group!r}; known: {', '.join(GROUPS)}"
-            )
-        return param.replace(group)
 
-    params = nnx.state(module, nnx.Param)
-    return jax.tree_util.tree_map_with_path(
-        group_of, params, is_leaf=lambda v: isinstance(v, nnx.Variable)
-    )
+def _is_marked(x: Any) -> bool:
+    return isinstance(x, nnx.Variable) or hasattr(x, "metadata")  # of Linen: a box
+
+
+def _group(path: tuple, param: Any) -> str:
+    marks = param.get_metadata() if isinstance(param, nnx.Variable) else {}
+    marks = marks or getattr(param, "metadata", {})
+    group = marks.get("group", "no_decay" if _name(path) in ("bias", "scale") else "default")
+    if group not in GROUPS:
+        raise ValueError(
+            f"{jax.tree_util.keystr(path)}: unknown group {group!r}; known: {', '.join(GROUPS)}"
+        )
+    return group
 
 
 def _name(path: tuple) -> str:

@@ -58,7 +58,9 @@ class ChannelMix(Mixer):
         powers = [early, early] if receptance else [early**4]
         mix = jnp.stack([1 - ratio**p for p in powers])
         self.share_of_now = share_of_now
-        self.mix = nnx.Param(1 - mix if share_of_now else mix, group="no_decay")
+        self.mix = nnx.Param(
+            (1 - mix if share_of_now else mix).astype(param_dtype), group="no_decay"
+        )
 
     def _initial(self, batch_size: int) -> Float[Array, "B 1 D"]:
         return jnp.zeros((batch_size, 1, self.d_model), self.wide)

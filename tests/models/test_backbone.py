@@ -154,7 +154,7 @@ def test_groups_of_parameters_reach_any_optimiser():
     model = build_model(spec, "attention", SMALL, HEADS, rngs=nnx.Rngs(0))
     groups = param_groups(model)
     params = nnx.state(model, nnx.Param)
-    assert jax.tree.structure(groups) == jax.tree.structure(params)
+    assert jax.tree.structure(groups) == jax.tree.structure(nnx.as_pure(params))
     flat = {
         jax.tree_util.keystr(path): group
         for path, group in jax.tree_util.tree_leaves_with_path(groups)

@@ -102,9 +102,9 @@ def test_state_sizes_and_the_way_out():
 
 def test_biases_are_not_decayed():
     groups = param_groups(GRU(D, rngs=nnx.Rngs(0)))
-    assert groups.hidden_bias.get_value() == "no_decay"
-    assert groups.in_proj.bias.get_value() == "no_decay"
-    assert groups.hidden_kernel.get_value() == "default"
+    assert groups.hidden_bias == "no_decay"
+    assert groups.in_proj.bias == "no_decay"
+    assert groups.hidden_kernel == "default"
 
 
 def test_errors_name_the_rule():

@@ -126,7 +126,7 @@ def test_recurrent_weights_are_not_decayed():
         (IndRNN(H, rngs=nnx.Rngs(0)), "decay", "dynamics"),
         (SRU(H, rngs=nnx.Rngs(0)), "hidden_scale", "no_decay"),
     ):
-        assert param_groups(mixer)[name].get_value() == group
+        assert param_groups(mixer)[name] == group
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_the_decays_start_on_the_ring():
     assert radius.max() <= 0.999 + 1e-5
     assert abs((radius**2).mean() - (0.81 + 0.998) / 2) < 0.006
     groups = param_groups(RGLRU(8, rngs=nnx.Rngs(0)))
-    assert groups["decay"].get_value() == "dynamics"
+    assert groups["decay"] == "dynamics"
 
 
 @pytest.mark.parametrize(

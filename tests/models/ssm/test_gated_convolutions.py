@@ -62,7 +62,7 @@ def test_equals_the_loop(case):
 
 def test_filters_are_not_decayed():
     groups = param_groups(Hyena(4, filter_width=4, rngs=nnx.Rngs(0)))
-    named = {"/".join(map(str, p)): v.get_value() for p, v in nnx.to_flat_state(groups)}
+    named = {"/".join(map(str, p)): v for p, v in nnx.to_flat_state(groups)}
     own = {path: group for path, group in named.items() if path.startswith("filter/")}
     assert len(own) == 8
     assert set(own.values()) == {"no_decay"}

@@ -123,7 +123,7 @@ def test_extremes_of_the_ring_are_finite():
 
 def test_recipe():
     groups = param_groups(LRU(2, rngs=nnx.Rngs(0)))
-    dynamics = {name for name in NAMES if getattr(groups, name).get_value() == "dynamics"}
+    dynamics = {name for name in NAMES if getattr(groups, name) == "dynamics"}
     assert dynamics == {"nu_log", "theta_log", "gamma_log", "B_re", "B_im"}
 
 

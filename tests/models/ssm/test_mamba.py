@@ -75,7 +75,7 @@ def test_the_published_initialisation():
 
 def test_dynamics_have_their_own_group():
     groups = param_groups(Mamba(16, rngs=nnx.Rngs(0)))
-    named = {"/".join(map(str, p)): v.get_value() for p, v in nnx.to_flat_state(groups)}
+    named = {"/".join(map(str, p)): v for p, v in nnx.to_flat_state(groups)}
     assert {k for k, v in named.items() if v == "dynamics"} == {"A_log", "D", "dt_bias"}
     assert named["conv/bias"] == "no_decay"
 

@@ -131,7 +131,7 @@ def test_recipe_and_sizes():
     mixer = S4(5, d_state=8, rngs=nnx.Rngs(0))
     groups = param_groups(mixer)
     names = ("log_dt", "log_A_real", "A_imag", "P_re", "P_im", "B_re", "B_im", "C_re", "C_im", "D")
-    dynamics = {k for k in names if getattr(groups, k).get_value() == "dynamics"}
+    dynamics = {k for k in names if getattr(groups, k) == "dynamics"}
     assert dynamics == set(names) - {"C_re", "C_im", "D"}
     assert mixer.init_state(2).inner.shape == (2, 5, 8)
     assert mixer.state_size() == 40

@@ -172,7 +172,7 @@ def test_recipe_and_sizes():
     dynamics = {
         k
         for k in ("log_dt", "log_A_real", "A_imag", "C_re", "C_im", "D")
-        if getattr(groups, k).get_value() == "dynamics"
+        if getattr(groups, k) == "dynamics"
     }
     assert dynamics == {"log_dt", "log_A_real", "A_imag"}
     assert mixer.init_state(2).inner.shape == (2, 5, 8)

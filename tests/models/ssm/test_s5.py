@@ -138,7 +138,7 @@ def test_recipe_and_sizes():
     mixer = S5(5, d_state=8, rngs=nnx.Rngs(0))
     groups = param_groups(mixer)
     names = ("A_real", "A_imag", "log_dt", "B_re", "B_im", "C_re", "C_im", "D")
-    dynamics = {k for k in names if getattr(groups, k).get_value() == "dynamics"}
+    dynamics = {k for k in names if getattr(groups, k) == "dynamics"}
     assert dynamics == {"A_real", "A_imag", "log_dt", "B_re", "B_im"}
     assert mixer.state_size() == mixer.init_state(2).inner[0].size == 8
     assert S5(5, d_state=8, conj_sym=False, rngs=nnx.Rngs(0)).state_size() == 16
