@@ -129,11 +129,11 @@ def check_mixer(
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"no law {name!r} of this mixer{hint} (known: {', '.join(known)})")
-    results = tuple(_try(name, subject) for name in chosen)
+    results = tuple(tried(name, subject) for name in chosen)
     return Report(type(subject.mixer).__name__, results)
 
 
-def _try(name: str, subject: Subject) -> Result:
+def tried(name: str, subject: Subject) -> Result:
     check = LAWS[name].check
     expected = (check.__doc__ or name).strip().splitlines()[0]
     subject.errors.clear()
