@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from seqzoo.models.ops.layout.compiled import tracing
-from seqzoo.models.ops.layout.segments import segments
+from seqzoo.models.ops.layout.segments import ids_from_resets, segments
 from seqzoo.models.ops.layout.sharding import as_before, automatic
 
 
@@ -174,3 +174,23 @@ def check_ids(ids: Any, shape: tuple[int, ...], who: str, what: str = "segment_i
             f"{who}: {what} must be integers, 0 at padding; got {ids.dtype}: "
             f"write {what}.astype(jnp.int32)"
         )
+
+
+def ids_of(resets: Any, ids: Any, state: Any, who: str) -> Any:
+    """The segment ids of a chunk from either of the two that say them.
+
+    Raises ValueError for both, and for resets that are no flags of tokens.
+    """
+    if resets is None:
+        return ids
+    if ids is not None:
+        raise ValueError(f"{who}: resets become segment_ids; give one of the two")
+    check_array(resets, who, "resets")
+    if resets.ndim != 2 or resets.dtype != bool:
+        raise ValueError(
+            f"{who}: resets are booleans [B, C], true at the first token of each episode; got "
+            f"the shape {tuple(resets.shape)} of {resets.dtype}"
+        )
+    if state.segment_id.shape != resets.shape[:1]:
+        return jnp.ones(resets.shape, jnp.int32)  # rows that the state has not: `check` says so
+    return ids_from_resets(resets, state.segment_id)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models import door
 from seqzoo.models.backbone import Backbone, BackboneConfig
@@ -205,12 +205,15 @@ class SequenceModel(nnx.Module):
         state: StreamState,
         segment_ids: Int[Array, "B C"] | None = None,
         *,
+        resets: Bool[Array, "B C"] | None = None,
         rngs: nnx.Rngs | Array | None = None,
     ) -> tuple[Float[Array, "B C O"], StreamState]:
         """Continues every row; see `Mixer.extend`."""
         self._check_streams()
         rngs = door.as_rngs(rngs, "a model")
-        self.encoder.check_stream(inputs, state, segment_ids)
+        self.encoder.check_state(state)
+        segment_ids = door.ids_of(resets, segment_ids, state, "a model")
+        self.encoder.check(inputs, state, segment_ids)
         return door.through(_continued, self, inputs, state, segment_ids, rngs=rngs)
 
     @property

@@ -46,6 +46,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 from seqzoo.models import door
 from seqzoo.models.construct import Construction
 from seqzoo.models.ops.layout.segments import Segments, all_real, first_id, last_real, segments
+from seqzoo.models.ops.layout.states import stream_state
 
 FloatName = Literal["float32", "bfloat16", "float16", "float64"]
 Packing = Literal["native", "none"]
@@ -60,6 +61,7 @@ class Constant(nnx.Variable):
     """What is fixed at construction, neither trained nor written, such as a layer's own decay."""
 
 
+@stream_state
 class StreamState(NamedTuple):
     """What `extend` carries; the batch axis comes first in every leaf."""
 
@@ -184,27 +186,31 @@ class Mixer(nnx.Module, metaclass=Construction):
         state: StreamState,
         segment_ids: Int[Array, "B C"] | None = None,
         *,
+        resets: Bool[Array, "B C"] | None = None,
         rngs: nnx.Rngs | Array | None = None,
     ) -> tuple[Float[Array, "B C D"], StreamState]:
         """Continues every row by C tokens: prefill, a chunk or one step.
 
-        Without `segment_ids` all tokens are real and continue the current segment. `rngs` as in a
-        call, for training on a text in parts (truncated back-propagation). Raises ValueError as a
-        call does, for a mixer that looks both ways, and for a state of another batch size.
+        Without `segment_ids` all tokens are real and continue the current segment, but where
+        `resets` says that one begins: `resets[b, t]` is true if token t is the first of an episode,
+        that is, if the one before ended its own. `rngs` as in a call, for training on a text in
+        parts (truncated back-propagation). Raises ValueError as a call does, for a mixer that looks
+        both ways, and for a state of another batch size.
         """
         rngs = door.as_rngs(rngs, type(self).__name__)
-        self.check_stream(x, state, segment_ids)
+        self.check_state(state)
+        segment_ids = door.ids_of(resets, segment_ids, state, type(self).__name__)
+        self.check(x, state, segment_ids)
         return door.through(forward, self, x, state, segment_ids, rngs=rngs)
 
-    def check_stream(self, x: Array, state: StreamState, ids: Array | None) -> None:
-        """Raises ValueError for arguments of `extend` that cannot be."""
+    def check_state(self, state: StreamState) -> None:
+        """Raises ValueError where nothing can be continued."""
         self._check_causal()
         if not isinstance(state, StreamState):
             raise ValueError(
                 f"{type(self).__name__}.extend continues a state, init_state(batch_size) or what "
                 f"the last call gave; got {type(state).__name__}"
             )
-        self.check(x, state, ids)
 
     def check(self, x: Array, state: StreamState | None, ids: Array | None) -> None:
         """Raises ValueError for arguments of a call that cannot be."""

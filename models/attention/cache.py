@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.ops.layout.segments import last_real
+from seqzoo.models.ops.layout.states import stream_state
 
 
+@stream_state
 class KVCache(NamedTuple):
     """Position p of a row's segment is kept in slot p mod S."""
 

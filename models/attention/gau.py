@@ -40,6 +40,7 @@ from seqzoo.models.ops.layout.sequence_parallel import (
     cut,
     parts,
 )
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
 from seqzoo.models.ops.softmax.local_blocks import (
     Recent,
@@ -236,6 +237,7 @@ class GAU(GatedUnit):
         return weights(s, seen, self.kind) @ v
 
 
+@stream_state
 class FlashState(NamedTuple):
     """The tokens of the block that is not complete, and Σ k' vᵀ / C of those that are."""
 

@@ -29,11 +29,13 @@ from seqzoo.models.attention.sparse_parts import heads, only_real
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Constant, Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.softmax.block_sparse import Part, attend, attend_blocks, join
 from seqzoo.models.ops.softmax.local_blocks import run_tags
 from seqzoo.models.ops.softmax.packed_blocks import blocks_by_tag
 
 
+@stream_state
 class Buckets(NamedTuple):
     """Rings of the latest tokens of every bucket of every round R."""
 

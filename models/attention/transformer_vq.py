@@ -35,6 +35,7 @@ from seqzoo.models.ops.layout.backends import run
 from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.sequence_parallel import gathered, parts
 from seqzoo.models.ops.layout.sharding import by_rows, everywhere, undivided
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.softmax.local_blocks import (
     Recent,
     continued_blocks,
@@ -52,6 +53,7 @@ class CodebookStats(nnx.Variable):
     """Moving averages that make up a codebook."""
 
 
+@stream_state
 class Groups(NamedTuple):
     """How many keys of each code there were, and the sums of their values."""
 
@@ -59,6 +61,7 @@ class Groups(NamedTuple):
     total: Float[Array, "B H N V"]
 
 
+@stream_state
 class VQState(NamedTuple):
     """Keys by code, and those of the block that is not complete and of `memory` before it."""
 

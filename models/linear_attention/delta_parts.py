@@ -14,8 +14,10 @@ from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.states import stream_state
 
 
+@stream_state
 class DeltaState(NamedTuple):
     """The last inputs of the convolution, and what every head remembers."""
 

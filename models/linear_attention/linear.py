@@ -26,11 +26,13 @@ from jaxtyping import Array, Float
 from seqzoo.models.attention.positions.kinds import check_positions
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.matrix.feature_maps import ELEMENTWISE, alike, quadratic, reweighted, taylor
 from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
 from seqzoo.models.ops.softmax.rope import rope
 
 
+@stream_state
 class LinearAttentionState(NamedTuple):
     """Sums over the segment so far."""
 

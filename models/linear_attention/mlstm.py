@@ -31,6 +31,7 @@ from seqzoo.models.linear_attention.matrix_state import (
 )
 from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import Segments, as_segments
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 from seqzoo.models.ops.scan.running_max import carried, decayed_max
 from seqzoo.models.recurrent.parts import wide
@@ -38,6 +39,7 @@ from seqzoo.models.recurrent.parts import wide
 EPS = 1e-6  # beside the denominator
 
 
+@stream_state
 class MLSTMState(NamedTuple):
     """C e^-m with n e^-m as its last column, and m."""
 

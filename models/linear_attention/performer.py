@@ -33,6 +33,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.matrix.feature_maps import (
     FavorKind,
     ProjectionKind,
@@ -54,6 +55,7 @@ class Calls(nnx.Variable):
     """How many training calls there were."""
 
 
+@stream_state
 class PerformerState(NamedTuple):
     """Sums relative to e^top, and the largest exponent of a key so far."""
 

@@ -28,10 +28,12 @@ from seqzoo.models.linear_attention.token_shift import (
     token_before,
 )
 from seqzoo.models.mixer import Context, Mixer
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.scan.wkv_recurrence import WKVState, wkv, wkv_initial
 from seqzoo.models.recurrent.parts import hidden_width, wide
 
 
+@stream_state
 class RWKV4State(NamedTuple):
     """The last token, and the sums."""
 

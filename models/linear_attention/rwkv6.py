@@ -30,11 +30,13 @@ from seqzoo.models.linear_attention.matrix_state import (
 )
 from seqzoo.models.linear_attention.token_shift import place_in_depth, places, token_before
 from seqzoo.models.mixer import Context
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 
 MIXES = 5  # of r, k, v, g and w; a sixth vector makes what their changes are read from
 
 
+@stream_state
 class RWKV6State(NamedTuple):
     """The last token, and what every head remembers."""
 

@@ -7,7 +7,7 @@ under `jax_enable_x64`. Rows of 0 tokens leave the state as it is; batches may h
 
 from seqzoo.models.ops.conv.fft import fft_conv
 from seqzoo.models.ops.conv.short import short_conv
-from seqzoo.models.ops.layout.segments import Segments, segments
+from seqzoo.models.ops.layout.segments import Segments, ids_from_resets, segments
 from seqzoo.models.ops.matrix.delta_rules import dplr_delta_rule, gated_delta_rule
 from seqzoo.models.ops.matrix.feature_maps import favor_features, random_projection
 from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
@@ -30,6 +30,7 @@ __all__ = [
     "fft_conv",
     "gated_delta_rule",
     "gated_linear_attention",
+    "ids_from_resets",
     "kernel_sums",
     "linear_scan",
     "nonlinear_scan",

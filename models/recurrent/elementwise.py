@@ -31,6 +31,7 @@ from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.conv.short import short_conv
 from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.scan.linear import linear_scan
 from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.recurrent.parts import hidden_width, way_out, wide
@@ -125,6 +126,7 @@ class IndRNN(Mixer):
         return y, last
 
 
+@stream_state
 class QRNNState(NamedTuple):
     """The last inputs of the convolution and the cell."""
 

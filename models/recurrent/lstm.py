@@ -26,10 +26,12 @@ from jaxtyping import Array, Float
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Mixer
 from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.recurrent.parts import hidden_width, orthogonal_gates, way_out, wide
 
 
+@stream_state
 class LSTMState(NamedTuple):
     """Output and cell of each row."""
 

@@ -25,6 +25,7 @@ from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.scan.linear import linear_scan
 from seqzoo.models.recurrent.parts import hidden_width, wide
 
@@ -32,6 +33,7 @@ C = 8.0  # the paper's c
 STEEPEST = 1000.0  # bound on the derivative of the root
 
 
+@stream_state
 class RGLRUState(NamedTuple):
     """The last inputs of the convolution and the state of the recurrence."""
 

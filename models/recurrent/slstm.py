@@ -27,12 +27,14 @@ from seqzoo.models.linear_attention.matrix_state import head_layer_norm
 from seqzoo.models.linear_attention.token_shift import place_in_depth
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.ops.scan.running_max import carried
 from seqzoo.models.recurrent.parts import wide
 from seqzoo.models.recurrent.rg_lru import BlockDiagonal
 
 
+@stream_state
 class SLSTMState(NamedTuple):
     """Output, cell and normaliser in units of e^m, and m; zeros before the first token."""
 
@@ -74,6 +76,7 @@ def slstm(
     return nonlinear_scan(cell, x, initial, kernels=(kernel,), segment_ids=segments)
 
 
+@stream_state
 class SLSTMMixerState(NamedTuple):
     """The last inputs of the convolution, None without one, and the cell."""
 

@@ -27,10 +27,12 @@ from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.ssm.diagonal import CHUNK
 from seqzoo.models.ssm.s4d import S4D, Init
 
 
+@stream_state
 class H3State(NamedTuple):
     """The last keys, and the diagonal systems: P = d_head² products for each of H heads."""
 

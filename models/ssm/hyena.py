@@ -30,6 +30,7 @@ from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.conv.fft import fft_conv
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.softmax.local_blocks import Recent, forget, latest, run_tags
 
 # The slowest and the fastest filter decay to TARGET within these multiples of `unit`.
@@ -80,6 +81,7 @@ def _undecayed(layer: Linear) -> Linear:
     return layer
 
 
+@stream_state
 class HyenaState(NamedTuple):
     """The last inputs of the short filter, and those of the long ones."""
 

@@ -25,9 +25,11 @@ from jaxtyping import Array, Float
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.scan.selective import selective_scan
 
 
+@stream_state
 class MambaState(NamedTuple):
     """The last inputs of the convolution and the state of the recurrence."""
 

@@ -25,10 +25,12 @@ from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 from seqzoo.models.ssm.mamba import dt_bias_init
 
 
+@stream_state
 class Mamba2State(NamedTuple):
     """The last inputs of the convolution and the state of every head."""
 

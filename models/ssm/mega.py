@@ -31,6 +31,7 @@ from seqzoo.models.attention.gau import QUERIES, joined
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.softmax.local_blocks import (
     Recent,
     all_blocks,
@@ -82,6 +83,7 @@ class MovingAverage(nnx.Module):
         return (y + self.D[...].astype(wide) * u).astype(x.dtype), h
 
 
+@stream_state
 class MegaState(NamedTuple):
     """The averages, and the keys and values that are still seen."""
 

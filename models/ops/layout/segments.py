@@ -88,6 +88,17 @@ def segments(
     return Segments(position, valid, run)
 
 
+def ids_from_resets(
+    resets: Bool[Array, "B L"], last_id: Int[Array, "B"] | None = None
+) -> Int[Array, "B L"]:
+    """Segment ids of rows of real tokens in which a segment begins wherever `resets` is true.
+
+    `last_id`, as a state keeps it, is that of the segment which goes on until the first of them.
+    """
+    before = jnp.ones(resets.shape[0], jnp.int32) if last_id is None else jnp.maximum(last_id, 1)
+    return before[:, None] + running(jnp.cumsum, jnp.add, resets.astype(jnp.int32), 0)
+
+
 def _latest_ids(segment_ids: Int[Array, "B L"]) -> Int[Array, "B L"]:
     """The id of the last real token up to each, 0 for none."""
 

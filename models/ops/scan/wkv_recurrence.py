@@ -18,10 +18,12 @@ from jaxtyping import Array, Float, Int
 from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import delayed
+from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.scan.linear import linear_scan
 from seqzoo.models.ops.scan.running_max import NEVER, carried, decayed_max
 
 
+@stream_state
 class WKVState(NamedTuple):
     """The sums are e^m numerator and e^m denominator."""
 

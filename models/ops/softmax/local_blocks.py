@@ -26,6 +26,7 @@ from seqzoo.models.ops.layout.sequence_parallel import (
     parts,
     repeat,
 )
+from seqzoo.models.ops.layout.states import stream_state
 
 WeightKind = Literal["softmax", "relu", "squared_relu", "laplace"]
 
@@ -280,6 +281,7 @@ def latest(tags: Int[Array, "B S"]) -> Bool[Array, "B S"]:
     return tags == jnp.maximum(tags.max(1, keepdims=True), 1)
 
 
+@stream_state
 class Recent(NamedTuple):
     """The latest tokens of a row that are still needed, newest last; slots before them are 0."""
 
