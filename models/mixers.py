@@ -18,6 +18,7 @@ from seqzoo.models.attention.softmax import Attention
 from seqzoo.models.attention.sparse_attention import SparseAttention
 from seqzoo.models.attention.synthesizer import Synthesizer
 from seqzoo.models.attention.transformer_vq import TransformerVQ
+from seqzoo.models.help import page
 from seqzoo.models.linear_attention.deltanet import DeltaNet, DeltaProduct
 from seqzoo.models.linear_attention.gated_deltanet import GatedDeltaNet, KimiDeltaAttention
 from seqzoo.models.linear_attention.gla import GLA, SimpleGLA
@@ -115,3 +116,6 @@ MIXERS: dict[str, type[Mixer]] = {
     "rg_lru": RGLRU,
     "hgrn": HGRN,
 }
+
+for _mixer in MIXERS.values():
+    _mixer.__doc__ = page(_mixer)

@@ -9,7 +9,8 @@ kernel="softmax":  w = (exp(dt A) - 1) / (A (exp(dt A length) - 1)): the kernel 
 `length` is an option and not read off the input: rows of any length, chunks and steps agree.
 Both have A = -exp(log_A_real) + i A_imag, from HiPPO-LegS's normal part; the paper's softmax form
 lets A grow too. Everything else is S4D's: chunks of matrix products, GELU and GLU.
-Cost: S4D's. State: D d_state elements per sequence, the planes of d_state / 2 complex states.
+Cost of L tokens, as S4D's: O(L (T + N)) per channel in chunks of T, plus O(L D^2) for the gate.
+State: D d_state elements per sequence, the planes of d_state / 2 complex states.
 """
 
 from __future__ import annotations
