@@ -14,7 +14,7 @@ from seqzoo.models.construct import parameters_of
 PARTS = {
     "what it is": r"^\S.*\.$",
     "equation": r"^ {4}.* (=|<-) ",
-    "source": r"\d{4}\.\d{5}|doi:|\((19|20)\d\d\)",
+    "source": r"\d{4}\.\d{4,5}|doi:|\((19|20)\d\d\)",
     "cost": r"[Cc]ost of L tokens|O\(L",
     "state": r"[Ss]tate:? |cannot stream|No state",
     "arguments": r"^Args:$",
