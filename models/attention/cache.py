@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -19,6 +19,24 @@ class KVCache(NamedTuple):
     k: Float[Array, "B S H K"]
     v: Float[Array, "B S H V"]
     length: Int[Array, "B"]  # tokens of the segment so far
+
+
+class MarkedCache(NamedTuple):
+    """A `KVCache` that keeps more numbers of each token."""
+
+    k: Float[Array, "B S H K"]
+    v: Float[Array, "B S H V"]
+    length: Int[Array, "B"]
+    marks: Float[Array, "B S M"]
+
+    def newest(self) -> Float[Array, "B M"]:
+        """The marks of the last token in the ring; 0 where there is none."""
+        at = jnp.maximum(self.length - 1, 0) % self.marks.shape[1]
+        last = jnp.take_along_axis(self.marks, at[:, None, None], 1)[:, 0]
+        return jnp.where(self.length[:, None] > 0, last, 0)
+
+
+Cache = TypeVar("Cache", KVCache, MarkedCache)
 
 
 def slot_positions(length: Int[Array, "B"], slots: int) -> Int[Array, "B S"]:
@@ -41,13 +59,14 @@ def ring(slots: int) -> Place:
 
 
 def write(
-    cache: KVCache,
+    cache: Cache,
     k: Float[Array, "B C H K"],
     v: Float[Array, "B C H V"],
     position: Int[Array, "B C"],
     tags: Int[Array, "B C"],
     place: Place | None = None,
-) -> KVCache:
+    marks: Float[Array, "B C M"] | None = None,
+) -> Cache:
     """Puts the tokens of each row's last segment where `place` says, by default into a ring."""
     slots = cache.k.shape[1]
     end = last_real(tags > 0)
@@ -57,8 +76,10 @@ def write(
     slot = (place or ring(slots))(position, length[:, None])
     slot = jnp.where((tags > 0) & (tags == last_tag), slot, slots)  # out of range: dropped
     rows = jnp.arange(slot.shape[0])[:, None]
-    return KVCache(
-        cache.k.at[rows, slot].set(k.astype(cache.k.dtype), mode="drop"),
-        cache.v.at[rows, slot].set(v.astype(cache.v.dtype), mode="drop"),
-        length.astype(cache.length.dtype),
-    )
+
+    def put(kept: Array, new: Array) -> Array:
+        return kept.at[rows, slot].set(new.astype(kept.dtype), mode="drop")
+
+    more = {} if marks is None else {"marks": put(cache.marks, marks)}
+    length = length.astype(cache.length.dtype)
+    return cache._replace(k=put(cache.k, k), v=put(cache.v, v), length=length, **more)

@@ -22,8 +22,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from seqzoo.models.attention.cache import KVCache, slot_positions, write
-from seqzoo.models.attention.positions.encodings import Encoding, Sizes
+from seqzoo.models.attention.cache import KVCache, MarkedCache, slot_positions, write
+from seqzoo.models.attention.positions.encodings import Encoding, Sizes, Tokens
 from seqzoo.models.attention.positions.kinds import FORMER, encoding, with_former
 from seqzoo.models.blocks.layers import CenteredRMSNorm
 from seqzoo.models.linear import Linear
@@ -107,15 +107,20 @@ class Attention(Mixer):
         """Positions as their text, with what were options beside them."""
         return with_former(options)
 
-    def _initial(self, batch_size: int) -> KVCache:
+    def _initial(self, batch_size: int) -> KVCache | MarkedCache:
         cache = jnp.zeros((batch_size, self.slots, self.num_kv_heads, self.d_head), self.kept)
-        return KVCache(cache, cache, jnp.zeros(batch_size, jnp.int32))
+        count, marks = jnp.zeros(batch_size, jnp.int32), self.positions.num_marks
+        if not marks:
+            return KVCache(cache, cache, count)
+        more = jnp.zeros((batch_size, self.slots, marks), self.wide)
+        return MarkedCache(cache, cache, count, more)
 
     def state_size(self) -> int:
-        """2 S num_kv_heads K + 1, S the window or max_length."""
-        return 2 * self.slots * self.num_kv_heads * self.d_head + 1
+        """S (2 num_kv_heads K + M) + 1, S the window or max_length, M mostly 0 (marks)."""
+        kept = 2 * self.num_kv_heads * self.d_head + self.positions.num_marks
+        return self.slots * kept + 1
 
-    def _mix(self, x: Float[Array, "B L D"], inner: KVCache | None, ctx: Context):
+    def _mix(self, x: Float[Array, "B L D"], inner: Any, ctx: Context):
         layout = ctx.segments
         q = _split(self.q_proj(x), self.num_heads)
         k = _split(self.k_proj(x), self.num_kv_heads)
@@ -123,17 +128,20 @@ class Attention(Mixer):
         if self.qk_norm is not None:
             q, k = (norm(x) for norm, x in zip(self.qk_norm, (q, k), strict=True))
         q, k, v = self.positions.turn(q, k, v, layout.position)
+        before = inner.newest() if isinstance(inner, MarkedCache) else None
+        marks = self.positions.mark(x, layout, before)
         if inner is None:
-            o = self._parallel(q, k, v, layout)
+            o = self._parallel(q, k, v, marks, layout)
         else:
-            o, inner = self._cached(q, k, v, inner, layout)
+            o, inner = self._cached(q, k, v, marks, inner, layout)
         o = o.reshape(*x.shape[:2], -1)
         if self.gate_proj is not None:
             o = o * jax.nn.sigmoid(self.gate_proj(x).astype(o.dtype))
         return self.out_proj(o), inner
 
-    def _parallel(self, q, k, v, layout: Segments):
-        q, k, relative = self.positions.score(q, k, layout.position, layout.position)
+    def _parallel(self, q, k, v, marks: Array | None, layout: Segments):
+        at = Tokens(layout.position, marks)
+        q, k, relative = self.positions.score(q, k, at, at)
         return attention(
             q,
             k,
@@ -145,7 +153,7 @@ class Attention(Mixer):
             segment_ids=layout,
         )
 
-    def _cached(self, q, k, v, cache: KVCache, layout: Segments):
+    def _cached(self, q, k, v, marks: Array | None, cache: Any, layout: Segments):
         batch, chunk = q.shape[:2]
         position = jnp.broadcast_to(layout.position, (batch, chunk))
         tags = run_tags(layout, batch, chunk)
@@ -154,7 +162,9 @@ class Attention(Mixer):
         since = jnp.where(tags == 1, position - cache.length[:, None], position)
         k_since = jnp.concatenate([slot_position - cache.length[:, None], since], 1)
         keys = jnp.concatenate([cache.k.astype(k.dtype), k], 1)
-        q, keys, relative = self.positions.score(q, keys, since, k_since)
+        k_marks = None if marks is None else jnp.concatenate([cache.marks, marks], 1)
+        at, k_at = Tokens(since, marks), Tokens(k_since, k_marks)
+        q, keys, relative = self.positions.score(q, keys, at, k_at)
         o = attention(
             q,
             keys,
@@ -168,7 +178,7 @@ class Attention(Mixer):
             segment_ids=tags,
             k_segment_ids=jnp.concatenate([(slot_position >= 0).astype(tags.dtype), tags], 1),
         )
-        return o, write(cache, k, v, position, tags)
+        return o, write(cache, k, v, position, tags, marks=marks)
 
 
 def _head_width(d_model: int, num_heads: int, num_kv_heads: int, d_head: int | None) -> int:

@@ -4,8 +4,10 @@ An encoding is two things: a small dataclass of its options, a value (`Rope(base
 plug-in that it makes for one attention, a module. A plug-in may change queries, keys and values
 before keys and values are kept (`turn`), and the scores (`score`): it gives other queries and keys,
 or a term that attention makes block by block. All count the tokens of a segment, and all but `turn`
-see differences of positions only. A new kind is such a dataclass, its plug-in, and a place in the
-list of `kinds.py`.
+see differences of positions only. Positions may also come from what the tokens say: a plug-in that
+marks tokens (`mark`) with numbers of its own, a running sum for one, finds them in `score`, and
+streams keep them beside keys. A new kind is such a dataclass, its plug-in, and a place in the list
+of `kinds.py`; `Attention` takes one's own as it is.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -21,6 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.errors import unknown
+from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.softmax import rope_scaling
 from seqzoo.models.ops.softmax.relative import Relative, Slopes
 from seqzoo.models.ops.softmax.rope import rope, xpos
@@ -44,8 +47,17 @@ class Sizes:
     param_dtype: DTypeLike = jnp.float32
 
 
+class Tokens(NamedTuple):
+    """What scores may read of tokens besides queries and keys."""
+
+    position: Int[Array, "#B L"]  # in the segment; where a stream continues, less what came before
+    marks: Float[Array, "B L M"] | None = None
+
+
 class PlugIn(nnx.Module):
     """No positions at all, and what the others inherit."""
+
+    num_marks: int = 0  # M, of a token
 
     def __init__(self, sizes: Sizes):
         self.scale = sizes.d_head**-0.5 if sizes.scale is None else sizes.scale
@@ -54,12 +66,21 @@ class PlugIn(nnx.Module):
         """Queries, keys and values before keys and values are kept."""
         return q, k, v
 
+    def mark(
+        self, x: Float[Array, "B L D"], layout: Segments, before: Float[Array, "B M"] | None
+    ) -> Float[Array, "B L M"] | None:
+        """The marks of tokens from attention's input, at least float32.
+
+        `before` are those of the token to whose segment the first run belongs, if one streams.
+        """
+        return None
+
     def score(
         self,
         q: Float[Array, "B L H K"],
         k: Float[Array, "B S Hkv K"],
-        q_positions: Int[Array, "#B L"],
-        k_positions: Int[Array, "#B S"],
+        q_at: Tokens,
+        k_at: Tokens,
     ) -> Scored:
         """The queries and keys to multiply, and a term of the scaled scores."""
         return q, k, None
@@ -186,7 +207,7 @@ class DecayedRotary(PlugIn):
             )
         self.options: dict[str, Any] = dataclasses.asdict(options)
 
-    def score(self, q: Array, k: Array, q_positions: Array, k_positions: Array) -> Scored:
+    def score(self, q: Array, k: Array, q_at: Tokens, k_at: Tokens) -> Scored:
         """Rotated and scaled around the middle of the queries, where factors are near 1."""
         if q.shape[1] > 2**16:
             raise ValueError(
@@ -194,8 +215,8 @@ class DecayedRotary(PlugIn):
                 f"float32; got L={q.shape[1]}. Use 'rope', or extend in chunks"
             )
         middle = q.shape[1] // 2
-        q = xpos(q, q_positions - middle, **self.options)
-        return q, xpos(k, k_positions - middle, keys=True, **self.options), None
+        q = xpos(q, q_at.position - middle, **self.options)
+        return q, xpos(k, k_at.position - middle, keys=True, **self.options), None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,7 +237,7 @@ class Sloped(PlugIn):
         super().__init__(sizes)
         self.term = Slopes(alibi_slopes(sizes.num_heads))
 
-    def score(self, q: Array, k: Array, q_positions: Array, k_positions: Array) -> Scored:
+    def score(self, q: Array, k: Array, q_at: Tokens, k_at: Tokens) -> Scored:
         """A term without parameters."""
         return q, k, Relative(self.term)
 

@@ -57,7 +57,7 @@ def encoding(given: str | Encoding) -> Encoding:
 
 
 def with_former(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Attention's options as they are written today, positions as their text.
+    """Attention's options as they are written today, positions as their text (but one's own).
 
     Options that once stood beside `positions` become part of it; those of another kind of positions
     meant nothing and go. Raises ValueError for values that cannot be.
@@ -66,6 +66,8 @@ def with_former(options: Mapping[str, Any]) -> dict[str, Any]:
     if len(now) == len(options) and "positions" not in now:
         return now
     made = encoding(now.get("positions", "rope"))
+    if KINDS.get(made.kind) is not type(made):
+        return now
     own = {field.name for field in dataclasses.fields(made)}
     former = {new: options[old] for old, new in FORMER.items() if old in options and new in own}
     return now | {"positions": str(dataclasses.replace(made, **_typed(type(made), former)))}

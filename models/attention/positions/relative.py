@@ -17,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from seqzoo.models.attention.positions.encodings import Encoding, PlugIn, Scored, Sizes
+from seqzoo.models.attention.positions.encodings import Encoding, PlugIn, Scored, Sizes, Tokens
 from seqzoo.models.linear import Linear
 from seqzoo.models.ops.softmax.relative import Lookup, Relative, Terms
 from seqzoo.models.ops.softmax.rope import angles
@@ -57,7 +57,7 @@ class Bucketed(PlugIn):
         shape = (options.num_buckets, sizes.num_heads)
         self.embed = nnx.Param(init(rngs.params(), shape, sizes.param_dtype))
 
-    def score(self, q: Array, k: Array, q_positions: Array, k_positions: Array) -> Scored:
+    def score(self, q: Array, k: Array, q_at: Tokens, k_at: Tokens) -> Scored:
         """A term from the table."""
         table = self.embed[...].T
         return q, k, Relative(self.term, Terms(table.astype(_wide(table))))
@@ -98,7 +98,7 @@ class Clipped(PlugIn):
         init = nnx.initializers.normal(sizes.d_head**-0.5)
         self.embed = nnx.Param(init(rngs.params(), (rows, sizes.d_head), sizes.param_dtype))
 
-    def score(self, q: Array, k: Array, q_positions: Array, k_positions: Array) -> Scored:
+    def score(self, q: Array, k: Array, q_at: Tokens, k_at: Tokens) -> Scored:
         """A term of one number for each query and row of the table."""
         return q, k, Relative(self.term, Terms(None, _products(q, self.embed, self.scale)))
 
@@ -137,7 +137,7 @@ class Waves(PlugIn):
         )
         self.bias = nnx.Param(jnp.zeros((2, heads, width), sizes.param_dtype))  # u and v
 
-    def score(self, q: Array, k: Array, q_positions: Array, k_positions: Array) -> Scored:
+    def score(self, q: Array, k: Array, q_at: Tokens, k_at: Tokens) -> Scored:
         """Queries and keys with D more channels."""
         wide = _wide(q)
         u, v = self.bias[...].astype(q.dtype)
@@ -145,11 +145,11 @@ class Waves(PlugIn):
         kernel = kernel.reshape(-1, 2, *q.shape[2:])  # sines on even rows, cosines on odd ones
         along = jnp.einsum("blhk,dchk->blhcd", q + v, kernel, preferred_element_type=wide)
         sine, cosine = along[..., 0, :], along[..., 1, :]
-        sin_t, cos_t = self._waves(q_positions, wide)
+        sin_t, cos_t = self._waves(q_at.position, wide)
         by_cos = sine * sin_t + cosine * cos_t
         by_sin = cosine * sin_t - sine * cos_t
         more = jnp.concatenate([by_sin, by_cos], -1).astype(q.dtype)
-        waves = jnp.concatenate(self._waves(k_positions, wide), -1).astype(k.dtype)
+        waves = jnp.concatenate(self._waves(k_at.position, wide), -1).astype(k.dtype)
         waves = jnp.broadcast_to(waves, (*k.shape[:3], waves.shape[-1]))
         return jnp.concatenate([q + u, more], -1), jnp.concatenate([k, waves], -1), None
 
@@ -210,7 +210,7 @@ class Disentangled(PlugIn):
         ]
         self.pos_k_proj, self.pos_q_proj = (nnx.data(projection) for projection in made)
 
-    def score(self, q: Array, k: Array, q_positions: Array, k_positions: Array) -> Scored:
+    def score(self, q: Array, k: Array, q_at: Tokens, k_at: Tokens) -> Scored:
         """A term of one number for each query, key and row of the table."""
         by_query = by_key = None
         if self.pos_k_proj is not None:

@@ -2,14 +2,18 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from seqzoo.models import Attention, build
-from seqzoo.models.attention.positions.encodings import Sizes
+from seqzoo.models.attention.positions.encodings import Encoding, PlugIn, Sizes
 from seqzoo.models.attention.positions.kinds import FORMER, KINDS, Deberta, Rope, Shaw, encoding
+from seqzoo.models.linear import Linear
+from seqzoo.models.ops import linear_scan
+from seqzoo.models.ops.softmax.relative import Relative, Terms
 from tests.golden import golden
 from tests.helpers import assert_close, x64
 from tests.laws import PACKED, normal, runs
@@ -169,6 +173,62 @@ def test_impossible_positions_are_refused(mixer, options, words):
 def test_xpos_is_refused_where_queries_see_later_keys():
     with pytest.raises(ValueError, match="grows without bound"):
         build("attention", 8, positions="xpos", causal=False, rngs=nnx.Rngs(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+    """by_query - by_key of tokens, at any distance."""
+
+    def __call__(self, shared, by_query, by_key, ahead):
+        return by_query - jnp.swapaxes(by_key, -1, -2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gates(Encoding):
+    """A kind of one's own: scores fall by the logarithms of gates between query and key."""
+
+    kind = "gates"
+
+    def plug_in(self, sizes, rngs):
+        return Gated(sizes, rngs)
+
+
+class Gated(PlugIn):
+    def __init__(self, sizes, rngs):
+        super().__init__(sizes)
+        self.num_marks = sizes.num_heads
+        self.gate = Linear(sizes.d_model, sizes.num_heads, rngs=rngs)
+
+    def mark(self, x, layout, before):
+        gates = jax.nn.log_sigmoid(self.gate(x))
+        return linear_scan(jnp.ones(1), gates, before, segment_ids=layout)
+
+    def score(self, q, k, q_at, k_at):
+        return q, k, Relative(Sum(), Terms(None, q_at.marks[..., None], k_at.marks[..., None]))
+
+
+def test_a_kind_of_ones_own_marks_tokens_and_streams():
+    window = 4
+    mixer = build("attention", 8, num_heads=2, positions=Gates(), window=window, rngs=nnx.Rngs(0))
+    x = jnp.asarray(normal(2, *PACKED.shape, 8))
+    y, state, parts, start = mixer(x, PACKED), mixer.init_state(len(x)), [], 0
+    for size in (5, 1, PACKED.shape[1] - 6):
+        part = slice(start, start + size)
+        out, state = mixer.extend(x[:, part], state, PACKED[:, part])
+        parts.append(out)
+        start += size
+    assert_close(jnp.concatenate(parts, 1), y, ratio=1e-6)
+    assert mixer.state_size() == sum(a[0].size for a in jax.tree.leaves(state.inner))
+    run = runs(PACKED[0])[-1]
+    w = {n: np.asarray(getattr(mixer, f"{n}_proj").kernel[...]) for n in ("q", "k", "v", "out")}
+    rows = np.asarray(x[0])[run]
+    sums = np.cumsum(np.asarray(jax.nn.log_sigmoid(mixer.positions.gate(rows))), 0)
+    q, k, v = ((rows @ w[n]).reshape(len(run), 2, 4) for n in ("q", "k", "v"))
+    first = max(0, len(run) - window)
+    scores = np.einsum("hk,shk->sh", q[-1], k[first:]) / 2 + sums[-1] - sums[first:]
+    p = np.exp(scores) / np.exp(scores).sum(0)
+    expected = np.einsum("sh,shk->hk", p, v[first:]).ravel() @ w["out"]
+    assert_close(y[0, run[-1]], expected, ratio=1e-5)
 
 
 VALUES = [Rope(base=3.5e5, interleaved=True, scaling="yarn", factor=1 / 3), Shaw(max_distance=7)]
