@@ -65,7 +65,8 @@ def config_of(module: type[Mixer]) -> type[MixerConfig]:
     )
     made.module, made.former_options = module, module.former_options
     made.__module__ = module.__module__
-    made.__doc__ = f"Options of {module.__name__}."
+    told = "".join(f"    {name}: {text}\n" for name, text in module.option_help.items())
+    made.__doc__ = f"Options of {module.__name__}." + (f"\n\nAttributes:\n{told}" if told else "")
     return made
 
 

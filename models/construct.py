@@ -30,6 +30,7 @@ class Construction(type(nnx.Module)):
     """The class of mixer classes: reads `d_model`, `rngs`, `causal` and `bidirectional` once."""
 
     both_ways: Callable[..., Any]  # how causal=False is wrapped: `Bidirectional` says
+    option_help: Mapping[str, str] = {}  # what flags say of options
     former_options: tuple[str, ...] = ()  # names that options once had
 
     def current_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ is the encoding, one of values, and a count.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.attention.cache import KVCache, MarkedCache, slot_positions, write
 from seqzoo.models.attention.positions.encodings import Encoding, Sizes, Tokens
-from seqzoo.models.attention.positions.kinds import FORMER, encoding, with_former
+from seqzoo.models.attention.positions.kinds import FORMER, KINDS, encoding, with_former
 from seqzoo.models.blocks.layers import CenteredRMSNorm
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, FloatName, Mixer
@@ -37,6 +37,7 @@ class Attention(Mixer):
     """Multi-head softmax attention; see the module docstring."""
 
     looks_both_ways = True
+    option_help: ClassVar = {"positions": f"{', '.join(KINDS)}; with options: rope:base=5e5"}
     former_options = tuple(FORMER)
 
     def __init__(

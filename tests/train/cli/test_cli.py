@@ -235,3 +235,4 @@ def test_help_shows_the_flags_of_the_chosen_parts(capsys):
     assert "--data.num-pairs" in said
     assert "--mixer.num-heads" in said
     assert "optimiser steps" in said
+    assert "none, rope, xpos" in said
