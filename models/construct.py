@@ -17,6 +17,7 @@ from flax import nnx
 from seqzoo.models.door import as_rngs
 
 # What the stack says to all its layers alike: no options of one mixer.
+WHOLE = ("int", "int | None", int, int | None)  # annotations of options that count
 COMMON = ("self", "d_model", "rngs", "causal", "dtype", "param_dtype", "layer")
 
 
@@ -43,7 +44,8 @@ class Construction(type(nnx.Module)):
             _check_width(cls.__name__, _given(takes, "d_model", args, options))
         if "rngs" in takes and "rngs" in options:
             options["rngs"] = _streams(options["rngs"], cls.__name__)
-        _check_numbers(cls.__name__, options)
+        kinds = {name: given.annotation for name, given in takes.items()}
+        _check_numbers(cls.__name__, kinds, options)
         if causal and not cls.causal_form:
             raise ValueError(
                 f"{cls.__name__} mixes whole rows: it has no causal form, so it cannot stream or "
@@ -71,11 +73,15 @@ def _check_width(who: str, d_model: Any) -> None:
         raise ValueError(f"{who}: d_model must be a positive integer; got {d_model!r}")
 
 
-def _check_numbers(who: str, options: dict[str, Any]) -> None:
+def _check_numbers(who: str, takes: Mapping[str, Any], options: dict[str, Any]) -> None:
     """What no mixer can mean, whatever the option is."""
     for name, value in options.items():
-        if isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"{who}: {name} must be a number; got {value}")
+        if isinstance(value, float) and takes.get(name) in WHOLE:
+            raise ValueError(f"{who}: {name} is a whole number; got {value}")
+        if name == "max_length" and value is not None and value < 1:
+            raise ValueError(f"{who}: max_length counts tokens and is at least 1; got {value}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{who}: {name} must be a finite number; got {value}")
         if name.endswith("eps") and isinstance(value, int | float) and value < 0:
             raise ValueError(f"{who}: {name} keeps a divisor from 0 and is at least 0; got {value}")
 
