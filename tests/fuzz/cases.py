@@ -199,7 +199,7 @@ def _compared(models: str, seeds: str) -> tuple[str, ...]:
 
 def _ends_alone(verb: str) -> bool:
     """Whether a verb leaves its process other than it was."""
-    return verb in ("plan", "bench", "demo")
+    return verb in ("plan", "bench", "demo", "check")
 
 
 # Flags and their values.
@@ -225,7 +225,16 @@ def _shapes() -> dict[str, list[Shape]]:
     if not _SHAPES:
         for argv, base in _right():
             _SHAPES.setdefault(argv[0], []).append(Shape(argv, base, _flags(argv)))
+        if lacking := VERBS.keys() - _SHAPES.keys():
+            raise KeyError(f"no right command line of {', '.join(lacking)} is known here")
     return _SHAPES
+
+
+def right_flags() -> dict[str, list]:
+    """All flags of every verb, with some tasks and models."""
+    return {
+        verb: [f for shape in shapes for f in shape.flags] for verb, shapes in _shapes().items()
+    }
 
 
 def _right():
@@ -238,6 +247,7 @@ def _right():
     for verb in ("show", "evaluate", "sample", "report"):
         yield (verb, f"{HERE}/base"), "text" if verb == "sample" else "done"
     yield ("list",), ""
+    yield ("check", "min_gru", "--length=1"), ""
     yield ("doctor", "--mib=1"), ""
     yield ("data", "list"), ""
     for action in ("show", "prepare", "verify"):

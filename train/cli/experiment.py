@@ -36,6 +36,8 @@ def chosen(line: CommandLine) -> tuple[str, str]:
 
     Raises ValueError where one is missing or does not exist.
     """
+    if line.text("--init-from") == "":  # as of a variable that is not set
+        raise ValueError("--init-from names no run; leave it out to start from scratch")
     task, model = named_task(line, "listops"), needed(line, "--model", "attention")
     code.name(*code.foreign(model, "").values())
     tasks.kind(task)

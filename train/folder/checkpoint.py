@@ -6,8 +6,9 @@
 
 A checkpoint is written as `<step>.<random>.partial` and renamed when its manifest is there, so a
 folder with a plain number was once whole; the manifest tells whether it still is. In a bucket
-nothing can be renamed: there a folder counts from its manifest on, which comes last and goes first,
-and lists sizes alone, as the store itself guards what objects contain.
+nothing can be renamed: there `<step>.<random>`, another name at each attempt, counts from its
+manifest on, which comes last and goes first, and lists sizes alone, as the store itself guards what
+objects contain. So two who write one step, one of them awake again, never write one object.
 """
 
 from __future__ import annotations
@@ -97,12 +98,26 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of which there is a checkpoint, whole or not; oldest first."""
-        if not self.folder.is_dir():
-            return []
-        found = [p for p in self.folder.iterdir() if p.name.isdecimal() and p.is_dir()]
-        if in_bucket(self.folder):
-            found = [path for path in found if (path / MANIFEST).exists()]
-        return sorted(int(path.name) for path in found)
+        return sorted(self._places())
+
+    def place(self, step: int) -> Path:
+        """The folder of a checkpoint, be it there or not."""
+        return self._places().get(step, self.folder / str(step))
+
+    def _places(self) -> dict[int, Path]:
+        """Step -> its folder."""
+        found, bucket = {}, in_bucket(self.folder)
+        for path in self._folders():
+            step, dot, _ = path.name.partition(".")
+            counts = (path / MANIFEST).exists() if bucket else not dot
+            if counts and path.is_dir():
+                found[int(step)] = path
+        return found
+
+    def _folders(self) -> list[Path]:
+        """Those whose names begin with a step, in order."""
+        every = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(path for path in every if path.name.partition(".")[0].isdecimal())
 
     def newest_whole(self, say: Callable[[str], None], at_most: int | None = None) -> int | None:
         """The newest whole checkpoint, None where a run has none yet.
@@ -128,7 +143,7 @@ class Checkpoints:
         What the manifest does not name is no part of it: file managers and network file systems
         leave things of their own.
         """
-        folder = self.folder / str(step)
+        folder = self.place(step)
         try:
             listed = checked(read_json(folder / MANIFEST), _Manifest, MANIFEST)["files"]
         except OSError as error:
@@ -151,7 +166,7 @@ class Checkpoints:
         """Name and digest of the newest checkpoint, by its manifest; empty where there is none."""
         for step in reversed(self.steps()):
             with contextlib.suppress(OSError):
-                manifest = (self.folder / str(step) / MANIFEST).read_bytes()
+                manifest = (self.place(step) / MANIFEST).read_bytes()
                 return {f"checkpoint {step}": hashlib.sha256(manifest).hexdigest()[:16]}
         return {}
 
@@ -160,7 +175,7 @@ class Checkpoints:
 
         Raises ValueError where that cannot be read.
         """
-        path = self.folder / str(step) / META
+        path = self.place(step) / META
         meta = checked(read_json(path), Meta, str(path))
         parts = (meta.get(part) or {} for part in ("train", "validation", "best"))
         values = {name: value for part in parts for name, value in part.items()}
@@ -176,7 +191,7 @@ class Checkpoints:
         Raises CheckpointError where the checkpoint is of another model or optimiser.
         """
         try:
-            return self._orbax.restore(self.folder / str(step) / "state", like)
+            return self._orbax.restore(self.place(step) / "state", like)
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"checkpoint {step} in {self.folder} is whole but does not fit this model: {error}"
@@ -187,7 +202,7 @@ class Checkpoints:
 
         Needs no model, so that it can be looked at without the code that made it.
         """
-        path = self.folder / str(step) / "state"
+        path = self.place(step) / "state"
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one),
@@ -242,19 +257,22 @@ class Checkpoints:
 
     def sweep(self) -> None:
         """Removes what owners of before have left unfinished."""
-        left = self.folder.iterdir() if self.folder.is_dir() else ()
-        for path in [path for path in left if path.name.endswith(PARTIAL)]:
-            remove_tree(path)
+        counting = {*self._places().values()}
+        for path in self._folders():
+            if path.name.endswith(PARTIAL) or (in_bucket(path) and path not in counting):
+                self._remove(path)
 
     def _prepare(self, step: int) -> str | None:
         """Makes room for a checkpoint, and names its place; None if there is a whole one."""
         self._guard()
-        if step in self.steps() and self.fault(step) is None:
-            return None
+        if step in self.steps():
+            if self.fault(step) is None:
+                return None
+            if in_bucket(self.folder):
+                self._remove(self.place(step))
         # In a place of its own, whoever else, awake again, still writes there.
-        bucket = in_bucket(self.folder)
-        partial = self.folder / (str(step) if bucket else f"{step}.{secrets.token_hex(4)}{PARTIAL}")
-        self._remove(partial)
+        unfinished = "" if in_bucket(self.folder) else PARTIAL
+        partial = self.folder / f"{step}.{secrets.token_hex(4)}{unfinished}"
         partial.mkdir(parents=True)
         return partial.name
 
@@ -278,7 +296,7 @@ class Checkpoints:
         files = {path: _entry(partial / path, digest) for path in paths}
         self._guard()
         write_atomically(partial / MANIFEST, json.dumps({"version": 1, "files": files}))
-        if partial != final:
+        if not in_bucket(partial):
             if final.exists():  # damaged, or it would not have been saved again
                 self._remove(final)
             self._guard()
@@ -286,7 +304,7 @@ class Checkpoints:
         self._guard()
         for old in self.steps()[: -self._keep]:
             if old not in (keep_also, step):
-                self._remove(self.folder / str(old))
+                self._remove(self.place(old))
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         if is_first():

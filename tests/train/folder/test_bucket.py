@@ -5,9 +5,11 @@ import importlib.util
 import io
 import json
 import os
+import threading
 
 import fsspec
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from fsspec.implementations.dirfs import DirFileSystem
@@ -94,8 +96,8 @@ def test_a_run_stops_and_goes_on_in_a_bucket(program, finished, bucket, monkeypa
     assert read_lines(RUN) == read_lines(finished)
     names = {p.name for p in bucket.iterdir()}
     assert names == {"config.json", "metrics.jsonl", "result.json", "checkpoints", LOCK}
-    states = [Writer().restore(bucket / "checkpoints" / "40" / "state", program.like)]
     checkpoints = Checkpoints(RUN)
+    states = [Writer().restore(checkpoints.place(40) / "state", program.like)]
     assert checkpoints.fault(40) is None
     states.append(checkpoints.restore(40, program.like))
     for a, b in zip(*map(jax.tree.leaves, states), strict=True):
@@ -135,14 +137,57 @@ def test_what_has_no_manifest_does_not_count_there(bucket):
     for step in (1, 2):
         checkpoints.save({"a": np.arange(step)}, {"step": step})
     checkpoints.wait()
-    (bucket / "checkpoints" / "2" / MANIFEST).unlink()
+    (checkpoints.place(2) / MANIFEST).unlink()
     assert checkpoints.steps() == [1]
     assert checkpoints.newest_whole(print) == 1
-    (bucket / "checkpoints" / "1" / "state" / "arrays").write_bytes(b"short")
+    (checkpoints.place(1) / "state" / "arrays").write_bytes(b"short")
     assert checkpoints.fault(1) == "state/arrays has changed"
     checkpoints.save({"a": np.arange(3)}, {"step": 2})  # again, over what is left of the first
     checkpoints.wait()
     assert checkpoints.newest_whole(print) == 2
+    assert len(list((bucket / "checkpoints").iterdir())) == 3
+    checkpoints.sweep()
+    assert len(list((bucket / "checkpoints").iterdir())) == 2
+
+
+def test_checkpoints_of_before_are_read_there(bucket):
+    checkpoints = Checkpoints(RUN)
+    checkpoints.save({"a": np.arange(3)}, {"step": 2})
+    checkpoints.wait()
+    name = checkpoints.place(2).name
+    (bucket / "checkpoints" / name).rename(bucket / "checkpoints" / "2")
+    assert checkpoints.newest_whole(print) == 2
+    np.testing.assert_array_equal(checkpoints.restore(2, {"a": jnp.arange(3)})["a"], np.arange(3))
+
+
+def test_who_wakes_up_in_a_bucket_writes_over_nothing(bucket, monkeypatch):
+    """One stands still while it saves a step, which another one then saves too."""
+    awake = threading.Event()
+
+    class Late(Writer):
+        def save(self, path, state):
+            self.task = path, state
+
+        def wait_until_finished(self):
+            awake.wait()
+            super().save(*self.task)
+
+    def lost():
+        if awake.is_set():
+            raise LeaseLostError("another one has it")
+
+    monkeypatch.setattr(checkpoint.ocp, "StandardCheckpointer", Late)
+    first = Checkpoints(RUN, guard=lost)
+    first.save({"a": np.zeros(3)}, {"step": 2})
+    monkeypatch.setattr(checkpoint.ocp, "StandardCheckpointer", Writer)
+    second = Checkpoints(RUN)
+    second.save({"a": np.ones(3)}, {"step": 2})
+    second.wait()
+    awake.set()
+    with pytest.raises(LeaseLostError):
+        first.wait()
+    assert second.fault(2) is None
+    np.testing.assert_array_equal(second.restore(2, {"a": jnp.ones(3)})["a"], np.ones(3))
 
 
 def test_a_bucket_has_one_owner(bucket, monkeypatch):

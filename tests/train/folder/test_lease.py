@@ -209,6 +209,7 @@ def test_processes_of_several_containers_with_one_host_name_never_write_at_once(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["two_at_once"] == 0
+    assert found["steps_lost"] == 0
     assert found["owners"] >= 2
     assert found["refused"] >= 1  # no living one is succeeded
     assert found["lost"] >= 1

@@ -5,7 +5,8 @@ python -m tests.train.folder.writers [--starts 200] [--seed 0]
 Each has a namespace of processes and of clocks of its own or the usual ones, and all have one host
 name. They are left alone, killed, or stopped for longer than the lease and woken up. Each writes
 down when it wrote, on the clock that they share: what an owner wrote must all lie before what the
-next one wrote. Every start is a line of JSON, and so is the summary at the end.
+next one wrote. And each logs steps, from where the folder is: a step that was on disk when the
+folder was taken must be there. Every start is a line of JSON, and so is the summary at the end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import ctypes
 import dataclasses
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.train.folder import lease
+from seqzoo.train.folder.metrics import MetricsLog, read_lines
 from seqzoo.train.folder.run_folder import RunFolder
 
 NEW_MOUNTS, NEW_PROCESSES, NEW_CLOCKS = 0x00020000, 0x20000000, 0x00000080  # <linux/sched.h>
@@ -82,12 +85,18 @@ def work(folder: Path, log: Path, seconds: float) -> int:
     with log.open("a", buffering=1) as file:
         try:
             with owner.owned():
-                number, end = owner._lease._number, shared_clock() + seconds
-                file.write(json.dumps({"waited": shared_clock() - asked, "number": number}) + "\n")
-                while shared_clock() < end:
+                took, number = shared_clock(), owner._lease._number
+                step = max((line.step for line in read_lines(folder)), default=0)
+                first = {"number": number, "waited": took - asked, "took": took, "found": step}
+                file.write(json.dumps(first) + "\n")
+                metrics = MetricsLog(folder, step, guard=owner.guard)
+                while shared_clock() < took + seconds:
                     owner.guard()
-                    now, number = shared_clock(), owner._lease._number
-                    file.write(json.dumps({"number": number, "at": now}) + "\n")
+                    line = {"number": owner._lease._number, "at": shared_clock()}
+                    step += 1
+                    metrics.write(step, {"loss": number})
+                    metrics.flush()
+                    file.write(json.dumps({**line, "step": step, "kept": shared_clock()}) + "\n")
                     time.sleep(EVERY)
         except lease.LeaseLostError:
             return LOST
@@ -150,19 +159,27 @@ def summary(root: Path, codes: list[int]) -> dict[str, Any]:
     """What the logs of all processes say together."""
     logs = {path: path.read_text().splitlines() for path in root.glob("*.log")}
     written: dict[int, list[float]] = {}
+    kept: list[tuple[float, int]] = []  # when a step was on disk, and which
+    found: list[tuple[float, int]] = []  # when a folder was taken, and how far it was
     writers: dict[int, set[Path]] = {}
     waits = [0.0]
     for path, texts in logs.items():
         for line in map(json.loads, texts):
             if "waited" in line:
                 waits.append(line["waited"])
+                found.append((line["took"], line["found"]))
             else:
                 written.setdefault(line["number"], []).append(line["at"])
                 writers.setdefault(line["number"], set()).add(path)
+                kept.append((line["kept"], line["step"]))
     spans = sorted((number, min(times), max(times)) for number, times in written.items())
     overlaps = sum(a[2] > b[1] for a, b in itertools.pairwise(spans))
     overlaps += sum(len(logs) - 1 for logs in writers.values())
+    steps = [line.step for line in read_lines(root / "run")]
+    found.append((math.inf, len(steps)))
+    lost = sum(step > there for took, there in found for at, step in kept if at < took)
     return {
+        "steps_lost": lost + (steps != list(range(1, len(steps) + 1))),
         "owners": len(spans),
         "writes": sum(map(len, written.values())),
         "two_at_once": overlaps,
