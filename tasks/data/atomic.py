@@ -7,14 +7,17 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 STALE = 3600.0  # seconds after which what a killed process left is swept away
 
 
-def write_file(path: Path, content: bytes | str) -> None:
-    """Writes a file that is seen whole or not at all, also after a kill or a power failure."""
+def write_file(path: Path, content: bytes | str, last: Callable[[], None] = lambda: None) -> None:
+    """Writes a file that is seen whole or not at all, also after a kill or a power failure.
+
+    `last` is called before it appears; what that raises leaves all as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")  # a long name could not grow
     try:
@@ -22,6 +25,7 @@ def write_file(path: Path, content: bytes | str) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        last()
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.metadata
 import os
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from seqzoo.train.cli.errors import (
     CHECKPOINT,
     FAULT,
+    INCOMPLETE,
     INTERRUPTED,
     PIPE,
     USAGE,
@@ -68,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = code or exit_code(error)
     if code in (PIPE, CHECKPOINT) and sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if code == INCOMPLETE:  # threads may still make examples, and would be waited for
+        atexit._run_exitfuncs()
+        os._exit(code)
     sys.exit(code)
 
 

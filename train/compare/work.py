@@ -38,7 +38,7 @@ from seqzoo.train.loop.held import Held
 from seqzoo.train.loop.program import Program, make_program
 from seqzoo.train.loop.progress import ComparisonProgress
 from seqzoo.train.loop.runner import train_owned
-from seqzoo.train.loop.signals import StopRequest
+from seqzoo.train.loop.signals import Interrupted, StopRequest
 from seqzoo.train.loop.speed import tokens_per_second
 from seqzoo.train.loop.state import TrainState
 from seqzoo.train.loop.streams import KEPT_BYTES, RunData
@@ -201,7 +201,14 @@ class Work:
 
     def _do(self, unit: Unit) -> None:
         program = self._program(unit)
-        folder, data = self._mine or RunFolder(unit.path), self._data_of(unit, program)
+        folder = self._mine or RunFolder(unit.path)
+        alone = jax.process_count() == 1
+        try:
+            with self._stop.interrupting() if alone else contextlib.nullcontext():
+                data = self._data_of(unit, program)
+        except Interrupted:
+            self._stopped = True
+            return
         options = {"data": data, "progress": self._progress, "title": unit.title}
         try:
             result = train_owned(program, folder, self._stop, **options)
@@ -216,9 +223,9 @@ class Work:
         test = {"step": selected.steps, "metrics": found}
         speed = self._speed(unit, program, data, selected.state)
         if is_first():
-            folder.guard()
-            write_atomically(unit.path / SPEED, json.dumps({"tokens_per_second": speed}))
-            write_atomically(unit.path / TEST, json.dumps(plain(test), allow_nan=False))
+            rate, text = {"tokens_per_second": speed}, json.dumps(plain(test), allow_nan=False)
+            write_atomically(unit.path / SPEED, json.dumps(rate), folder.guard)
+            write_atomically(unit.path / TEST, text, folder.guard)
 
     def _program(self, unit: Unit) -> Program:
         """The unit's program; the seeds of a model use one after another the same."""

@@ -294,8 +294,8 @@ class Checkpoints:
         write_atomically(partial / META, json.dumps(plain(meta), allow_nan=False))
         digest, paths = not in_bucket(partial), sorted(files_under(partial))
         files = {path: _entry(partial / path, digest) for path in paths}
-        self._guard()
-        write_atomically(partial / MANIFEST, json.dumps({"version": 1, "files": files}))
+        manifest = json.dumps({"version": 1, "files": files})
+        write_atomically(partial / MANIFEST, manifest, self._guard)
         if not in_bucket(partial):
             if final.exists():  # damaged, or it would not have been saved again
                 self._remove(final)

@@ -12,7 +12,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,17 @@ def remove_tree(folder: Path) -> None:
         folder.rmtree()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that is seen whole or not at all, also after a kill or a power failure."""
+def write_atomically(path: Path, text: str, guard: Callable[[], None] = lambda: None) -> None:
+    """Writes a file that is seen whole or not at all, also after a kill or a power failure.
+
+    `guard` is called first, and last before the file appears: who stood still in between writes
+    over nothing.
+    """
+    guard()
     if in_bucket(path):
         path.write_text(text)
         return
-    write_file(path, text)
+    write_file(path, text, guard)
 
 
 def write_new(path: Path, text: str) -> bool:

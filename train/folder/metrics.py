@@ -92,15 +92,14 @@ class MetricsLog:
     ):
         self._path, self._every, self._text = run_path(run) / FILE, every, ""
         self._guard, self._written = guard, time.monotonic()
-        guard()
-        truncate(self._path, done)
+        truncate(self._path, done, guard)
         self._lines, self._events = None, []
         if in_bucket(self._path):  # whose objects are written whole
             self._text = self._path.read_text() if self._path.exists() else ""
             return
         from tensorboardX import SummaryWriter
 
-        self._lines = self._path.open("a")
+        self._lines = self._path.open("a+")
         purge = done + 1 if done else None
         parts = [f"seed{seed}" for seed in seeds] if len(seeds) > 1 else [""]
         self._events = [
@@ -126,11 +125,12 @@ class MetricsLog:
     def flush(self) -> None:
         """Returns when all lines are on disk, as they must be before a checkpoint counts."""
         if self._lines is None:
-            self._guard()
-            write_atomically(self._path, self._text)
+            write_atomically(self._path, self._text, self._guard)
             return
         self._append()
         os.fsync(self._lines.fileno())
+        if not self._in_place():
+            self._put_back()
         for events in self._events:
             events.flush()
 
@@ -142,6 +142,19 @@ class MetricsLog:
             self._lines.close()
         for events in self._events:
             events.close()
+
+    def _in_place(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.stat(self._path), os.fstat(self._lines.fileno()))
+        return False
+
+    def _put_back(self) -> None:
+        """An owner of before, which stood still while it renamed, has put its own file there."""
+        own = self._lines
+        own.seek(0)
+        write_atomically(self._path, own.read(), self._guard)
+        self._lines = self._path.open("a+")
+        own.close()
 
     def _append(self) -> None:
         """Writes the lines that wait, in one piece."""
@@ -195,13 +208,13 @@ def _is_metric(value: Any) -> bool:
     return value is None or isinstance(value, int | float)
 
 
-def truncate(path: Path, done: int) -> None:
+def truncate(path: Path, done: int, guard: Callable[[], None] = lambda: None) -> None:
     """Removes the lines of steps after `done`, and a torn last line, in one move."""
     if path.exists():
         kept = [line for line in read_lines(path.parent) if line.step <= done]
         text = "".join(json.dumps({"step": line.step, **line.values}) + "\n" for line in kept)
         # Always another file: what a process that stood still has open then is not this one.
-        write_atomically(path, text)
+        write_atomically(path, text, guard)
 
 
 def _strict(value: Any) -> Any:

@@ -112,12 +112,11 @@ class RunFolder:
 
     def adopt(self, experiment: Experiment, held: Identity | None = None) -> None:
         """Writes the configuration, which `check` has allowed, with what is `held` by its data."""
-        self.guard()
         before = self.config() if self.exists() else None
         known = {**(before or {}).get(DATA, {}), **(held or {})}  # a moved test split is known
         now = _form(experiment, known)
         if before != now:
-            write_atomically(self.path / CONFIG, json.dumps(now, indent=2) + "\n")
+            write_atomically(self.path / CONFIG, json.dumps(now, indent=2) + "\n", self.guard)
             for name, content in code.texts(now.get("code", ())):
                 write_atomically(self.path / code.FOLDER / name, content.decode(errors="replace"))
 
@@ -130,9 +129,8 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Writes the result."""
-        self.guard()
         text = json.dumps(plain(result), indent=2, allow_nan=False)
-        write_atomically(self.path / RESULT, text + "\n")
+        write_atomically(self.path / RESULT, text + "\n", self.guard)
 
     @contextlib.contextmanager
     def owned(self, *, wait: bool = True) -> Iterator[None]:

@@ -8,7 +8,6 @@ position in the data is the step count.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -20,6 +19,9 @@ from jaxtyping import Array
 from seqzoo.tasks.task import Example, Source, Task
 
 HostBatch = dict[str, np.ndarray]
+
+# Grain's own length of an endless dataset is the largest integer, which it then divides as a float.
+ENDLESS = 2**52
 
 
 def train_batches(
@@ -120,8 +122,7 @@ class _Rows:
     rows: Sequence[int]
 
     def __len__(self) -> int:
-        # Grain's own length of an endless dataset is the largest integer.
-        return len(self.source) // self.batch_size * len(self.rows)
+        return min(len(self.source), ENDLESS) // self.batch_size * len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
         batch, row = divmod(int(index), len(self.rows))
@@ -172,7 +173,7 @@ class _Lanes:
         return size // self.lanes if self.endless else -(-size // self.lanes)
 
     def __len__(self) -> int:
-        return sys.maxsize if self.endless else self._length * self.lanes
+        return ENDLESS if self.endless else self._length * self.lanes
 
     def __getitem__(self, index: int) -> Example:
         step, lane = divmod(int(index), self.lanes)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from seqzoo.train.folder.run_folder import say_on_stderr
 
 UNSAVED = 4  # exit code where there was no time to save
+
+
+class Interrupted(BaseException):
+    """A request that came while there was nothing to finish; no error, and none is made of it."""
 
 
 class StopRequest:
@@ -26,6 +31,7 @@ class StopRequest:
         self._seconds, self._release = seconds, release
         self._clock: threading.Timer | None = None
         self._before: dict[int, object] = {}
+        self._interrupts = False
 
     def __enter__(self) -> StopRequest:
         # Python allows handlers in the main thread alone; elsewhere the caller has his own.
@@ -40,6 +46,17 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: set by no Python code
 
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """For a wait that may be long: inside, a request raises `Interrupted`."""
+        if self.requested:
+            raise Interrupted
+        self._interrupts = True
+        try:
+            yield
+        finally:
+            self._interrupts = False
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             os._exit(130)  # checkpoints are whole or absent, so nothing needs tidying
@@ -47,8 +64,10 @@ class StopRequest:
             self._clock = threading.Timer(self._seconds, self._too_late)
             self._clock.daemon = True
             self._clock.start()
-        self.requested = True
+        first, self.requested = not self.requested, True
         say_on_stderr("stopping: this step is finished and saved (Ctrl-C again: at once)")
+        if first and self._interrupts:
+            raise Interrupted
 
     def _too_late(self) -> None:
         say_on_stderr(

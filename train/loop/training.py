@@ -6,6 +6,7 @@ the metrics of a step some time ago. What is written never changes what is compu
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from seqzoo.train.loop.program import Program, count_parameters, replica_keys
 from seqzoo.train.loop.progress import SILENT, Progress
 from seqzoo.train.loop.record import Record
 from seqzoo.train.loop.selection import keeps_copy
-from seqzoo.train.loop.signals import StopRequest
+from seqzoo.train.loop.signals import Interrupted, StopRequest
 from seqzoo.train.loop.speed import Speed
 from seqzoo.train.loop.state import TrainState
 from seqzoo.train.loop.streams import RunData
@@ -84,16 +85,35 @@ class Training:
         """Share of the time that was spent waiting for data."""
         state = self.state
         del self.state  # donated by the first step
-        batches = Waiting(self.data.train.beginning(self.done))
+        self.batches, batch = None, {}
         traced = self.config.profile_steps if self.config.profile else 0
         where = self.folder.path / "profile"
         with Tracer(where, self.done + 1, traced, self._pause) as tracer:
             for step in range(self.done + 1, self.config.steps + 1):
                 with tracer.step(step):
-                    state, stopping = self._step(step, state, next(batches))
+                    batch = self._batch()
+                    if batch is None:
+                        break
+                    state, stopping = self._step(step, state, batch)
                 if stopping:
                     break
-        return batches.share
+        if batch is None and self.done:
+            self._save(state)
+        return self.batches.share if self.batches else None
+
+    def _batch(self) -> HostBatch | None:
+        """The next batch, which may take long to make; None if a stop is requested meanwhile.
+
+        Of several processes all go on to the step at which they agree to stop.
+        """
+        alone = jax.process_count() == 1
+        try:
+            with self.stop.interrupting() if alone else contextlib.nullcontext():
+                if self.batches is None:
+                    self.batches = Waiting(self.data.train.beginning(self.done))
+                return next(self.batches)
+        except Interrupted:
+            return None
 
     def _finished(self, data_wait: float | None) -> dict[str, Any]:
         self.watch.pause()

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqzoo.train.folder.metrics import Late, MetricsLog, read_lines
+from seqzoo.train.folder.lease import LeaseLostError
+from seqzoo.train.folder.metrics import Late, MetricsLog, read_lines, truncate
 
 
 def write(folder, steps, done=0):
@@ -20,6 +21,37 @@ def test_a_restart_removes_what_came_after_its_checkpoint(tmp_path):
     write(tmp_path, range(1, 8))
     write(tmp_path, range(6, 9), done=5)
     assert [line.step for line in read_lines(tmp_path)] == list(range(1, 9))
+
+
+def test_who_stands_still_in_a_rename_takes_nothing_away(tmp_path):
+    """It had read the file before the next owner wrote, and puts what it read there."""
+    write(tmp_path, range(1, 4))
+    old = (tmp_path / "metrics.jsonl").read_bytes()
+    log = MetricsLog(tmp_path, 3)
+    log.write(4, {"loss": 1.0})
+    log.flush()
+    (tmp_path / "of before").write_bytes(old)
+    (tmp_path / "of before").replace(tmp_path / "metrics.jsonl")
+    log.write(5, {"loss": 1.0})
+    log.flush()
+    assert [line.step for line in read_lines(tmp_path)] == [1, 2, 3, 4, 5]
+    log.write(6, {"loss": 1.0})
+    log.close()
+    assert [line.step for line in read_lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_who_has_lost_the_folder_meanwhile_renames_nothing(tmp_path):
+    write(tmp_path, range(1, 4))
+    asked = iter([None, LeaseLostError("another one has it")])
+
+    def guard():
+        if error := next(asked):
+            raise error
+
+    with pytest.raises(LeaseLostError):
+        truncate(tmp_path / "metrics.jsonl", 1, guard)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["metrics.jsonl"]
+    assert [line.step for line in read_lines(tmp_path)] == [1, 2, 3]
 
 
 def test_a_torn_last_line_is_tolerated(tmp_path):

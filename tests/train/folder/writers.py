@@ -162,11 +162,11 @@ def summary(root: Path, codes: list[int]) -> dict[str, Any]:
     kept: list[tuple[float, int]] = []  # when a step was on disk, and which
     found: list[tuple[float, int]] = []  # when a folder was taken, and how far it was
     writers: dict[int, set[Path]] = {}
-    waits = [0.0]
+    takes: list[tuple[float, float]] = []  # when a folder was taken, after how long a wait
     for path, texts in logs.items():
         for line in map(json.loads, texts):
             if "waited" in line:
-                waits.append(line["waited"])
+                takes.append((line["took"], line["waited"]))
                 found.append((line["took"], line["found"]))
             else:
                 written.setdefault(line["number"], []).append(line["at"])
@@ -178,6 +178,9 @@ def summary(root: Path, codes: list[int]) -> dict[str, Any]:
     steps = [line.step for line in read_lines(root / "run")]
     found.append((math.inf, len(steps)))
     lost = sum(step > there for took, there in found for at, step in kept if at < took)
+    # The owner before may itself have come while one waited: it is from its last write on.
+    ends = [(last, took, waited) for took, waited in takes for _, _, last in spans if last < took]
+    since = {took: min(took - last, waited) for last, took, waited in sorted(ends)}
     return {
         "steps_lost": lost + (steps != list(range(1, len(steps) + 1))),
         "owners": len(spans),
@@ -185,7 +188,7 @@ def summary(root: Path, codes: list[int]) -> dict[str, Any]:
         "two_at_once": overlaps,
         "refused": codes.count(REFUSED),
         "lost": codes.count(LOST),
-        "longest_wait": max(waits),
+        "longest_wait": max(since.values(), default=0.0),
         "lease": lease.LEASE,
         "codes": sorted(set(codes)),
     }

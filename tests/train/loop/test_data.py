@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import numpy as np
+import pytest
 
 from seqzoo.train.devices.sharding import batch_sharding, make_mesh
 from seqzoo.train.loop.data import eval_batches, rows_of_process, to_devices, train_batches
@@ -61,3 +62,9 @@ def test_a_process_reads_the_rows_of_its_devices():
     placed = to_devices(batch, sharding)["inputs"]
     assert len(placed.sharding.device_set) == jax.device_count()
     np.testing.assert_array_equal(placed, batch["inputs"])
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_a_batch_of_one_example_is_one(lanes):
+    batches = train_batches(Tiny().source("train"), 1, seed=0, threads=0, lanes=lanes)
+    assert [next(batches)["inputs"].shape for _ in range(3)] == [(1, 6)] * 3

@@ -1,5 +1,6 @@
 """The loop stops, continues and refuses as it should."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,7 +26,7 @@ from seqzoo.train.loop import training
 from seqzoo.train.loop.evaluate import evaluate
 from seqzoo.train.loop.program import digest
 from seqzoo.train.loop.runner import run_program
-from tests.train.tiny import Tiny
+from tests.train.tiny import Rows, Tiny
 from tests.train.tiny_run import experiment
 
 
@@ -66,10 +67,43 @@ class StopAfter:
     def __exit__(self, *_):
         pass
 
+    interrupting = staticmethod(contextlib.nullcontext)
+
     @property
     def requested(self):
         self.left -= 1
         return self.left <= 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Endless(Rows):
+    """Examples of which one takes forever; somebody asks for a stop then."""
+
+    def __getitem__(self, index):
+        if index == 50:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return super().__getitem__(index)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stuck(Tiny):
+    def _source(self, split, seed):
+        rows = super()._source(split, seed)
+        return (Endless if split == "train" else Rows)(rows.size, rows.stream)
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_stop_does_not_wait_for_a_batch(tmp_path, program, finished, threads):
+    stuck = experiment(Stuck(), threads=threads, save_every=0)
+    started = time.monotonic()
+    result = run_program(program._replace(experiment=stuck), tmp_path)
+    assert time.monotonic() - started < 50
+    assert not result["complete"]
+    assert result["step"] == (Checkpoints(tmp_path).steps() or [0])[-1]
+    assert_free(tmp_path)
+    assert run_program(program._replace(experiment=experiment()), tmp_path)["step"] == 40
+    assert_same_run(tmp_path, finished, program)
 
 
 def test_a_run_learns_and_reports(finished):
