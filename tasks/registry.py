@@ -26,6 +26,7 @@ from seqzoo.tasks.pixels.cifar import SequentialCifar
 from seqzoo.tasks.pixels.digits import PermutedDigits, SequentialDigits
 from seqzoo.tasks.pixels.mnist import PermutedMnist, SequentialMnist
 from seqzoo.tasks.pretraining import OBJECTIVES, wrap
+from seqzoo.tasks.rows.task import Rows
 from seqzoo.tasks.speech import SpeechCommands
 from seqzoo.tasks.synthetic import formal
 from seqzoo.tasks.synthetic.continuous import Adding, Capacity, Delay, Reconstruction
@@ -111,6 +112,8 @@ TASKS: dict[str, type[Task]] = {
     "text8": Text8,
     "wikitext103": WikiText103,
     "pg19": PG19,
+    # your own table
+    "rows": Rows,
 }
 
 

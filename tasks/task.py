@@ -90,6 +90,11 @@ class Task(abc.ABC):
         return ()
 
     @property
+    def facts(self) -> tuple[str, ...]:
+        """What was found in the data, a line each; `seqzoo data show` prints them."""
+        return ()
+
+    @property
     @abc.abstractmethod
     def spec(self) -> ModelSpec:
         """What the task needs of a model."""

@@ -104,6 +104,13 @@ def _books(root, monkeypatch):
     return {"length": 4}
 
 
+def _rows(root, _):
+    rows = "".join(f"{'ab' * (1 + i % 3)},{'xy'[i % 2]}\n" for i in range(20))
+    (root / "own").mkdir()
+    (root / "own" / "rows.csv").write_text("text,label\n" + rows)
+    return {"data": str(root / "own"), "inputs": "text", "target": "label"}
+
+
 FILES = {  # task -> writes its files, returns the options that they need
     "text": _text,
     "retrieval": _retrieval,
@@ -120,4 +127,5 @@ FILES = {  # task -> writes its files, returns the options that they need
     "text8": _hutter,
     "wikitext103": _wikitext,
     "pg19": _books,
+    "rows": _rows,
 }

@@ -118,6 +118,10 @@ def _show(argv: Sequence[str]) -> None:
         raise ValueError(f"--count must be at least 1; got {parsed.count}")
     source = task.source(parsed.split, parsed.seed)
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    for line in task.facts:
+        console.print(line)
+    if task.facts:
+        console.print(f"baselines ({task.main_metric}, test): {_baselines(task)}")
     for i in range(min(parsed.count, len(source))):
         console.print(f"-- {task.name} {parsed.split} {i}")
         console.print(task.decode(source[i]))
