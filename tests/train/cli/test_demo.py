@@ -6,6 +6,7 @@ from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare import comparison as compare
 from seqzoo.train.compare import work
 from seqzoo.train.compare.comparison import cost
+from seqzoo.train.compare.results import Comparison
 from tests.train.compare.test_comparison import finish
 
 
@@ -24,6 +25,13 @@ def test_models_of_a_section_can_be_compared_fairly(name):
     assert {e.backbone.short_conv for e in experiments.values()} == {4}
     parameters = [cost(e)["parameters"] for e in experiments.values()]
     assert max(parameters) < 2.5 * min(parameters)
+
+
+def test_a_demo_that_was_stopped_exits_75(tmp_path, monkeypatch, capsys):
+    nothing = Comparison(title="mqar", main_metric="accuracy", models=())
+    monkeypatch.setattr(demo, "compare", lambda *_, **__: nothing)
+    assert dispatch(["demo", "--out", str(tmp_path)]) == 75
+    assert "stopped and saved" in capsys.readouterr().out
 
 
 def test_the_command_reports_both_tasks(tmp_path, monkeypatch, capsys):

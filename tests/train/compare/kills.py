@@ -3,8 +3,9 @@
 python -m tests.train.compare.kills [--kills 10] [--seed 0]
 python -m tests.train.compare.kills --together 2
 
-Each killed comparison is started again, to be killed again; after the last kill it is let through,
-and its results.json is compared with that of one that nobody touched. Together, so many processes
+Each killed comparison is started again, to be killed again, most often while a model trains, else
+at any moment; after the last kill it is let through, and its results.json is compared with that of
+one that nobody touched. Together, so many processes
 are started on one folder; then every model must be there, trained by one of them alone. Every kill
 is a line of JSON, and so is the summary at the end.
 """
@@ -26,6 +27,7 @@ from typing import Any
 from seqzoo.train.compare.results import FILE, RUNS, load
 
 MODELS = ("lru", "gru", "linear_attention", "attention")
+AT_WORK = 0.7  # share of the kills while a model trains
 OPTIONS = (
     *("--task", "mqar", "--data.length", "16", "--data.num-pairs", "4", "--data.vocab-size", "18"),
     *("--data.validation-size", "50", "--data.test-size", "50", "--data.train-size", "20000"),
@@ -64,6 +66,13 @@ def at(out: Path) -> dict[str, int]:
     return steps
 
 
+def wait_for_steps(process: subprocess.Popen, out: Path) -> None:
+    """Until a model has been trained further than before, or the process has ended."""
+    before = at(out)
+    while process.poll() is None and at(out) == before:
+        time.sleep(0.1)
+
+
 def killed(root: Path, kills: int, seed: int) -> dict[str, Any]:
     """Kills comparisons so many times, a new one where one is through; the summary."""
     started = time.monotonic()
@@ -74,6 +83,9 @@ def killed(root: Path, kills: int, seed: int) -> dict[str, Any]:
         out = root / f"killed {len(same)}"
         while done < kills:
             process, wait = start(out), rng.uniform(0, usual / 3)
+            if rng.random() < AT_WORK:
+                wait_for_steps(process, out)
+                wait /= 2
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(wait)
             alive = process.poll() is None
