@@ -8,7 +8,7 @@ from flax import nnx
 
 from seqzoo.models.param_groups import param_groups
 from seqzoo.models.recurrent.gru import GRU
-from seqzoo.models.recurrent.lstm import LSTM
+from seqzoo.models.recurrent.lstm import LSTM, LSTMState, LSTMWeights, lstm
 from seqzoo.models.recurrent.rnn import RNN
 from tests.helpers import assert_close, x64
 from tests.references import recurrent as reference
@@ -115,3 +115,14 @@ def test_errors_name_the_rule():
         GRU(D, d_hidden=0, rngs=rngs)
     with pytest.raises(ValueError, match="d_hidden - 1 = 2; got d_proj=3"):
         LSTM(D, d_proj=3, rngs=rngs)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 0.1, 0.24, 0.26, 2.0])
+def test_the_candidate_has_its_digits_near_0(size):
+    """c = i tanh(g) of one step: the relative error is float32's, however small g is."""
+    g = (size * np.linspace(0.5, 1, 7)).astype(np.float32)
+    z = np.concatenate([np.full(7, 3.0), np.zeros(7), g, np.zeros(7)]).astype(np.float32)
+    start = LSTMState(jnp.zeros((1, 7)), jnp.zeros((1, 7)))
+    _, last = lstm(jnp.asarray(z)[None, None], LSTMWeights(jnp.zeros((7, 28))), start)
+    expected = np.tanh(g.astype(np.float64)) / (1 + np.exp(-3.0))
+    assert np.max(np.abs(last.c[0] / expected - 1)) < 4e-7

@@ -142,3 +142,20 @@ def test_recurrent_weights_are_not_decayed():
 def test_errors(module, options, message):
     with pytest.raises(ValueError, match=message):
         module(H, **options, rngs=nnx.Rngs(0))
+
+
+def test_indrnn_acts_within_its_bound_and_comes_back():
+    """2,048 tokens make at most 2 of a state, whatever the weight; its gradient is not lost."""
+    mixer = IndRNN(H, rngs=nnx.Rngs(0))
+    mixer.in_proj.kernel[...] = 0 * mixer.in_proj.kernel[...]
+    mixer.decay[...] = jnp.full(H, 1.5)
+    state = mixer.init_state(1)
+    state = state._replace(inner=jnp.ones_like(state.inner))
+    run = nnx.jit(lambda mixer: mixer.extend(jnp.zeros((1, 2048, H)), state)[0][0, -1])
+    np.testing.assert_allclose(run(mixer), 2, rtol=1e-3)
+    assert np.all(np.asarray(nnx.grad(lambda mixer: run(mixer).sum())(mixer).decay[...]) > 0)
+    free = IndRNN(H, length=0, rngs=nnx.Rngs(0))
+    nnx.update(free, nnx.state(mixer))
+    assert not np.any(np.isfinite(run(free)))
+    with pytest.raises(ValueError, match="growth is a factor above 0"):
+        IndRNN(H, growth=0.0, rngs=nnx.Rngs(0))
