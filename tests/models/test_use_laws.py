@@ -6,14 +6,16 @@ import functools
 import jax.numpy as jnp
 import pytest
 
-from seqzoo.models import MIXERS, PRESETS, Backbone, build
+from seqzoo.models import MIXERS, PRESETS, Backbone, build, resolve
 from seqzoo.models.heads import default_backbone
 from tests import laws
 from tests.models.subjects import DAY, causal_form, options
 from tests.models.tiny import TINY
 
 DAILY = 1  # of all of them; SEQZOO_LAWS_DAY as in `subjects`
-NAMES = [*(name for name in TINY if "@" not in name), *PRESETS]
+# Of blocks that write: statistics of batches, and what experts were chosen.
+BLOCKS = {"lru, batch norm": {"norm": "batch"}, "lru, experts": {"feedforward": "moe"}}
+NAMES = [*(name for name in TINY if "@" not in name), *PRESETS, *BLOCKS]
 
 
 def todays() -> list[str]:
@@ -28,10 +30,11 @@ def subject(name: str) -> laws.Subject:
     if name in MIXERS:
         make = functools.partial(build, name, causal=causal_form(name), **options(name))
         return laws.Subject(make)
-    preset = PRESETS[name]
+    preset = resolve("lru") if name in BLOCKS else PRESETS[name]
     depth = max(2, len(preset.pattern))
-    config = default_backbone(name)
+    config = default_backbone("lru" if name in BLOCKS else name)
     config = dataclasses.replace(config, d_model=laws.D, depth=depth, expansion=1.0)
+    config = dataclasses.replace(config, **BLOCKS.get(name, {}))
     each = {part: {**options(part), **_of(preset.options, part)} for part in preset.pattern}
 
     def make(_, dtype="float32", param_dtype="float32", *, rngs):
