@@ -248,6 +248,7 @@ def _right():
         yield (verb, f"{HERE}/base"), "text" if verb == "sample" else "done"
     yield ("list",), ""
     yield ("check", "min_gru", "--length=1"), ""
+    yield ("new", "mixer", "my_mixer", out), ""
     yield ("doctor", "--mib=1"), ""
     yield ("data", "list"), ""
     for action in ("show", "prepare", "verify"):

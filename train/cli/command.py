@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from seqzoo.train.cli.errors import (
     CHECKPOINT,
@@ -54,13 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a terminal may not know all signs
-    if words[:1] and words[0] in COMPUTING:
-        from seqzoo.train.devices.backend import reuse_memory
-
-        reuse_memory()
     code = 0
     try:
-        code = dispatch(words)
+        code = dispatch(words, _begin)
         print(end="", flush=True)
     except BrokenPipeError:  # who read our output, `head` say, has seen enough
         code = PIPE
@@ -76,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def dispatch(argv: Sequence[str]) -> int:
-    """Runs one verb and returns the exit code."""
+def dispatch(argv: Sequence[str], begin: Callable[[str], None] = lambda verb: None) -> int:
+    """Runs one verb, after `begin` has heard which, and returns the exit code."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview(), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else USAGE
@@ -90,6 +86,7 @@ def dispatch(argv: Sequence[str]) -> int:
             from seqzoo.models.errors import unknown  # models take a second to import
 
             raise unknown("verb", verb, VERBS)
+        begin(verb)
         return importlib.import_module(f"seqzoo.train.cli.{verb}").main(rest)
     except BrokenPipeError:
         raise
@@ -101,6 +98,14 @@ def dispatch(argv: Sequence[str]) -> int:
             traceback.print_exception(error)
         say(f"seqzoo {verb}: {sentence(error)}")
         return exit_code(error) or FAULT
+
+
+def _begin(verb: str) -> None:
+    """What a process of its own does first."""
+    if verb in COMPUTING:
+        from seqzoo.train.devices.backend import reuse_memory
+
+        reuse_memory()
 
 
 def _overview() -> str:

@@ -56,6 +56,7 @@ OPTIONS = {
     "report RUN": Option(["report"], "run", makes="report.html", runs=True),
     "doctor --out": Option(["doctor", "--mib=1", "--out"], runs=True),
     "bench --out": Option([*BENCH, "--out"], makes="."),
+    "new --out": Option(["new", "task", "my_task", "--out"], makes="my_task.py"),
     "plan --all --out": Option([*ALL, "--out"], makes="request.json"),
     "plan --all --page": Option([*ALL, "--out=rows", "--page"], makes="."),
     "plan --forms --out": Option([*FORMS, "--out"]),

@@ -123,3 +123,17 @@ def test_output_that_knows_few_signs_or_is_full(monkeypatch, capsys, raw, code):
 def test_the_version(capsys):
     assert dispatch(["--version"]) == 0
     assert capsys.readouterr().out == "seqzoo 0.1.0\n"
+
+
+def test_what_fails_before_the_verb_is_a_sentence_too(monkeypatch, capsys):
+    """As JAX does when it is imported, on a value of the environment that is none."""
+
+    def fails(_):
+        raise ValueError("invalid truth value 'maybe'")
+
+    monkeypatch.setattr(command, "_begin", fails)
+    monkeypatch.setattr(command, "only_sentences", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        main(["list"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "seqzoo list: invalid truth value 'maybe'\n"

@@ -1,58 +1,66 @@
-"""Any path is a good path, or refused before anything is written: through every verb."""
+"""Any path is a good path, or refused before anything is written: by every verb and option."""
+
+import os
+from pathlib import Path
 
 import pytest
 
 from seqzoo.train.cli.command import dispatch
 from tests.train import shared
+from tests.train.cli import places
+from tests.train.cli.places import BAD, COMPARE, GOOD, NAMES, OPTIONS, TRAIN
 
-TINY = ["--data.vocab-size=32", "--data.num-pairs=2", "--data.length=16", "--data.train-size=8"]
-TINY += ["--data.validation-size=8", "--data.test-size=8", "--batch-size=8", "--steps=1"]
-TINY += ["--backbone.d-model=8", "--backbone.depth=1", "--task=mqar"]
-TRAIN = ["train", "--model=min_gru", *TINY]
-COMPARE = ["compare", "--models=min_gru", "--seeds=1", *TINY]
-GOOD = ["quo'te \"$x;", "ünï/日本", "~/run", "home/../dots", "link/run", "file://HERE/via%20url"]
-REFUSED = ["lr[1]", "a[b]/x", "dangling/x", "file/x", "n" * 256, "s3://b/x", "new\nline", ""]
+DOCS = Path(__file__).parents[3] / "docs" / "places.md"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _shared_programs():
-    with shared.programs():
-        yield
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a home, a text, a run."""
+    folder, here = tmp_path_factory.mktemp("places").resolve(), Path.cwd()
+    with pytest.MonkeyPatch.context() as patch, shared.programs():
+        patch.setenv("HOME", os.environ.get("HOME", ""))
+        patch.chdir(folder)
+        places.made(folder)
+        patch.chdir(here)
+        yield folder
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    for name in ("home", "a[b]"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "file").write_text("")
-    (tmp_path / "link").symlink_to("home")
-    (tmp_path / "dangling").symlink_to("nowhere")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def test_every_option_that_names_a_place_is_tried(monkeypatch):
+    assert places.unlisted() == set()
+    monkeypatch.delitem(OPTIONS, "bench --out")
+    assert places.unlisted() == {"bench --out"}
 
 
-@pytest.mark.parametrize("name", GOOD)
-def test_a_place_serves_every_verb(here, capsys, name, monkeypatch):
-    place = name.replace("HERE", str(here))
-    assert dispatch([*TRAIN, f"--out={place}"]) == 0, capsys.readouterr().err
-    assert dispatch([*TRAIN, "--out", place]) == 0
-    assert "already complete" in capsys.readouterr().out
-    for verb in ("show", "evaluate", "report"):
-        assert dispatch([verb, place]) == 0, capsys.readouterr().err
-    (page,) = here.rglob("report.html")
-    run = page.parent
-    monkeypatch.chdir("/")  # from elsewhere, by another spelling
-    assert dispatch([*TRAIN, "--out", str(run)]) == 0
-    assert dispatch([*COMPARE, "--out", str(run / "compared")]) == 0, capsys.readouterr().err
+def each(names, step):
+    """Every option with some of the names, all names with some option."""
+    for i, option in enumerate(OPTIONS):
+        for name in list(names)[i % step :: step]:
+            yield option, name
 
 
-@pytest.mark.parametrize("name", REFUSED, ids=lambda name: ascii(name)[:20])
-def test_what_is_no_place_is_refused_by_every_verb(here, capsys, name):
-    there = sorted(here.rglob("*"))
-    new = ([*TRAIN, f"--out={name}"], [*COMPARE, f"--out={name}"], ["demo", f"--out={name}"])
-    given = ([*TRAIN, "--out=x", f"--init-from={name}"],) if name else ()
-    for argv in (*new, *given, *([verb, name] for verb in ("show", "evaluate", "report"))):
-        assert dispatch(argv) == 2, argv
-        assert capsys.readouterr().err.count("\n") == 1, argv
-    assert sorted(here.rglob("*")) == there
+@pytest.mark.parametrize(("option", "name"), [*each(GOOD, len(GOOD)), *each(BAD, 4)])
+def test_a_place_is_right_or_refused(model, option, name):
+    with places.fresh(model) as root:
+        wanted = "right" if places.is_right(OPTIONS[option], name) else "refused"
+        assert places.cell(OPTIONS[option], name, root) == wanted
+
+
+@pytest.mark.slow
+def test_the_table_of_the_documentation_is_what_happens(model):
+    cells = {}
+    for option, name in ((option, name) for option in OPTIONS for name in NAMES):
+        with places.fresh(model) as root:
+            cells[option, name] = places.cell(OPTIONS[option], name, root)
+    assert places.table(cells) in DOCS.read_text()
+
+
+@pytest.mark.parametrize("name", ["~/run", "link/run"])
+def test_a_run_goes_on_by_another_spelling_from_elsewhere(model, name, capsys):
+    with places.fresh(model) as root:
+        assert dispatch([*TRAIN, f"--out={name}"]) == 0
+        data = f"--data.data={root}/text"
+        os.chdir(root / "home")
+        assert dispatch([*TRAIN, data, "--out", str(root / "home" / "run")]) == 0
+        assert "already complete" in capsys.readouterr().out
+        assert dispatch([*COMPARE, "--steps=1", data, "--out=~/compared"]) == 0
+        assert (root / "home" / "compared" / "report.html").exists()

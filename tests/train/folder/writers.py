@@ -115,7 +115,7 @@ def befall(start: Start, pid: int, log: Path) -> None:
     if start.end == "alone":
         return
     time.sleep(start.seconds)
-    target = int(Path(f"{log}.pid").read_text()) if start.apart else pid
+    target = reached(start, pid, log)
     with contextlib.suppress(ProcessLookupError):
         if start.end == "kill":
             os.kill(target, signal.SIGKILL)
@@ -123,9 +123,17 @@ def befall(start: Start, pid: int, log: Path) -> None:
         os.kill(target, signal.SIGSTOP)
 
 
+def reached(start: Start, pid: int, log: Path) -> int:
+    """The number of the process itself, once that is known."""
+    own = Path(f"{log}.pid")
+    while start.apart and not (own.exists() and own.read_text()):
+        time.sleep(0.01)
+    return int(own.read_text()) if start.apart else pid
+
+
 def wake(start: Start, pid: int, log: Path) -> None:
     """Wakes a process that was stopped; it ends by itself, or is ended a little later."""
-    target = int(Path(f"{log}.pid").read_text()) if start.apart else pid
+    target = reached(start, pid, log)
     with contextlib.suppress(ProcessLookupError):
         os.kill(target, signal.SIGCONT)
         time.sleep(lease.LEASE)
