@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import wave
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -191,10 +192,11 @@ def recordings(lists: tuple[Path, ...], folder: Path) -> dict[str, tuple[str, ..
     Raises ValueError, naming list and line, for a name that is malformed or not there.
     """
     there = sorted(
-        f"{word}/{path.name}"
+        f"{word}/{entry.name}"
         for word in WORDS
-        for path in (folder / word).glob("*.wav")
-        if not stray(PurePath(path.name))
+        if (folder / word).is_dir()
+        for entry in os.scandir(folder / word)  # which asks for no file's size
+        if entry.name.endswith(".wav") and entry.is_file() and not stray(PurePath(entry.name))
     )
     known, named = set(there), {}
     for split, file in zip(LISTS, lists, strict=True):

@@ -22,6 +22,8 @@ WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or
 
 def read_json(path: Path) -> Any:
     """The content of a file of JSON. Raises ValueError, naming the file, where it is none."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file of JSON, but a folder or a device")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -49,7 +49,8 @@ class PictureRows:
 
 def metadata_files(folder: Path) -> list[Path]:
     """The metadata of a folder, in the order of their numbers."""
-    files = [path for path in (folder / "metadata").glob("*.npy") if path.stem.isdigit()]
+    found = (folder / "metadata").glob("*.npy")
+    files = [path for path in found if path.stem.isdigit() and path.is_file()]
     return sorted(files, key=lambda path: int(path.stem))
 
 

@@ -79,6 +79,11 @@ def _link(path, target):
     path.symlink_to(target)
 
 
+def _pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 def _folder(path):
     path.unlink()
     path.mkdir()
@@ -116,6 +121,7 @@ FAULTS = {
     "twice": lambda path, _: path.write_bytes(2 * path.read_bytes()),
     "line ends": lambda path, _: path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n")),
     "marked": lambda path, _: path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes()),
+    "a pipe": lambda path, _: _pipe(path),
     "a folder": lambda path, _: _folder(path),
     "a link to nothing": lambda path, _: _link(path, "nothing"),
     "a link to itself": lambda path, _: _link(path, path.name),

@@ -5,6 +5,8 @@ import gzip
 import os
 import re
 import shutil
+import threading
+import time
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -258,6 +260,20 @@ def strew(root):
             copy = root / left / path.relative_to(root)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("name", ["Speech", "Pathfinder's list", "IMDB in folders"])
+def test_a_pipe_is_no_file_and_is_not_waited_for(name, tmp_path, monkeypatch):
+    task, victim = build(READERS[name], tmp_path / "data", monkeypatch)
+    victim.unlink()
+    os.mkfifo(victim)
+    writing = threading.Timer(20, lambda: os.close(os.open(victim, os.O_WRONLY | os.O_NONBLOCK)))
+    writing.start()  # ends the wait of who waits
+    started = time.monotonic()
+    with pytest.raises((ValueError, FileNotFoundError)):
+        held_out(task)
+    writing.cancel()
+    assert time.monotonic() - started < 20
 
 
 def test_strays_are_no_examples(reader, tmp_path, monkeypatch):

@@ -325,6 +325,8 @@ def _entry(path: Path, digest: bool = True) -> dict[str, Any]:
     if not digest:
         size = path.stat()
         return {"size": size.length if in_bucket(path) else size.st_size}
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(path)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size": path.stat().st_size, "sha256": found}

@@ -245,8 +245,9 @@ class _Files:
             return []
 
     def read(self, name: str) -> dict[str, Any]:
+        path = self._folder / name
         try:
-            return _content((self._folder / name).read_bytes())
+            return _content(path.read_bytes()) if path.is_file() else {}
         except FileNotFoundError:
             return {}
 

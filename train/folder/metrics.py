@@ -187,7 +187,7 @@ class Line(NamedTuple):
 def read_lines(run: Path) -> list[Line]:
     """The lines of a run's metrics up to the first that is none, as a torn last one."""
     path = run_path(run) / FILE
-    if not path.exists():
+    if not path.is_file():
         return []
     lines = []
     for text in path.read_bytes().split(b"\n")[:-1]:
