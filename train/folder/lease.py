@@ -20,18 +20,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
-import re
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired
+from typing import Any, NamedTuple
 
-from seqzoo.train.checked import checked
-from seqzoo.train.folder.alive import Identified, is_this_one, runs, this_process
-from seqzoo.train.folder.files import in_bucket, write_atomically
+from seqzoo.train.folder.alive import is_this_one, runs, this_process
+from seqzoo.train.folder.owner_files import OwnerFiles, owner_files
 
 LOCK = "lock"
 LEASE = 60.0  # seconds without a sign of life after which an owner that cannot be seen is dead
@@ -46,14 +43,6 @@ class LeaseError(ValueError):
 
 class LeaseLostError(LeaseError):
     """A folder that another process has taken over while this one stood still."""
-
-
-class _Content(Identified):
-    """What an owner's file says."""
-
-    token: str
-    count: int
-    released: NotRequired[bool]
 
 
 class Owner(NamedTuple):
@@ -142,8 +131,8 @@ class Lease:
         _held.discard(self._token)
 
     @functools.cached_property
-    def _files(self) -> _Files:
-        return (_Objects if in_bucket(self._folder) else _Files)(self._folder / LOCK)
+    def _files(self) -> OwnerFiles:
+        return owner_files(self._folder / LOCK)
 
     def _keep(self, ended: threading.Event) -> None:
         """Renews the lease until it is given back or lost."""
@@ -170,6 +159,7 @@ class Lease:
     def _take(self, number: int) -> bool:
         """Makes the file of a number; False if somebody else has."""
         started = now()
+        self._files.prepare()
         if not self._files.create(f"{number}.json", self._text()):
             return False
         if max(self._files.numbers(), default=0) != number:
@@ -192,7 +182,8 @@ class Lease:
         self._files.replace(f"{self._number}.json", self._text(**more))
 
     def _text(self, **more: Any) -> str:
-        return json.dumps({"token": self._token, "count": self._count, **this_process(), **more})
+        own = {"token": self._token, "count": self._count, "folder": self._files.itself()}
+        return json.dumps({**own, **this_process(), **more})
 
     def _newest(self) -> Owner | None:
         numbers = self._files.numbers()
@@ -205,9 +196,11 @@ class Lease:
         content = owner.content
         if content.get("released"):
             return False
-        if content and is_this_one(content):
-            return content["token"] in _held
+        if content and is_this_one(content) and content["token"] not in _held:
+            return False
         alive = runs(content) if content else None
+        if alive and content.get("folder") not in (None, self._files.itself()):
+            return False  # a copy of a folder whose owner is at work, but not in this one
         if alive is not None:
             return alive
         sign = owner.number, content.get("token"), content.get("count")
@@ -229,92 +222,3 @@ def _in_use(folder: Path, owner: Owner | None) -> str:
         f"{folder} is in use by process {content.get('pid')} on {content.get('host')} since "
         f"{content.get('since')}; stop it first, or give another folder."
     )
-
-
-class _Files:
-    """The files of owners, in a folder of a file system."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def numbers(self) -> list[int]:
-        """Those that there are; what else lies there is nobody's."""
-        try:
-            return _numbers(os.listdir(self._folder))
-        except FileNotFoundError:
-            return []
-
-    def read(self, name: str) -> dict[str, Any]:
-        path = self._folder / name
-        try:
-            return _content(path.read_bytes()) if path.is_file() else {}
-        except FileNotFoundError:
-            return {}
-
-    def create(self, name: str, text: str) -> bool:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with (self._folder / name).open("x") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        except FileExistsError:
-            return False
-        return True
-
-    def replace(self, name: str, text: str) -> None:
-        write_atomically(self._folder / name, text)
-
-    def remove(self, name: str) -> None:
-        (self._folder / name).unlink(missing_ok=True)
-
-    def sweep(self, number: int) -> None:
-        """Removes smaller numbers."""
-        for old in self.numbers():
-            if old < number:
-                with contextlib.suppress(OSError):
-                    self.remove(f"{old}.json")
-
-
-class _Objects(_Files):
-    """The same in a bucket, past the listings that the client keeps."""
-
-    def __init__(self, folder: Path):
-        super().__init__(folder)
-        import fsspec
-
-        self._store = fsspec.filesystem("gcs", finalize_on_close=True)  # the one that etils takes
-
-    def numbers(self) -> list[int]:
-        try:
-            found = self._store.ls(str(self._folder), detail=False, refresh=True)
-        except FileNotFoundError:
-            return []
-        return _numbers(path.rpartition("/")[2] for path in found)
-
-    def read(self, name: str) -> dict[str, Any]:
-        try:
-            return _content(self._store.cat_file(str(self._folder / name)))
-        except FileNotFoundError:
-            return {}
-
-    def create(self, name: str, text: str) -> bool:
-        try:  # with the condition that there is no such object
-            self._store.pipe_file(str(self._folder / name), text.encode(), mode="create")
-        except FileExistsError:
-            return False
-        return True
-
-    def replace(self, name: str, text: str) -> None:
-        self._store.pipe_file(str(self._folder / name), text.encode())
-
-
-def _numbers(names: Any) -> list[int]:
-    return [int(found[1]) for found in map(re.compile(r"(\d+)\.json").fullmatch, names) if found]
-
-
-def _content(data: bytes) -> dict[str, Any]:
-    try:
-        return checked(json.loads(data), _Content, LOCK)
-    except ValueError:  # it is being written, or its writer was killed meanwhile
-        return {}

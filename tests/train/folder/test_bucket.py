@@ -19,7 +19,7 @@ from seqzoo.train.cli import doctor
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare import results
 from seqzoo.train.compare.comparison import compare
-from seqzoo.train.folder import checkpoint, files, lease
+from seqzoo.train.folder import checkpoint, files, owner_files
 from seqzoo.train.folder.alive import started, this_process
 from seqzoo.train.folder.checkpoint import MANIFEST, Checkpoints
 from seqzoo.train.folder.files import run_path
@@ -207,7 +207,7 @@ def test_a_bucket_has_one_owner(bucket, monkeypatch):
 
 def test_of_two_that_start_at_once_one_has_the_bucket(bucket, monkeypatch):
     """The other one's object appears between the look and the write, which has a condition."""
-    numbers = lease._Objects.numbers
+    numbers = owner_files.OwnerObjects.numbers
 
     def other_is_faster(self):
         found = numbers(self)
@@ -217,7 +217,7 @@ def test_of_two_that_start_at_once_one_has_the_bucket(bucket, monkeypatch):
         (bucket / LOCK / "1.json").write_text(json.dumps(json.loads(mine) | parent))
         return found
 
-    monkeypatch.setattr(lease._Objects, "numbers", other_is_faster)
+    monkeypatch.setattr(owner_files.OwnerObjects, "numbers", other_is_faster)
     with pytest.raises(LeaseError, match="in use by process"), RunFolder(RUN).owned():
         pass
 

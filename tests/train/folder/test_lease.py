@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from seqzoo.train.folder import lease
 from seqzoo.train.folder.lease import LEASE, LOOKS, Lease, LeaseError, LeaseLostError
+from seqzoo.train.folder.run_folder import RunFolder
 from tests.train.folder import writers
 
 
@@ -214,3 +216,16 @@ def test_processes_of_several_containers_with_one_host_name_never_write_at_once(
     assert found["refused"] >= 1  # no living one is succeeded
     assert found["lost"] >= 1
     assert found["writes"] > 100
+
+
+def test_a_copy_of_a_folder_at_work_is_free(tmp_path):
+    with RunFolder(tmp_path / "run").owned():
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with RunFolder(tmp_path / "copy").owned(wait=False):
+            pass
+        (tmp_path / "link").symlink_to("run")
+        (tmp_path / "run").rename(tmp_path / "moved")
+        for name in ("moved", "link"):
+            with pytest.raises(LeaseError), RunFolder(tmp_path / name).owned(wait=False):
+                pass
+            (tmp_path / "moved").rename(tmp_path / "run") if name == "moved" else None
