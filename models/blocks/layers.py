@@ -82,6 +82,8 @@ class Norm(nnx.Module):
             options["epsilon"] = eps
         if kind == "batch":
             self.norm = nnx.BatchNorm(d_model, momentum=0.95, **options)
+            for average in (self.norm.mean, self.norm.var):
+                average.set_value(average[...].astype(jnp.promote_types(param_dtype, jnp.float32)))
         elif kind == "layer":
             self.norm = nnx.LayerNorm(d_model, **options)
         elif kind == "rms":

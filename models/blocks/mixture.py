@@ -193,8 +193,8 @@ class MixtureOfExperts(Mixer):
             if routing.shared_gate:
                 gate = Linear(d_model, 1, use_bias=False, **dtypes, rngs=rngs)
         self.shared, self.shared_gate_proj = nnx.data(shared), nnx.data(gate)
-        self.balance_loss = AuxLoss(jnp.zeros((), jnp.float32))
-        self.router_loss = AuxLoss(jnp.zeros((), jnp.float32))
+        nothing = jnp.zeros((), jnp.promote_types(param_dtype, jnp.float32))
+        self.balance_loss, self.router_loss = AuxLoss(nothing), AuxLoss(nothing)
         self.chosen = Chosen(jnp.zeros((), jnp.int32))
         self.dropped = Dropped(jnp.zeros((), jnp.int32))
 
@@ -208,7 +208,7 @@ class MixtureOfExperts(Mixer):
     def _mix(self, x: Float[Array, "B L D"], inner: tuple, ctx: Context):
         flat = x.reshape(-1, x.shape[-1])
         layout = ctx.segments
-        real = jnp.ones(len(flat), bool) if not layout.masked else layout.valid.reshape(-1)
+        real = jnp.ones(flat.shape[0], bool) if not layout.masked else layout.valid.reshape(-1)
         flat = jnp.where(real[:, None], flat, 0)
         wide = jnp.promote_types(x.dtype, jnp.float32)  # bfloat16 would route otherwise
         logits = flat.astype(wide) @ self.router_proj.kernel[...].astype(wide)
@@ -239,7 +239,8 @@ class MixtureOfExperts(Mixer):
         order = jnp.argsort(expert, stable=True)
         count = jnp.bincount(expert, length=self.num_experts + 1)
         first = jnp.cumsum(count) - count
-        rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)) - first[expert[order]])
+        places = jnp.arange(order.shape[0]) - first[expert[order]]
+        rank = jnp.zeros_like(order).at[order].set(places)
         return Choices(expert, share, rank, count[:-1])
 
     def _in_kept_groups(self, wanted: Float[Array, "T E"]) -> Float[Array, "T E"]:
@@ -247,7 +248,7 @@ class MixtureOfExperts(Mixer):
         how = self.routing
         if how.kept_groups == how.groups:
             return wanted
-        grouped = wanted.reshape(len(wanted), how.groups, -1)
+        grouped = wanted.reshape(wanted.shape[0], how.groups, -1)
         best = jax.lax.top_k(grouped, 2)[0].sum(-1)
         least = jax.lax.top_k(best, how.kept_groups)[0][:, -1:]
         return jnp.where((best >= least)[..., None], grouped, -jnp.inf).reshape(wanted.shape)
@@ -266,10 +267,11 @@ class MixtureOfExperts(Mixer):
 
     def _dropless(self, x: Float[Array, "T D"], choices: Choices) -> Float[Array, "T D"]:
         """Each expert's tokens are filled up to whole blocks."""
-        size = min(BLOCK, len(x))
+        tokens = x.shape[0]  # a symbol where batches of any size are exported
+        size = min(BLOCK, tokens) if isinstance(tokens, int) else BLOCK
         filled = -(-choices.count // size) * size
         end = jnp.cumsum(filled)
-        blocks = -(-len(choices.expert) // size) + self.num_experts
+        blocks = -(-choices.expert.shape[0] // size) + self.num_experts
         start = jnp.append(end - filled, blocks * size)  # padding: out of range
         slot = start[choices.expert] + choices.rank
         expert = jnp.searchsorted(end, jnp.arange(blocks) * size, side="right")
@@ -281,8 +283,8 @@ class MixtureOfExperts(Mixer):
         self, x: Array, choices: Choices, slot: Int[Array, "kT"], slots: int, run: Callable
     ) -> Float[Array, "T D"]:
         """Puts tokens into slots, runs the experts, and adds up what comes back."""
-        token = jnp.tile(jnp.arange(len(x)), self.top_k)
-        source = jnp.full(slots, len(x)).at[slot].set(token, mode="drop")
+        token = jnp.tile(jnp.arange(x.shape[0]), self.top_k)
+        source = jnp.full(slots, x.shape[0]).at[slot].set(token, mode="drop")
         rows = jnp.concatenate([x, jnp.zeros_like(x[:1])])[source]
         y = run(rows).reshape(slots, -1)
         share = jnp.where(slot < slots, choices.share, 0)
@@ -295,8 +297,8 @@ class MixtureOfExperts(Mixer):
         f = choices.count / (tokens * self.top_k)
         z = jnp.where(real, jnp.square(jax.nn.logsumexp(logits, -1)), 0).sum() / tokens
         balance = self.balance * self.num_experts * jnp.sum(f * p)
-        self.balance_loss[...] = balance.astype(jnp.float32)
-        self.router_loss[...] = (self.router_z * z).astype(jnp.float32)
+        self.balance_loss[...] = balance.astype(self.balance_loss.dtype)
+        self.router_loss[...] = (self.router_z * z).astype(self.router_loss.dtype)
         room = self.capacity(len(real))
         self.chosen[...] = choices.count.sum().astype(jnp.int32)
         self.dropped[...] = jnp.maximum(choices.count - room, 0).sum().astype(jnp.int32)
