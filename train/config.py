@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple, NotRequired, TypedDict, get_type_hints
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_type_hints
 
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
@@ -33,30 +33,39 @@ def _runtime(default: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay.
+    """The optimiser (AdamW unless another is named), its learning rate and weight decay.
 
     The group `dynamics` (A, dt, decays) learns at `min(peak_lr, dynamics_lr)` without weight decay,
     `no_decay` (biases, norm scales) without weight decay.
     """
 
+    name: str = "adamw"  # adam, sgd, lion, adafactor, muon, schedule_free, or an address
     peak_lr: float = 1e-3  # after warm-up; positive
+    schedule: Literal["auto", "cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "auto"
+    decay: float = 0.2  # share of all steps in which wsd comes down
     warmup: float = 0.1  # optimiser steps if 1 or more, else a fraction of all steps
     final_lr: float = 0.0  # at the last step, as a fraction of the peak, in [0, 1]
     dynamics_lr: float = 1e-3  # peak for recurrences; at most peak_lr counts
     weight_decay: float = 0.05  # decoupled, times the learning rate
     clip_norm: float = 1.0  # largest global norm of the gradient; 0: no clipping
-    b1: float = 0.9  # decay of the first moment, in [0, 1)
+    b1: float = 0.9  # decay of the first moment, of sgd the momentum, in [0, 1)
     b2: float = 0.999  # decay of the second moment, in [0, 1)
     eps: float = 1e-8  # added to the root of the second moment
+    momentum: float = 0.95  # of muon's matrices, in [0, 1)
+    ema: float = 0.0  # decay of the averaged weights that are evaluated, in [0, 1); 0: none
 
     def __post_init__(self) -> None:
         for name in ("peak_lr", "dynamics_lr", "eps"):
             _check(getattr(self, name) > 0, self, name, "must be positive")
         for name in ("warmup", "weight_decay", "clip_norm"):
             _check(getattr(self, name) >= 0, self, name, "must not be negative")
-        for name in ("b1", "b2"):
+        for name in ("b1", "b2", "momentum", "ema"):
             _check(0 <= getattr(self, name) < 1, self, name, "must be in [0, 1)")
         _check(0 <= self.final_lr <= 1, self, "final_lr", "is a fraction of peak_lr in [0, 1]")
+        _check(0 < self.decay <= 1, self, "decay", "is a share of all steps in (0, 1]")
+        if self.name == "schedule_free":
+            _check(self.ema == 0, self, "ema", "must be 0: schedule_free averages by itself")
+            _check(self.b1 > 0, self, "b1", "must be positive for schedule_free")
 
     def warmup_steps(self, steps: int) -> int:
         """Warm-up in optimiser steps, for a run of `steps`."""
@@ -319,9 +328,10 @@ def comparable(data: Mapping[str, Any]) -> dict[str, Any]:
     made = {**{k: v for k, v in data.items() if k not in ("mesh", DATA)}, "train": train}
     if "mixer" in made:
         made["mixer"] = current_options(data.get("model", ""), data["mixer"])
-    if "backbone" in made:
-        newest = json.loads(json.dumps(dataclasses.asdict(BackboneConfig())))
-        made["backbone"] = newest | dict(made["backbone"])
+    for part, kind in (("backbone", BackboneConfig), ("optim", OptimConfig)):
+        if part in made:
+            newest = json.loads(json.dumps(dataclasses.asdict(kind())))
+            made[part] = newest | dict(made[part])
     return code.comparable(made)
 
 

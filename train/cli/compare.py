@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from rich.console import Console
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     task = named_task(line, "mqar")
     tasks.kind(task)
     models = dict(labelled(needed(line, "--models", "attention")))
-    options, processes, experiments = _experiments(line, task, models)
+    options, processes, experiments = experiments_of(line, task, models)
     with joined(processes, exit_code):
         if options.match == "parameters":
             experiments = match_parameters(experiments)
@@ -118,7 +118,7 @@ def labelled(text: str) -> Iterator[tuple[str, str]]:
         yield label, model
 
 
-def _experiments(
+def experiments_of(
     line: CommandLine, task: str, models: Mapping[str, str]
 ) -> tuple[CompareOptions, Processes, dict[str, Experiment]]:
     """What to compare, on which processes, and the experiment of each label."""
@@ -138,10 +138,25 @@ def _experiments(
         rest = (bare_field("train", TRAIN), bare_field("processes", Processes()))
         fields = [own, mixer, *shared, *rest]
         kind = dataclasses.make_dataclass("Compare", fields, kw_only=True)
-        parsed = parse(kind, line, "seqzoo compare", about)
+        own_line = _of_label(line, label, mixers)
+        code.name(*code.foreign("", "", own_line.text("--optim.name") or "").values())
+        parsed = parse(kind, own_line, "seqzoo compare", about)
         options = getattr(parsed.mixer, _flag_name(label))
         experiments[label] = experiment_of(parsed, model, options)
     return parsed.own, parsed.processes, experiments
+
+
+def _of_label(line: CommandLine, label: str, labels: Collection[str]) -> CommandLine:
+    """The line that one model is made of: `--optim.LABEL.x` is its `--optim.x`, and counts last."""
+    prefixes = {f"--optim.{name}.".replace("_", "-"): name for name in labels}
+    shared, own = [], []
+    for flag in line.given:
+        prefix = next((p for p in prefixes if flag.name.startswith(p)), None)
+        if prefix is None:
+            shared.append(flag)
+        elif prefixes[prefix] == _flag_name(label):
+            own.append(flag._replace(name=f"--optim.{flag.name.removeprefix(prefix)}"))
+    return line._replace(given=(*shared, *own))
 
 
 def _flag_name(label: str) -> str:

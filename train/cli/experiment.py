@@ -39,7 +39,7 @@ def chosen(line: CommandLine) -> tuple[str, str]:
     if line.text("--init-from") == "":  # as of a variable that is not set
         raise ValueError("--init-from names no run; leave it out to start from scratch")
     task, model = named_task(line, "listops"), needed(line, "--model", "attention")
-    code.name(*code.foreign(model, "").values())
+    code.name(*code.foreign(model, "", line.text("--optim.name") or "").values())
     tasks.kind(task)
     resolve(model)
     return task, model

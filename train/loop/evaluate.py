@@ -102,6 +102,8 @@ def load_run(
 ) -> tuple[Program, TrainState, dict[str, Any]]:
     """Program, state and checkpoint data of a run, on one device.
 
+    The state's parameters are those that are evaluated, which may be an average.
+
     Args:
         run: the run's folder.
         which: "last", "best" (on validation) or a step.
@@ -138,6 +140,7 @@ def load_run(
         step = _choose(checkpoints, which, own.train, passed)
         state, best = from_saved(checkpoints.restore(step, saved_like(whole)))
         meta = checkpoints.meta(step, own.train.replicas) | {"fallback": fallback}
+    state = state._replace(params=whole.weights(state))
     if own.train.replicas > 1:
         meta = _of_replica(meta, place)
         if which == "best" and meta.get("best"):
@@ -169,11 +172,12 @@ def load_selected(program: Program, run: Path) -> Selected:
 
         step, found = from_first("which checkpoint is tested", choose)
         state, best = from_saved(checkpoints.restore(step, saved_like(program)))
+    params = program.weights(state)
     if experiment.task.selection == "last":
-        return Selected(state.params, state.rest, None, state)
+        return Selected(params, state.rest, None, state)
     steps = found["step"] if found else None
     if best is None:
-        return Selected(state.params, state.rest, [steps], state)
+        return Selected(params, state.rest, [steps], state)
     return Selected(*best, steps or [None] * experiment.train.replicas, state)
 
 

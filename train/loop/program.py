@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Key, PyTree
 
 from seqzoo.models.heads import build_model
-from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 from seqzoo.train.devices.sharding import (
     batch_sharding,
     behind_replicas,
@@ -30,7 +30,7 @@ from seqzoo.train.devices.sharding import (
     place_state,
     replicated,
 )
-from seqzoo.train.loop.optimizer import make_optimizer, make_schedule
+from seqzoo.train.loop.optimizer import evaluated_weights, make_optimizer, make_schedule
 from seqzoo.train.loop.state import (
     Arrays,
     Blueprint,
@@ -58,6 +58,7 @@ class Program(NamedTuple):
     eval_rows: NamedSharding  # of evaluation batches
     lanes: LaneEvaluation  # evaluation of a task whose rows continue each other
     by_shape: tuple[str, ...]  # parameters that no sharding rule names
+    weights: Callable[[TrainState], Arrays]  # that are evaluated: the parameters, or an average
 
 
 def make_program(
@@ -112,7 +113,16 @@ def make_program(
         eval_rows,
         _compiled(lane_evaluation(task, plan), each, state, rows, eval_rows),
         placement.by_shape,
+        _weights(optim, each),
     )
+
+
+def _weights(optim: OptimConfig, each: Callable[..., Callable]) -> Callable[[TrainState], Arrays]:
+    of = evaluated_weights(optim)
+    if of is None:
+        return lambda state: state.params
+    made = jax.jit(each(of))
+    return lambda state: made(state.opt_state, state.params)
 
 
 def _each_of(replicas: int) -> Callable[..., Callable]:

@@ -227,7 +227,7 @@ class Training:
         ((step, metrics),) = self.late.read(lag=0)
         line = {**self.record.read(step, metrics), **self.speed.of_step()}
         self._pause()
-        variables = state.params, state.rest
+        variables = self.program.weights(state), state.rest
         found = evaluate_batches(self.program, *variables, *self.data.whole("validation"))
         better = self.record.evaluated(step, found, variables)
         validation = self.record.plain(self.record.validation)
