@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from flax import nnx
 
@@ -22,6 +22,10 @@ class MixerConfig:
     """The options of one mixer; `build` makes it."""
 
     module: ClassVar[type[Mixer]]
+    if TYPE_CHECKING:  # fields are those of the constructor, which type checkers cannot take over
+
+        def __init__(self, **options: Any) -> None: ...
+
     former_options: ClassVar[tuple[str, ...]]  # names that options once had
 
     def build(self, d_model: int, *, rngs: nnx.Rngs, **more: Any) -> Mixer:

@@ -30,7 +30,11 @@ def test_every_mixer_preset_and_task_is_in_the_readme():
 
 
 REUSE = (ROOT / "docs" / "reuse.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README + REUSE, re.DOTALL)
+EXAMPLES = [
+    pytest.param(code, marks=[pytest.mark.slow] * (page is REUSE and "nnx.Optimizer" not in code))
+    for page in (README, REUSE)
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+]
 
 
 @pytest.mark.parametrize("code", EXAMPLES)

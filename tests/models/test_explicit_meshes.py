@@ -11,9 +11,9 @@ from jax.sharding import PartitionSpec as P
 from seqzoo.models import ModelSpec, build_model, sample
 from tests.helpers import assert_trees_close
 
-SLOW = pytest.mark.slow
-MODELS = ["lru", *(pytest.param(n, marks=SLOW) for n in ("griffin", "transformer_vq", "bert"))]
-HEADS = ["lm", *(pytest.param(h, marks=SLOW) for h in ("classify", "two_tower", "autoencode"))]
+MODELS = ["lru", "griffin", "transformer_vq", "bert"]
+HEADS = ["lm", "classify", "two_tower", "autoencode"]
+pytestmark = pytest.mark.slow
 
 
 def loss(model, x):
