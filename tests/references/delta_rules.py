@@ -24,7 +24,7 @@ def _run(step, q, s0, segment_ids, scale, values):
 
 
 def gated_delta_rule(q, k, v, beta, log_decay=None, s0=None, *, scale=1.0, segment_ids=None):
-    """See seqzoo.models.ops.matrix.gated_delta."""
+    """See seqzoo.models.ops.matrix.delta_rules."""
     decay = np.exp(np.broadcast_to(0.0 if log_decay is None else log_decay, q.shape))
 
     def step(S, row, t, h):
@@ -36,7 +36,7 @@ def gated_delta_rule(q, k, v, beta, log_decay=None, s0=None, *, scale=1.0, segme
 
 
 def dplr_delta_rule(q, k, v, a, b, log_decay=None, s0=None, *, scale=1.0, segment_ids=None):
-    """See seqzoo.models.ops.matrix.dplr_delta."""
+    """See seqzoo.models.ops.matrix.delta_rules."""
     decay = np.exp(np.broadcast_to(0.0 if log_decay is None else log_decay, q.shape))
 
     def step(S, row, t, h):
