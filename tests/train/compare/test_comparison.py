@@ -50,6 +50,7 @@ def finish(unit, accuracy, tested=None, failure=None):
 
     result = {"step": train.steps, "complete": failure is None, "failure": each(failure)}
     result |= {"skipped": each(0), "seconds": 2.0, "compile_seconds": 1.0}
+    result |= {"train": {}, "validation": {}}
     RunFolder(unit.path).finish(result)
     tests = {"step": tested, "metrics": {"accuracy": each(accuracy), "loss": each(1.0)}}
     (unit.path / work.TEST).write_text(json.dumps(tests))
