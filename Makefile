@@ -18,15 +18,15 @@ $(VENV)/.installed: pyproject.toml
 demo: env
 	$(BIN)/seqzoo demo --out $(OUT)
 
-# Two workers, each file on one of them so that what it compiles serves all its tests.
+# Two workers, each with neighbouring files, so that what it compiles serves what follows.
 test: env
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # With XLA's flags as users have them; the fast tests take those that compile quickly.
 test-slow: export XLA_FLAGS = --xla_force_host_platform_device_count=8
 test-slow: env
 	$(BIN)/python -m pytest -q -m slow
-	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/models
+	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/models
 
 # The tests marked smoke on the newest JAX, in an environment of its own.
 smoke-newest:

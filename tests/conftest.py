@@ -1,30 +1,49 @@
 """Eight virtual CPU devices, exact matrix products and caches of their own for every test."""
 
+import collections
 import gc
+import math
 import os
+import pathlib
 import tempfile
 
 import jax
 import pytest
 
-from tests.flags import set_flags, share_compiled
+from tests.flags import of_today, set_day, set_flags, share_compiled, turn_of
 
 set_flags()
+set_day()
 share_compiled()
 os.environ["SEQZOO_CACHE"] = tempfile.mkdtemp(prefix="seqzoo-tests-")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+FULL = 3 * 2**30  # bytes of a worker
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_functions():
-    """What one file has compiled serves no other; kept, it would fill the memory."""
+    """Kept for ever, compiled functions would fill the memory; most files share small ones."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if memory() > FULL:
+        jax.clear_caches()
+        gc.collect()
 
 
+def memory() -> float:
+    """Bytes that this process holds; unbounded where no file says it."""
+    held = pathlib.Path("/proc/self/statm")
+    if not held.exists():
+        return math.inf
+    return int(held.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items):
-    """The tests of one group, which share compiled functions, run one after another."""
+    """What is not of the day is slow; tests of one group run one after another."""
+    for item in _not_of_the_day(items):
+        item.add_marker(pytest.mark.slow)
     order = {}
     for item in items:
         group = item.get_closest_marker("xdist_group")
@@ -32,3 +51,16 @@ def pytest_collection_modifyitems(items):
         order.setdefault(key, len(order))
         item.user_properties.append(("order", order[key]))
     items.sort(key=lambda item: dict(item.user_properties)["order"])
+
+
+def _not_of_the_day(items):
+    """By the name that the mark gives; without one, of a function's cases each in its turn."""
+    turns = collections.defaultdict(list)
+    for item in items:
+        mark = item.get_closest_marker("of_the_day")
+        if mark and not mark.args:
+            turns[item.nodeid.partition("[")[0]].append(item)
+        elif mark and not of_today(mark.args[0]):
+            yield item
+    for cases in turns.values():
+        yield from (case for i, case in enumerate(cases) if not turn_of(i, len(cases)))

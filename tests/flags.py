@@ -1,12 +1,14 @@
-"""What tests set before JAX looks for devices: flags, and the cache of compiled programs."""
+"""What tests set before JAX looks for devices: flags, the cache of programs, the day."""
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib.metadata
 import os
 import platform
 import shutil
+import zlib
 from pathlib import Path
 
 import jax
@@ -27,6 +29,26 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 USERS = {flag: value for flag, (_, value) in LOWERED.items()}  # as options of one program
 
 LARGEST_CACHE = 2**29  # bytes
+SHARE = 6  # days in which everything has had its turn
+DAY = "SEQZOO_LAWS_DAY"  # a number repeats that day; all and none say it
+
+
+def set_day() -> None:
+    """The day of this process and of those that it starts, also behind midnight."""
+    os.environ.setdefault(DAY, str(datetime.date.today().toordinal()))
+
+
+def of_today(key: str) -> bool:
+    """Whether it is the turn of what has this name."""
+    return turn_of(zlib.crc32(key.encode()))
+
+
+def turn_of(i: int, count: int = SHARE) -> bool:
+    """Whether it is the turn of number i of so many; every day it is that of one at least."""
+    day = os.environ[DAY]
+    if day in ("all", "none"):
+        return day == "all"
+    return (i - int(day)) % min(count, SHARE) == 0
 
 
 def set_flags() -> None:

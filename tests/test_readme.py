@@ -68,6 +68,7 @@ class Parsed(BaseException):
     """Raised in place of the work of a command."""
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("report")])
 def test_every_command_shown_is_understood(command, monkeypatch, tmp_path):
     from seqzoo.train.cli import command as cli

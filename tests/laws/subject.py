@@ -1,9 +1,9 @@
-"""A mixer under the laws: perturbed parameters and three compiled programs."""
+"""A mixer under the laws: perturbed parameters and a compiled program for each form."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -57,6 +57,8 @@ class Subject:
         streams: whether it has a streaming form.
         ratio: the largest relative rms error between forms of the same numbers.
         errors: what `close` has measured since the list was last emptied.
+        pullbacks: the forms of which one program gives values and pullback; another has two, of
+            which that of the values is compiled much faster.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Subject:
         *,
         ratio: float = 1e-5,
         compiler_options: Mapping[str, Any] | None = None,
+        pullbacks: Collection[str] = ("rows", "chunks"),
     ):
         self.make, self.d_model, self.ratio = make, d_model, ratio
         self.mixer = make(d_model, rngs=nnx.Rngs(0))
@@ -75,6 +78,7 @@ class Subject:
         self.ids = PACKED if native else (PACKED > 0).astype(np.int32)
         self.streams = self.mixer.causal and self.mixer.state_growth != "undeclared"
         self.errors: list[float] = []
+        self.pullbacks = pullbacks
         self._jit = functools.partial(jax.jit, compiler_options=compiler_options)
 
     def merge(self, params) -> Mixer:
@@ -94,8 +98,11 @@ class Subject:
         `within` is what `_mix` finds at padding, where the base class has put 0: inside of a block
         it is whatever came out of the parts before.
         """
-        dy = np.zeros_like(x) if dy is None else dy
         within = np.zeros_like(x) if within is None else within
+        if dy is None and "rows" not in self.pullbacks:
+            y = jax.device_get(self._rows_values(self.params, x, ids, within))
+            return Rows(y, None, None, None)
+        dy = np.zeros_like(x) if dy is None else dy
         return jax.device_get(self._rows(self.params, x, ids, dy, within))
 
     def chunks(self, x: np.ndarray, ids: np.ndarray, dy: np.ndarray | None = None) -> Chunks:
@@ -103,6 +110,8 @@ class Subject:
 
         `_mix` finds `GARBAGE` at padding.
         """
+        if dy is None and "chunks" not in self.pullbacks:
+            return Chunks(*jax.device_get(self._chunks_values(self.params, x, ids)), None, None)
         dy = np.zeros_like(x) if dy is None else dy
         return jax.device_get(self._chunks(self.params, x, ids, dy))
 
@@ -118,31 +127,38 @@ class Subject:
     @functools.cached_property
     def _rows(self):
         def run(params, x, ids, dy, within):
-            def call(params, x, within):
-                return _spoilt(self.merge(params), within)(x, ids)
-
-            y, pull = jax.vjp(call, params, x, within)
+            y, pull = jax.vjp(functools.partial(self._call, ids), params, x, within)
             return Rows(y, *pull(dy))
 
         return self._jit(run)
 
     @functools.cached_property
+    def _rows_values(self):
+        return self._jit(lambda params, x, ids, within: self._call(ids, params, x, within))
+
+    def _call(self, ids, params, x, within):
+        return _spoilt(self.merge(params), within)(x, ids)
+
+    @functools.cached_property
     def _chunks(self):
-        def stream(params, x, ids):
-            def chunk(state, inputs):
-                mixer = _spoilt(self.merge(params), jnp.full_like(inputs[0], GARBAGE))
-                y, state = mixer.extend(inputs[0], state, inputs[1])
-                return state, (y, state)
-
-            start = self.merge(params).init_state(x.shape[1])
-            return jax.lax.scan(chunk, start, (x, ids))[1]
-
         def run(params, x, ids, dy):
-            forward = functools.partial(stream, ids=ids)
-            y, pull, states = jax.vjp(forward, params, x, has_aux=True)
+            y, pull, states = jax.vjp(functools.partial(self._stream, ids), params, x, has_aux=True)
             return Chunks(y, states, *pull(dy))
 
         return self._jit(run)
+
+    @functools.cached_property
+    def _chunks_values(self):
+        return self._jit(lambda params, x, ids: self._stream(ids, params, x))
+
+    def _stream(self, ids, params, x):
+        def chunk(state, inputs):
+            mixer = _spoilt(self.merge(params), jnp.full_like(inputs[0], GARBAGE))
+            y, state = mixer.extend(inputs[0], state, inputs[1])
+            return state, (y, state)
+
+        start = self.merge(params).init_state(x.shape[1])
+        return jax.lax.scan(chunk, start, (x, ids))[1]
 
     @functools.cached_property
     def _plain(self):

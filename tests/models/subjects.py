@@ -1,29 +1,16 @@
-"""The mixers of the registry as subjects of the laws, a sixth of them as users compile them."""
+"""The mixers of the registry as subjects of the laws, those of the day as users compile them."""
 
 from __future__ import annotations
 
-import datetime
 import functools
-import os
-import zlib
 from typing import Any
 
 from seqzoo.models import MIXERS, build
-from tests.flags import USERS
+from tests.flags import USERS, of_today
 from tests.laws import Subject
 from tests.models.tiny import TINY
 
-SHARE = 6
 ROOM = 16  # tokens of a declared maximum: more than a row, fewer than the chunks of a stream
-# Another sixth every day. SEQZOO_LAWS_DAY: a number repeats that day, all and none say it.
-DAY = os.environ.get("SEQZOO_LAWS_DAY", str(datetime.date.today().toordinal()))
-
-
-def as_users_compile(name: str) -> bool:
-    """Whether today's programs of this subject are compiled as users have them."""
-    if DAY in ("all", "none"):
-        return DAY == "all"
-    return zlib.crc32(name.encode()) % SHARE == int(DAY) % SHARE
 
 
 def causal_form(name: str) -> bool:
@@ -38,7 +25,15 @@ def options(name: str) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=2)  # causal and both ways; more would fill the memory
 def subject(name: str, causal: bool = True) -> Subject:
-    """A row of `TINY`."""
-    make = functools.partial(build, name.split("@")[0], causal=causal, **options(name))
-    users = as_users_compile(f"{name} {'causal' if causal else 'both ways'}")
-    return Subject(make, compiler_options=USERS if users else None)
+    """A row of `TINY`.
+
+    Programs have what the laws of the day ask of them (`test_mixer_laws`): gradients of the stream
+    when it is their turn, gradients of a variant or of a second direction when it is its turn. As
+    users compile is several times slower: mixers have a day for that of their own.
+    """
+    base, _, variant = name.partition("@")
+    make = functools.partial(build, base, causal=causal, **options(name))
+    first = not variant and causal == causal_form(name)
+    users = first and of_today(f"{name} as users compile it")
+    pullbacks = ("rows", "chunks") if of_today(name) else ("rows",) if first else ()
+    return Subject(make, compiler_options=USERS if users else None, pullbacks=pullbacks)

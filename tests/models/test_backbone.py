@@ -163,6 +163,7 @@ def test_groups_of_parameters_reach_any_optimiser():
     assert {g for p, g in flat.items() if "kernel" in p} == {"default"}
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", presets())
 def test_presets_build_and_learn(name):
     spec = ModelSpec(head="classify", vocab_size=7, outputs=2, length=9)

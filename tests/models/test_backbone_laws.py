@@ -46,7 +46,11 @@ def subject(name):
 
 @pytest.mark.parametrize("law", laws.laws_of(True, among=laws.NUMBERS))
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in BACKBONES]
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.xdist_group(n), pytest.mark.of_the_day(n)])
+        for n in BACKBONES
+    ],
 )
 def test_backbones_keep_the_laws_of_a_mixer(name, law):
     laws.LAWS[law].check(subject(name))

@@ -24,24 +24,26 @@ SMOKE = (
 )
 # Each mixer's tests run one after another, so that what is compiled for it serves them all.
 GROUPED = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in TINY]
-# What a variant shares with its mixer is tested there, and with the slow tests.
-FIRST = [
-    name if "@" not in name.values[0] else pytest.param(*name.values, marks=[*name.marks, SLOW])
-    for name in GROUPED
-]
 CAUSAL = [name for name in GROUPED if causal_form(name.values[0])]
 WHOLE_ROWS = [name for name in GROUPED if not causal_form(name.values[0])]
+# Laws of which everything has its day: of a mixer, and of a variant or a second direction, which
+# share with it what the others say.
+BY_TURNS = {"base": {"gradients"}, "variant": set(laws.NUMBERS) - {"packed", "ragged-packed"}}
 
-# What these say of rows without segment ids, a variant has from its mixer.
-OF_PLAIN_ROWS = ("shapes", "steps")
+
+def _of_the_day(name):
+    """Only when it is its turn."""
+    return pytest.param(*name.values, marks=[*name.marks, pytest.mark.of_the_day(*name.values)])
 
 
 def _cases(names, causal):
     for name in names:
+        base, _, variant = name.values[0].partition("@")
+        again = variant or (not causal and causal_form(base))
         for law in laws.laws_of(causal, among=laws.NUMBERS):
-            marks = list(name.marks) + [pytest.mark.smoke] * (causal and name.values[0] in SMOKE)
-            if "@" in name.values[0] and law in OF_PLAIN_ROWS:
-                marks.append(SLOW)
+            marks = list(name.marks) + [pytest.mark.smoke] * (causal and base in SMOKE)
+            if law in BY_TURNS["variant" if again else "base"]:
+                marks.append(pytest.mark.of_the_day(name.values[0]))
             yield pytest.param(*name.values, law, marks=marks)
 
 
@@ -86,7 +88,7 @@ def test_a_mixer_that_looks_both_ways_cannot_stream(name):
         mixer.extend(jnp.zeros((1, 1, laws.D)), None)
 
 
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("name", [_of_the_day(name) for name in GROUPED])
 def test_bfloat16_compute_keeps_float32_state(name):
     """bfloat16 in and out, states in float32 but for cached keys and values; finite gradients."""
     s = subject(name, causal_form(name))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 
 import jax.numpy as jnp
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from seqzoo.models import MIXERS, PRESETS, Backbone, build, resolve
 from seqzoo.models.heads import default_backbone
 from tests import laws
-from tests.models.subjects import DAY, causal_form, options
+from tests.flags import DAY
+from tests.models.subjects import causal_form, options
 from tests.models.tiny import TINY
 
 # Of blocks that write: statistics of batches, and what experts were chosen.
@@ -18,8 +20,9 @@ NAMES = [*(name for name in TINY if "@" not in name), *PRESETS, *BLOCKS]
 
 
 def todays() -> str:
-    """The mixer of the day (SEQZOO_LAWS_DAY, as in `subjects`)."""
-    return NAMES[0 if DAY in ("all", "none") else int(DAY) % len(MIXERS)]
+    """The mixer of the day (SEQZOO_LAWS_DAY)."""
+    day = os.environ[DAY]
+    return NAMES[0 if day in ("all", "none") else int(day) % len(MIXERS)]
 
 
 @functools.lru_cache(maxsize=1)

@@ -25,6 +25,7 @@ CLASSES = {"backbone": BackboneConfig, "optim": OptimConfig, "train": TrainConfi
 SHRUNK = {"backbone": {"d_model": 16, "depth": 1}, "mixer": {"d_state": 8, "num_heads": 2}}
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("family", sorted({name.partition("/")[0] for name in PUBLISHED}))
 def test_every_configuration_builds_with_every_key_it_sets(family):
     for name in (n for n in names() if n.startswith(family + "/")):
@@ -125,6 +126,7 @@ def examples(spec, count):
     return batch | {"inputs": inputs, "segment_ids": np.ones(shape, int)}
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -62,6 +62,7 @@ def normed(g, x):
     return x * scale * g["param_input_ln/g"] + g["param_input_ln/b"]
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", ["vqattn_0", "vqattn_1", "vqattn_2"])
 def test_equals_the_published_layer(case):
     with x64():
@@ -80,6 +81,7 @@ def test_equals_the_published_layer(case):
             assert_close(at(dparams, path)[...], value, ratio=1e-9, what="/".join(path))
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", ["vqattn_0", "vqattn_1"])
 def test_states_equal_the_published_ones(case):
     with x64():

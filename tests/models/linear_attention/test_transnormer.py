@@ -61,6 +61,7 @@ def leaves(prefix, g):
     return found
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_published_layer(case):
     with x64():

@@ -69,6 +69,7 @@ def compare(arrays, bias=None, ratio=1e-12, reference_options=None, real=None, *
         assert_close(grads[3], want_grads[3].sum(axes, keepdims=True), ratio=ratio, what="dbias")
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("form", LENGTHS)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 7])
@@ -105,6 +106,7 @@ def test_other_number_of_keys(form):
     compare(draw(LENGTHS[form], keys=LENGTHS[form] // 2, batch=1))
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("form", LENGTHS)
 @pytest.mark.parametrize("shape", ["full", "keys"])
 def test_bias_and_its_gradient(form, shape):
@@ -114,6 +116,7 @@ def test_bias_and_its_gradient(form, shape):
     compare(draw(length), bias=bias, causal=shape == "keys")
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("form", LENGTHS)
 @pytest.mark.parametrize(
     ("causal", "window", "biased"),
@@ -166,6 +169,7 @@ def test_a_ring_of_keys_with_positions_and_tags(form):
     )
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("form", LENGTHS)
 def test_no_visible_key_gives_zero_and_no_nan(form):
     length = LENGTHS[form]

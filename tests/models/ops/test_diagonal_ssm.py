@@ -104,6 +104,7 @@ def loop(u, a, b, c, h0, ids):
     return jnp.stack(ys, 1), jnp.concatenate([h.real, h.imag], -1)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("packed", [False, True])
 def test_gradients_equal_those_of_the_loop(packed):
     ids = IDS if packed else np.ones_like(IDS)

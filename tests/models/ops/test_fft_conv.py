@@ -39,6 +39,7 @@ def draw(kernel_length, reverse_length, seed=0):
     return u, rng.normal(size=(kernel_length, DIM)), reverse, cotangent
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("lengths", [(100, 0), (LENGTH, 100), (3, 40)], ids=str)
 def test_equals_reference(layout, lengths):

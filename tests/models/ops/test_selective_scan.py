@@ -227,6 +227,7 @@ def constant(case):
     return jax.vmap(one, (1, 1, 0, 0, 0, 0, 0), 1)(*(case[k] for k in names))
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     ("name", "f"),
     [("varBC_D_z_softplus", variable), ("groups", grouped), ("constBC", constant)],

@@ -38,6 +38,7 @@ def test_kernels_equal_the_published_ones(case, bits):
     assert_close(kernel, g["K"], ratio=1e-10 if bits == 64 else 1e-5)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", KERNELS)
 def test_discrete_systems_outputs_and_states_equal_the_published_ones(case):
     g = load(case)
@@ -82,6 +83,7 @@ def original_c(c, A, P, dt, length):
     return jnp.linalg.solve(jnp.swapaxes(rest, 1, 2), both[..., None])[..., : A.shape[-1], 0]
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", ["s4block_dplr_uni_2", "s4block_dplr_bi_1"])
 def test_blocks_and_gradients_equal_the_published_ones(case):
     g = golden(f"s4/{case}")

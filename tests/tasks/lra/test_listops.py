@@ -82,6 +82,7 @@ def test_pinned_example():
     assert task.decode(task.source("train")[0]) == PINNED
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_examples_are_the_same_in_another_process(hash_seed):
     code = (

@@ -4,7 +4,7 @@ import pytest
 from seqzoo.tasks import build
 from seqzoo.tasks.data.streams import Draws
 from seqzoo.tasks.synthetic.continuous import Signal, signal_variance, white_signal
-from tests.tasks.rows import stack, value
+from tests.tasks.examples import stack, value
 
 
 @pytest.mark.parametrize("halves", [True, False])

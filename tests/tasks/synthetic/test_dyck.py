@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from seqzoo.tasks import build
-from tests.tasks.rows import stack, value
+from tests.tasks.examples import stack, value
 
 
 @pytest.fixture(scope="module")

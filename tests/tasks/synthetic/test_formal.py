@@ -10,7 +10,7 @@ import pytest
 
 from seqzoo.tasks import TASKS, build
 from seqzoo.tasks.synthetic.transduction import Transduction
-from tests.tasks.rows import one_hot, stack, value
+from tests.tasks.examples import one_hot, stack, value
 
 PROBLEMS = [name for name, task in TASKS.items() if issubclass(task, Transduction)]
 
@@ -168,6 +168,7 @@ def test_accuracy_ends_with_the_answer_and_the_loss_does_not():
     assert value(task, logits, batch, "loss") > 1
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_best_symbol_reaches_the_baseline(name):
     task = build(name, test_size=120)

@@ -5,7 +5,7 @@ import pytest
 
 from seqzoo.tasks import build
 from seqzoo.tasks.synthetic.groups import multiplication_table, running_products
-from tests.tasks.rows import one_hot, stack, value
+from tests.tasks.examples import one_hot, stack, value
 
 ORDERS = {"A5": 60, "S5": 120, "A4xZ5": 60, "Z60": 60, "Z2": 2, "S3xZ2xA4": 144}
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from seqzoo.tasks import TASKS, build
-from tests.tasks.rows import one_hot, stack, value
+from tests.tasks.examples import one_hot, stack, value
 
 MAD = [name for name in TASKS if name.startswith("mad_")]
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from seqzoo.tasks import build
-from tests.tasks.rows import one_hot, value
-from tests.tasks.rows import stack as examples
+from tests.tasks.examples import one_hot, value
+from tests.tasks.examples import stack as examples
 
 COUNT = 3000
 

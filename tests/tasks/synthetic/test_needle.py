@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from seqzoo.tasks import build
-from tests.tasks.rows import one_hot, stack, value
+from tests.tasks.examples import one_hot, stack, value
 
 
 def texts(batch):

@@ -23,6 +23,7 @@ KINDS = {
 FAST = ("adding", "mad_compression", "dyck")
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in KINDS]
 )

@@ -52,6 +52,7 @@ def stopping(monkeypatch, steps):
     return monkeypatch.setattr(module, "StopRequest", lambda *_: StopAfter(steps))
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("vectorise", ["always", "never"])
 def test_a_comparison_stopped_within_a_model_goes_on_to_bitwise_the_same(
     vectorise, tmp_path, monkeypatch

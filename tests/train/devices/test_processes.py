@@ -125,6 +125,7 @@ def test_stopped_killed_and_continued_by_one_process(program, finished, tmp_path
     assert_close_runs(folder, finished, program, 1e-5)
 
 
+@pytest.mark.of_the_day("compare")
 def test_two_processes_compare_are_stopped_and_go_on(tmp_path):
     with Pair(tmp_path / "two", TINY_DELAY="0.03", TINY_COMPARE="1") as pair:
         wait_for_lines(tmp_path / "two" / "runs" / "a", pair.processes[0])

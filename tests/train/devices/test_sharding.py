@@ -72,6 +72,7 @@ def test_rules_speak_of_trailing_dimensions(path, shape, axes):
     assert partition(path, shape, mesh) == (axes, True)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", [*MIXERS, *PRESETS])
 def test_every_parameter_of_every_model_is_named_by_a_rule(name):
     spec = ModelSpec(head="lm", vocab_size=16, outputs=16, length=32)
@@ -84,6 +85,7 @@ def test_every_parameter_of_every_model_is_named_by_a_rule(name):
 WHOLE = re.compile(r".*/(conv|mix\w*|decay\w*|log_\w+|[ABCD](_\w+)?|projection|bonus)(/kernel)?")
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", [*MIXERS, *PRESETS])
 def test_every_large_parameter_is_divided(name):
     spec = ModelSpec(head="lm", vocab_size=64, outputs=64, length=32)

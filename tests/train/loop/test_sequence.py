@@ -97,6 +97,7 @@ PARAMETERS = {"batch": 8, "data": 1, "fsdp": 8}
 TOKENS = {"batch": 4, "data": 2, "seq": 4}  # rows too few for all devices
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     ("mixer", "divided"),
     [
