@@ -6,20 +6,20 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_type_hints
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
-from seqzoo.models.config import config_of
 from seqzoo.models.foreign import address
-from seqzoo.models.mixers import MIXERS
-from seqzoo.models.registry import current_options, mixer, resolve
+from seqzoo.models.registry import current_options
 from seqzoo.tasks.data.identity import changes
 from seqzoo.tasks.task import Task
 from seqzoo.train import code
 from seqzoo.train.checked import checked
+from seqzoo.train.shapes import check_mixer, checked_config, tuples, with_mappings
 
 MOST_SEEDS = 10_000  # of one model
+MOST_THREADS, MOST_AHEAD = 1000, 10_000  # that read, batches that wait: more only take memory
 
 # Fields that change where and how a run is computed but not what: they may differ on resume.
 RUNTIME = {"runtime": True}
@@ -120,7 +120,9 @@ class TrainConfig:
         counts = ("seed", "eval_every", "eval_batch_size", "save_every", "threads", "prefetch")
         for name in (*counts, "save_seconds", "stop_seconds"):
             _check(getattr(self, name) >= 0, self, name, "must not be negative")
-        _check(self.replicas <= MOST_SEEDS, self, "replicas", f"must be at most {MOST_SEEDS}")
+        most = {"replicas": MOST_SEEDS, "threads": MOST_THREADS, "prefetch": MOST_AHEAD}
+        for name, limit in most.items():
+            _check(getattr(self, name) <= limit, self, name, f"must be at most {limit}")
         _check(0 <= self.max_skipped <= 1, self, "max_skipped", "is a share of steps in [0, 1]")
         if self.batch_size % self.accumulate:
             raise ValueError(
@@ -179,19 +181,19 @@ class Experiment:
         nobody has named (`code`).
         """
         checked_config(data, where)
-        checked({**data, "backbone": _with_mappings(data.get("backbone"))}, _Config, where)
+        checked({**data, "backbone": with_mappings(data.get("backbone"))}, _Config, where)
         for _ in code.admit(data):
             pass
-        mixer_options = current_options(data["model"], _tuples(data["mixer"]))
-        _check_mixer(data["model"], mixer_options, where)
+        mixer_options = current_options(data["model"], tuples(data["mixer"]))
+        check_mixer(data["model"], mixer_options, where)
         return cls(
             task=task_of(data["task"], where),
             model=data["model"],
             mixer=mixer_options,
-            backbone=BackboneConfig(**_tuples(data["backbone"])),
-            optim=OptimConfig(**_tuples(data["optim"])),
+            backbone=BackboneConfig(**tuples(data["backbone"])),
+            optim=OptimConfig(**tuples(data["optim"])),
             train=train_of(data, where),
-            mesh=MeshConfig(**_tuples(data["mesh"])),
+            mesh=MeshConfig(**tuples(data["mesh"])),
         )
 
     def key(self) -> str:
@@ -213,78 +215,16 @@ class _Config(TypedDict):
     data: NotRequired[Mapping[str, Mapping[str, str]]]
 
 
-class _Named(TypedDict):
-    name: NotRequired[str]
-
-
-class _Code(TypedDict):
-    file: str | None
-    sha256: str
-
-
-class _Comparable(TypedDict):
-    """What configurations are compared by, where they have it."""
-
-    task: NotRequired[_Named]
-    model: NotRequired[str]
-    mixer: NotRequired[Mapping[str, Any]]
-    optim: NotRequired[_Named]
-    code: NotRequired[Mapping[str, _Code]]
-    train: NotRequired[Mapping[str, Any]]
-    backbone: NotRequired[Mapping[str, Any]]
-    data: NotRequired[Mapping[str, Mapping[str, str]]]
-
-
-def checked_config(data: Any, where: str) -> dict[str, Any]:
-    """A `to_dict` form with objects where it has some. Raises ValueError for another thing."""
-    return checked(data, _Comparable, where)
-
-
-def _with_mappings(backbone: Any) -> Any:
-    """`each` of a backbone holds mappings, which are pairs once they are frozen."""
-    each = backbone.get("each") if isinstance(backbone, Mapping) else None
-    if not isinstance(each, list | tuple):
-        return backbone
-    return {**backbone, "each": [dict(own) if _are_pairs(own) else own for own in each]}
-
-
-def _are_pairs(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(
-        isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)
-        for pair in value
-    )
-
-
-def _check_mixer(model: str, options: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError for options of another type than the model's mixers take."""
-    for name in resolve(model).pattern:
-        hints = get_type_hints(config_of(mixer(name)))
-        own = options.get(name) if isinstance(options.get(name), Mapping) else options
-        for option, value in own.items():
-            # A value that is a dataclass is written as its text.
-            if option in hints and not isinstance(value, str):
-                checked(value, hints[option], f"{where}, mixer.{option}")
-
-
-def _mixer_name(mixer: Any) -> str:
-    ours = next((name for name, kind in MIXERS.items() if kind is mixer), None)
-    if isinstance(mixer, str) or ours:
-        return ours or mixer
-    if not isinstance(mixer, type):
-        raise ValueError(f"a model is a name or a class, made anew for each run; got {mixer!r}")
-    return address.register(mixer)
-
-
 def train_of(data: Mapping[str, Any], where: str = "the configuration") -> TrainConfig:
     """The part of a `to_dict` form that needs no task and no model."""
-    return TrainConfig(**_tuples(checked(data["train"], TrainConfig, f"{where}, train")))
+    return TrainConfig(**tuples(checked(data["train"], TrainConfig, f"{where}, train")))
 
 
 def task_of(data: Mapping[str, Any], where: str = "the configuration") -> Task:
     """The task of its part of a `to_dict` form. Raises ValueError for what does not exist."""
     options = dict(data)
     name = checked(options.pop("name", ""), str, f"{where}, task.name")
-    return tasks.build(name, **_tuples(checked(options, tasks.kind(name), f"{where}, task")))
+    return tasks.build(name, **tuples(checked(options, tasks.kind(name), f"{where}, task")))
 
 
 class Difference(NamedTuple):
@@ -364,13 +304,6 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _tuples(data: Any) -> Any:
-    """JSON has lists where configurations have tuples."""
-    if isinstance(data, Mapping):
-        return {name: _tuples(value) for name, value in data.items()}
-    return tuple(map(_tuples, data)) if isinstance(data, list | tuple) else data
 
 
 def _check(holds: bool, config: Any, name: str, rule: str) -> None:

@@ -29,6 +29,7 @@ from seqzoo.train.compare.work import Work, laid_out_together, units_of
 from seqzoo.train.config import DATA, MOST_SEEDS, Experiment, comparable, differences
 from seqzoo.train.devices.processes import from_first, is_first
 from seqzoo.train.folder.files import plain, run_path
+from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.claims import Verdict, as_claims
 from seqzoo.train.loop.held import Held, held_by
 from seqzoo.train.loop.progress import SILENT, ComparisonProgress
@@ -186,6 +187,8 @@ def _found(
     """What `out` holds already. Raises ValueError if that is of another configuration."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder for the comparison")
+    if RunFolder(out).exists():
+        raise ValueError(f"{out} holds a training run; name another folder for the comparison")
     if not (out / results.FILE).is_file():
         return None
     found = results.load(out / results.FILE)

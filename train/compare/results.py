@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from seqzoo.train.checked import checked, read_json
-from seqzoo.train.config import checked_config
 from seqzoo.train.folder.files import plain, write_atomically, write_new
 from seqzoo.train.folder.run_folder import Failure
+from seqzoo.train.shapes import checked_config
 
 FILE, TIMINGS, RUNS = "results.json", "timings.json", "runs"
 MODEL, TIMING = "model.json", "timing.json"

@@ -11,9 +11,10 @@ from seqzoo.train import code
 from seqzoo.train.checked import checked, read_json
 from seqzoo.train.compare.curves import VALIDATION, read_curves
 from seqzoo.train.compare.results import Comparison, ModelResult, SeedResult
-from seqzoo.train.config import DATA, TrainConfig, checked_config, task_of
+from seqzoo.train.config import DATA, TrainConfig, task_of
 from seqzoo.train.folder.files import run_path
 from seqzoo.train.folder.run_folder import CONFIG
+from seqzoo.train.shapes import checked_config
 
 CLAIMS = "claims.json"  # what was found of mixers from outside
 LOOKED_AT = 1000  # examples that statistics are of

@@ -19,11 +19,11 @@ from seqzoo.train.config import (
     DataChange,
     Difference,
     Experiment,
-    checked_config,
     differences,
 )
 from seqzoo.train.folder.files import plain, run_path, write_atomically
 from seqzoo.train.folder.lease import LOCK, Lease
+from seqzoo.train.shapes import checked_config
 
 CONFIG, RESULT = "config.json", "result.json"
 CHANGES = 4  # lines of changed code that an error shows

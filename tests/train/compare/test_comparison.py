@@ -211,6 +211,13 @@ def test_another_configuration_is_refused_and_nothing_changes(tmp_path, trained,
     assert len(trained) == 2
 
 
+def test_a_training_run_is_no_place_for_a_comparison(tmp_path, trained, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert run(tmp_path, "lru") == 2
+    assert "holds a training run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize(
     ("models", "more", "says"),
     [

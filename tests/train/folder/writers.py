@@ -186,9 +186,10 @@ def summary(root: Path, codes: list[int]) -> dict[str, Any]:
     steps = [line.step for line in read_lines(root / "run")]
     found.append((math.inf, len(steps)))
     lost = sum(step > there for took, there in found for at, step in kept if at < took)
-    # The owner before may itself have come while one waited: it is from its last write on.
-    ends = [(last, took, waited) for took, waited in takes for _, _, last in spans if last < took]
-    since = {took: min(took - last, waited) for last, took, waited in sorted(ends)}
+    # The owner before may itself have come while one waited: it is from its last sign of life on.
+    signs = [last for _, _, last in spans] + [took for took, _ in takes]
+    ends = [(sign, took, waited) for took, waited in takes for sign in signs if sign < took]
+    since = {took: min(took - sign, waited) for sign, took, waited in sorted(ends)}
     return {
         "steps_lost": lost + (steps != list(range(1, len(steps) + 1))),
         "owners": len(spans),
