@@ -101,5 +101,5 @@ def _train(experiment: Experiment, own: TrainOptions) -> int:
 
 
 def _results(result: dict[str, Any]) -> str:
-    loss = words({"loss": result["train"].get("loss")})
-    return f"{loss}; validation {words(bare(result['validation']))}"
+    loss = words({"loss": result.get("train", {}).get("loss")})
+    return f"{loss}; validation {words(bare(result.get('validation', {})))}"

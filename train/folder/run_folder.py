@@ -48,8 +48,8 @@ class RunResult(TypedDict):
 
     step: int
     complete: bool
-    train: Mapping[str, Any]
-    validation: Mapping[str, Any]
+    train: NotRequired[Mapping[str, Any]]
+    validation: NotRequired[Mapping[str, Any]]
     failure: NotRequired[Failure | list[Failure | None] | None]
     skipped: NotRequired[int | list[int]]
     seconds: NotRequired[float]
