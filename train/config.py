@@ -111,6 +111,7 @@ class TrainConfig:
     threads: int = _runtime(1)  # that read data; 0: none
     prefetch: int = _runtime(8)  # batches read ahead
     stop_seconds: float = _runtime(0.0)  # after SIGTERM until it ends, saved or not; 0: no limit
+    trackers: str = _runtime("tensorboard")  # wandb, mlflow, trackio, an address; a,b for several
     profile: bool = _runtime(False)  # write a trace for XProf
     profile_steps: int = _runtime(20)  # in the trace
 

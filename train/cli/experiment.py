@@ -27,7 +27,8 @@ from seqzoo.train.loop.claims import Verdict, sound
 
 DEPENDS = (
     "Which --data.* and --mixer.* flags there are, and their defaults, depends on --task and "
-    "--model, or on --published: give them with --help."
+    "--model, or on --published: give them with --help. --config FILE.toml holds flags; those of "
+    "the command line count for more."
 )
 
 

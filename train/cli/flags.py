@@ -17,8 +17,10 @@ from typing import Annotated, Any, Literal, NamedTuple, NewType, Union
 from seqzoo.models.errors import unknown
 from seqzoo.tasks.data.places import place
 from seqzoo.train.folder.files import run_path
+from seqzoo.train.toml import flags_in
 
 Run = NewType("Run", Path)  # the folder of a run, which may be in a bucket
+CONFIG = "--config"  # a TOML file of flags, of every verb
 SHOWN = 60  # characters of a value that an error repeats
 
 
@@ -86,7 +88,26 @@ def read(argv: Sequence[str], *, place: bool = False) -> CommandLine:
             given[-1] = given[-1]._replace(words=(*given[-1].words, word))
         else:
             rest.append(word)
-    return CommandLine(named, tuple(given), tuple(rest), bool({"-h", "--help"} & {*argv}))
+    asks = bool({"-h", "--help"} & {*argv})
+    return _with_files(CommandLine(named, tuple(given), tuple(rest), asks))
+
+
+def _with_files(line: CommandLine) -> CommandLine:
+    """The line with what the files of --config say before its own flags, which count for more."""
+    if line.text(CONFIG) is None:
+        return line
+    files = [flag for flag in line.given if flag.name == CONFIG]
+    own = tuple(flag for flag in line.given if flag.name != CONFIG)
+    said = {flag.name for flag in own} | {_other(flag.name) for flag in own}
+    found = (pair for flag in files for word in flag.words for pair in flags_in(place(word)))
+    read = {name: Given(name, words, False) for name, words in found if name not in said}
+    return line._replace(given=(*read.values(), *own))
+
+
+def _other(name: str) -> str:
+    """The flag that says the contrary of a switch."""
+    head, dot, last = name.removeprefix("--").rpartition(".")
+    return f"--{head}{dot}{last.removeprefix('no-') if last.startswith('no-') else f'no-{last}'}"
 
 
 def parse(kind: type, line: CommandLine, prog: str, about: str = "") -> Any:

@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON line a step, and TensorBoard events.
+"""Metrics of a run: one JSON line a step, and what trackers make of it.
 
 The lines are the record: after a crash and a restart each step is there once. The host reads what a
 step returned a few steps later, so that it never waits for the device in order to start the next.
@@ -22,6 +22,8 @@ from jaxtyping import Array
 
 from seqzoo.train.folder.files import in_bucket, run_path, write_atomically
 from seqzoo.train.folder.lease import LeaseLostError
+from seqzoo.train.folder.run_folder import say_on_stderr
+from seqzoo.train.folder.trackers import TRACKERS, names_of, trackers
 
 FILE = "metrics.jsonl"
 LAG = 4  # steps between the start of a step and the reading of its metrics
@@ -76,8 +78,9 @@ class MetricsLog:
     Args:
         run: the run's folder. In a bucket lines appear at each flush, and no events are written.
         done: the step that training continues from; later lines are removed.
-        every: steps between TensorBoard points of the training metrics.
-        seeds: of several replicas, whose metrics are lists; each has TensorBoard events of its own.
+        seeds: of several replicas, whose metrics are lists.
+        names: of `trackers`, which hear of every step too.
+        config: of the run, for these.
         guard: called before lines are written; raises where the folder is another's by now.
     """
 
@@ -86,41 +89,31 @@ class MetricsLog:
         run: Path,
         done: int,
         *,
-        every: int = 10,
         seeds: Sequence[int] = (),
         guard: Callable[[], None] = lambda: None,
+        names: str = "tensorboard",
+        config: Mapping[str, Any] | None = None,
     ):
-        self._path, self._every, self._text = run_path(run) / FILE, every, ""
+        self._path, self._text = run_path(run) / FILE, ""
         self._guard, self._written = guard, time.monotonic()
         truncate(self._path, done, guard)
-        self._lines, self._events = None, []
-        if in_bucket(self._path):  # whose objects are written whole
+        self._lines, bucket = None, in_bucket(self._path)
+        if bucket:  # whose files libraries cannot write
+            names = ",".join(name for name in names_of(names) if name not in TRACKERS)
+        self._trackers = trackers(names, Path(run), config or {}, done, seeds, say_on_stderr)
+        if bucket:  # whose objects are written whole
             self._text = self._path.read_text() if self._path.exists() else ""
             return
-        from tensorboardX import SummaryWriter
-
         self._lines = self._path.open("a+")
-        purge = done + 1 if done else None
-        parts = [f"seed{seed}" for seed in seeds] if len(seeds) > 1 else [""]
-        self._events = [
-            SummaryWriter(str(Path(run) / "tensorboard" / part), purge_step=purge) for part in parts
-        ]
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds the line of a step; evaluations are recognised by a "/" in their names."""
         values = {name: _strict(value) for name, value in values.items()}
         line = json.dumps({"step": step, **values}) + "\n"
         self._text += line
-        if self._lines is None:
-            return
-        if time.monotonic() - self._written > OFTEN:
+        self._trackers.write(step, values)
+        if self._lines is not None and time.monotonic() - self._written > OFTEN:
             self._append()
-        for name, value in values.items():
-            if "/" in name or step % self._every == 0:
-                tag = name if "/" in name else f"train/{name}"
-                each = value if isinstance(value, list) else [value] * len(self._events)
-                for events, own in zip(self._events, each, strict=True):
-                    events.add_scalar(tag, math.nan if own is None else own, step)
 
     def flush(self) -> None:
         """Returns when all lines are on disk, as they must be before a checkpoint counts."""
@@ -131,8 +124,7 @@ class MetricsLog:
         os.fsync(self._lines.fileno())
         if not self._in_place():
             self._put_back()
-        for events in self._events:
-            events.flush()
+        self._trackers.flush()
 
     def close(self) -> None:
         """Flushes, where the folder is still ours, and closes."""
@@ -140,8 +132,7 @@ class MetricsLog:
             self.flush()
         if self._lines is not None:
             self._lines.close()
-        for events in self._events:
-            events.close()
+        self._trackers.close()
 
     def _in_place(self) -> bool:
         with contextlib.suppress(FileNotFoundError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from seqzoo.tasks.data.identity import Identity
-from seqzoo.train import code
+from seqzoo.train import code, toml
 from seqzoo.train.checked import checked, read_json
 from seqzoo.train.config import (
     DATA,
@@ -117,6 +117,7 @@ class RunFolder:
         now = _form(experiment, known)
         if before != now:
             write_atomically(self.path / CONFIG, json.dumps(now, indent=2) + "\n", self.guard)
+            write_atomically(self.path / toml.FILE, toml.as_toml(now), self.guard)
             for name, content in code.texts(now.get("code", ())):
                 write_atomically(self.path / code.FOLDER / name, content.decode(errors="replace"))
 

@@ -18,6 +18,7 @@ from seqzoo.train.config import DATA, Experiment, differences
 from seqzoo.train.devices.backend import keep_compiled
 from seqzoo.train.devices.processes import failing_together, from_first, is_first, process_index
 from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.folder.trackers import names_of
 from seqzoo.train.loop.held import Held, held_by
 from seqzoo.train.loop.program import Program, make_program
 from seqzoo.train.loop.progress import SILENT, Progress
@@ -112,6 +113,7 @@ def finished(
     FileNotFoundError where data is missing that is still needed.
     """
     check_kept(experiment)
+    names_of(experiment.train.trackers)
     if experiment.task.pretrained and not experiment.train.init_from:
         raise ValueError(
             f"protocol {experiment.task.protocol} fine-tunes: give --init-from RUN, a run of "

@@ -60,6 +60,7 @@ class Training:
         self.state, self.done = self._start(initial)
         self.ballot = Ballot(program.mesh)
         options = {"seeds": self.config.seeds, "guard": folder.guard}
+        options |= {"names": self.config.trackers, "config": self.experiment.to_dict()}
         self.log = MetricsLog(folder.path, self.done, **options) if is_first() else NoLog()
         self.progress.begin(title, self.config.steps, self.done)
 

@@ -83,8 +83,8 @@ def test_metrics_are_read_late_and_in_order():
 
 
 def test_replicas_have_lists_and_events_of_their_own(tmp_path):
-    log = MetricsLog(tmp_path, 0, every=1, seeds=(3, 4))
-    log.write(1, {"loss": np.array([0.5, np.nan]), "skipped": np.array([0, 1])})
+    log = MetricsLog(tmp_path, 0, seeds=(3, 4))
+    log.write(10, {"loss": np.array([0.5, np.nan]), "skipped": np.array([0, 1])})
     log.close()
-    assert read_lines(tmp_path) == [(1, {"loss": [0.5, None], "skipped": [0.0, 1.0]})]
+    assert read_lines(tmp_path) == [(10, {"loss": [0.5, None], "skipped": [0.0, 1.0]})]
     assert sorted(p.name for p in (tmp_path / "tensorboard").iterdir()) == ["seed3", "seed4"]
