@@ -58,11 +58,11 @@ def test_the_file_of_a_run_makes_it_again(tmp_path, name):
 def test_flags_win_and_switches_are_switched(tmp_path):
     file = tmp_path / "my.toml"
     file.write_text(
-        'steps = 7\nkeep_best = false\nseed = 5\n[optim]\n"peak-lr" = 0.5\n[data]\nlength = 128\n'
+        'steps = 7\nkeep_best = false\nseed = 5\n[optim]\n"peak-lr" = 0.5\n[data]\nlength = 70\n'
     )
     found = made(["--seed", "3", "--config", str(file), "--keep-best"])
     assert (found.train.steps, found.train.seed, found.train.keep_best) == (7, 3, True)
-    assert (found.optim.peak_lr, found.task.length) == (0.5, 128)
+    assert (found.optim.peak_lr, found.task.length) == (0.5, 70)
     assert made(["--config", str(file)]).train.keep_best is False
     more = tmp_path / "more.toml"
     more.write_text("steps = 9\n")
