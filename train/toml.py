@@ -48,7 +48,10 @@ def _lines(
 ) -> Iterator[str]:
     """Key by key; None and what is empty have no form as a flag and are the defaults."""
     inner = {k: v for k, v in values.items() if isinstance(v, Mapping)}
-    own = {k: v for k, v in values.items() if k not in inner and v not in (None, [], ())}
+    nothing = (None, [], ()) + (() if "trackers" in values else ("",))
+    own = {k: v for k, v in values.items() if k not in inner and v not in nothing}
+    if own.get("init_from") == "":  # a flag that names something, or is left out
+        del own["init_from"]
     if table and own:
         yield f"\n[{'.'.join(map(_key, table))}]"
     for name, value in own.items():

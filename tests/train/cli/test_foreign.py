@@ -131,6 +131,10 @@ def test_a_run_of_ones_own_is_taken_up_by_every_verb(run, capsys, monkeypatch):
     assert (found, "already complete" in said) == (0, True)
 
     fresh(monkeypatch)
+    found, said, error = call(capsys, "train", "--config", "run/run.toml", "--out", "run")
+    assert (found, "already complete" in said) == (0, True), error
+
+    fresh(monkeypatch)
     found, said, error = call(capsys, "show", "run")
     assert found == 0, error
     assert "mine was run" not in said
