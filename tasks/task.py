@@ -29,6 +29,7 @@ from seqzoo.models.spec import ModelSpec
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
 Selection = Literal["last", "best"]  # the model tested: of the last step, or best on validation
+LARGEST = 2**53  # of what is counted: the numbers that JSON and floats have
 IGNORED = -100  # the target at positions without a label
 
 Example = dict[str, np.ndarray]
@@ -169,12 +170,13 @@ class Task(abc.ABC):
         """An example for human eyes."""
 
 
-def check_count(task: Task, field: str, *, least: int = 1, most: int | None = None) -> None:
+def check_count(task: Task, field: str, *, least: int = 1, most: int = LARGEST) -> None:
     """Raises ValueError unless an option is an integer from `least` to `most`."""
     value = getattr(task, field)
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        limits = f"at least {least}" if most is None else f"{least} to {most}"
+    if not whole or not least <= value <= most:
+        unlimited = most == LARGEST and not (whole and value > most)
+        limits = f"at least {least}" if unlimited else f"{least} to {most}"
         raise ValueError(f"task {task.name}: {field} must be an integer, {limits}; got {value!r}")
 
 

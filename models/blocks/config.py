@@ -13,6 +13,7 @@ from seqzoo.models.blocks.mixture import Routing
 from seqzoo.models.mixer import FloatName
 
 Remat = Literal["none", "full", "dots"]
+LARGEST = 2**24  # width or depth; arrays of more numbers than there are addresses cannot be drawn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,10 @@ class BackboneConfig:
         if self.d_model < 1 or self.depth < 1:
             raise ValueError(
                 f"d_model and depth must be at least 1; got {self.d_model=}, {self.depth=}"
+            )
+        if max(self.d_model, self.depth) > LARGEST:
+            raise ValueError(
+                f"d_model and depth must be at most {LARGEST}; got {self.d_model=}, {self.depth=}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")

@@ -329,6 +329,8 @@ def _integer(rng: random.Random, name: str) -> str:
         return str(rng.choice(LARGE))
     if any(word in name for word in DEAR):
         return rng.choice(NUMBERS[:4])
+    if rng.random() < 0.05 and name != "steps":
+        return str(rng.choice(LARGE[3:]))
     return rng.choice(NUMBERS) if name != "steps" else rng.choice(NUMBERS[:5])
 
 

@@ -41,7 +41,7 @@ def exit_code(error: BaseException) -> int | None:
         return _NAMED[type(error).__name__]
     if isinstance(error, OSError) and error.errno in _DISK:
         return CHECKPOINT
-    if isinstance(error, _USERS) or _no_memory(error) or _no_device(error):
+    if isinstance(error, _USERS) or _no_memory(error) or _no_device(error) or _too_large(error):
         return USAGE
     return None
 
@@ -53,6 +53,8 @@ def sentence(error: BaseException) -> str:
             "there is not enough memory for this: give a smaller --batch-size, --accumulate or "
             f"--backbone.remat full; `seqzoo plan` says what fits ({_first_line(error)})"
         )
+    elif _too_large(error):
+        text = f"a number is too large to count with ({_first_line(error)}); give smaller sizes"
     elif exit_code(error) is None:
         frame = traceback.extract_tb(error.__traceback__)[-1:]
         where = f" in {os.path.basename(frame[0].filename)}:{frame[0].lineno}" if frame else ""
@@ -123,7 +125,13 @@ def _no_device(error: BaseException) -> bool:
     """Whether JAX looked for devices and found none of those that it was told to use."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     looked = bool(last) and os.path.basename(last[0].filename) == "xla_bridge.py"
+    looked = looked or str(error).startswith("Unable to initialize backend")
     return looked and isinstance(error, RuntimeError | AssertionError)
+
+
+def _too_large(error: BaseException) -> bool:
+    """Whether a number is beyond what Python, NumPy or JAX can count."""
+    return isinstance(error, OverflowError) or "exceeding 2 ** 64" in str(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -41,6 +41,9 @@ def failing(monkeypatch):
         (OSError(errno.ESTALE, "Stale file handle"), 4, "Stale"),
         (MemoryError(), 2, "MemoryError"),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GiB\nmore"), 2, "seqzoo plan"),
+        (OverflowError("cannot fit 'int'"), 2, "too large to count with (cannot fit 'int')"),
+        (NotImplementedError("random bits array of size exceeding 2 ** 64"), 2, "smaller sizes"),
+        (RuntimeError("Unable to initialize backend 'x'"), 2, "asks for what is not here"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (
             KeyError("rate"),
