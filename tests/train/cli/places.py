@@ -47,6 +47,7 @@ OPTIONS = {
     "train --out": Option([*TRAIN, "--out"], makes="config.json", runs=True),
     "train --init-from": Option([*TRAIN, "--out=new", "--init-from"], "run", runs=True),
     "train --data.data": Option([*TRAIN, "--out=new", "--data.data"], "text"),
+    "train --config": Option([*TRAIN, "--out=new", "--config"], "flags.toml"),
     "compare --out": Option([*COMPARE, "--steps=1", "--out"], makes="results.json", runs=True),
     "compare --data.data": Option([*COMPARE, "--steps=1", "--out=new", "--data.data"], "text"),
     "data --data.data": Option(["data", "verify", "--task=bytes", SIZES[0], "--data.data"], "text"),
@@ -68,7 +69,15 @@ SAME |= {"compare --init-from"}  # which compare refuses
 OTHER = {  # texts that name no place
     *("--baseline", "--checkpoint", "--code", "--coordinator", "--model", "--models", "--ops"),
     *("--options", "--prompt", "--published", "--row", "--split", "--task", "--tasks"),
-    *("--topology", "--data.pattern", "--data.digest", "--data.splits", "--data.protocol"),
+    *(
+        "--trackers",
+        "--optim.name",
+        "--topology",
+        "--data.pattern",
+        "--data.digest",
+        "--data.splits",
+        "--data.protocol",
+    ),
 }
 GOOD = {
     "a space": "a b",
@@ -115,6 +124,7 @@ def unlisted() -> set[str]:
                 own = flag.name in OTHER or flag.name.startswith(("--mixer.", "--backbone."))
                 if not own:
                     found.add(f"{verb} {flag.name}")
+    # --config is read before flags are parsed, and alike for every verb.
     listed = {" ".join(name.split()[:: len(name.split()) - 1]) for name in OPTIONS}
     return found - listed - SAME
 
@@ -128,6 +138,7 @@ def made(root: Path) -> None:
         (root / name).symlink_to(target)
     for split in ("train", "valid", "test"):
         (root / "text" / f"{split}.txt").write_text(f"some {split} words " * 20)
+    (root / "flags.toml").write_text("seed = 0\n")
     os.environ["HOME"] = str(root / "home")
     assert dispatch([*TRAIN, "--out=run"]) == 0
 
@@ -136,13 +147,17 @@ def cell(option: Option, name: str, root: Path) -> str:
     """`right` or `refused`; anything else is what went wrong."""
     text = NAMES[name].replace("HERE", str(root))
     right = is_right(option, name)
-    if right and option.holds:
-        where = place(text)
-        where.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(root / option.holds, where, dirs_exist_ok=True)
-    if right and option.makes == "." and name == "a link":
+    held = root / option.holds if option.holds else None
+    if right and name == "a link" and (option.makes == "." or (held and held.is_file())):
         (root / "real").rmdir()
         (root / "real").write_text("")
+    if right and held:
+        where = place(text)
+        where.parent.mkdir(parents=True, exist_ok=True)
+        if held.is_file():
+            shutil.copy(held, where)
+        else:
+            shutil.copytree(held, where, dirs_exist_ok=True)
     before = sorted(root.rglob("*"))
     err = io.StringIO()
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):

@@ -10,6 +10,7 @@ from tests.train import shared
 from tests.train.cli import places
 from tests.train.cli.places import BAD, COMPARE, GOOD, NAMES, OPTIONS, TRAIN
 
+DEAR = {"bench --out", "compare --data.data"}  # right ones, which compile programs of their own
 DOCS = Path(__file__).parents[3] / "docs" / "places.md"
 
 
@@ -35,7 +36,8 @@ def each(names, step):
     """Every option with some of the names, all names with some option."""
     for i, option in enumerate(OPTIONS):
         for name in list(names)[i % step :: step]:
-            yield option, name
+            if names is BAD or option not in DEAR:
+                yield option, name
 
 
 @pytest.mark.parametrize(("option", "name"), [*each(GOOD, len(GOOD)), *each(BAD, 4)])
