@@ -85,8 +85,8 @@ def page(found: dict[str, dict[str, str | None]]) -> str:
             cells.append(f"{len(concerned) - len(faults)} of {len(concerned)}")
             broken += [f"- {name} breaks {law}: {what}" for name, what in faults.items()]
         text += f"| {law} | {says} | {' | '.join(cells)} |\n"
-    text += "\nMixers: " + ", ".join(n for n in found if n in MIXERS) + ".\n"
-    text += "\nPresets and blocks: " + ", ".join(n for n in found if n not in MIXERS) + ".\n"
+    text += "\nMixers: " + "; ".join(n for n in found if n in MIXERS) + ".\n"
+    text += "\nPresets and blocks: " + "; ".join(n for n in found if n not in MIXERS) + ".\n"
     return text + ("\n" + "\n".join(broken) + "\n" if broken else "")
 
 
