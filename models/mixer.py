@@ -35,7 +35,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -7,6 +7,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 

@@ -175,7 +175,7 @@ def _show(text: str, page: Path | None) -> None:
     print(text)
 
 
-def _summary(row: Row) -> str:
+def _summary(row: dict[str, Any]) -> str:
     mesh = ",".join(f"{name}={n}" for name, n in row["mesh"].items()) or "1"
     peak = f"{row['peak_bytes'] / GIB:.2f} GiB" if row.get("peak_bytes") else "?"
     bound = f"{1e3 * row['bound_seconds']:.3g} ms" if row.get("bound_seconds") else "-"
