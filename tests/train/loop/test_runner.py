@@ -26,6 +26,7 @@ from seqzoo.train.loop import training
 from seqzoo.train.loop.evaluate import evaluate
 from seqzoo.train.loop.program import digest
 from seqzoo.train.loop.runner import run_program
+from seqzoo.train.loop.signals import StopRequest
 from tests.train.tiny import Rows, Tiny
 from tests.train.tiny_run import experiment
 
@@ -348,16 +349,15 @@ def test_sigterm_saves_and_exits_0(tmp_path):
     assert Checkpoints(folder).newest_whole(print) == int(step) == read_lines(folder)[-1].step
 
 
-def test_ctrl_c_twice_exits_at_once(tmp_path):
-    folder = tmp_path / "run"
-    process = start(folder, 2.0)
-    while process.poll() is None and not (folder / LOCK).exists():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=300)
-    assert process.returncode == 130
+def test_ctrl_c_twice_exits_at_once(monkeypatch):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        assert codes == []
+        os.kill(os.getpid(), signal.SIGINT)
+        assert codes == [130]
 
 
 def test_what_a_mixture_of_experts_drops_is_in_the_log(tmp_path):
