@@ -13,6 +13,7 @@ from seqzoo.models.backbone import Backbone, BackboneConfig, Block, Stack, aux_l
 from seqzoo.models.bidirectional import Bidirectional
 from seqzoo.models.config import MixerConfig, config_of
 from seqzoo.models.foreign.plain import as_mixer
+from seqzoo.models.generation import generate
 from seqzoo.models.heads import SequenceModel, build_model, default_backbone
 from seqzoo.models.mixer import AuxLoss, Context, Mixer, StreamState
 from seqzoo.models.mixers import *

@@ -225,7 +225,8 @@ class SequenceModel(nnx.Module):
         """Elements of recurrent state for one sequence; 0 where the model looks both ways."""
         return self.encoder.state_size() if self.encoder.causal else 0
 
-    def _out(self, h: Array) -> Array:
+    def read_out(self, h: Float[Array, "... D"]) -> Float[Array, "... O"]:
+        """What the last layer makes of the encoder's vectors, each by itself."""
         h = h if self.transform is None else self.transform(h)
         logits = self.encoder.embed.attend(self.head_scale * h) if self.tied else self.out_proj(h)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -248,7 +249,7 @@ class SequenceModel(nnx.Module):
 
     def _compared(self, h: Float[Array, "2B D"]) -> Float[Array, "B O"]:
         u, v = jnp.moveaxis(h.reshape(-1, 2, h.shape[-1]), 1, 0)
-        return self._out(jax.nn.gelu(self.in_proj(jnp.concatenate([u, v, u - v, u * v], -1))))
+        return self.read_out(jax.nn.gelu(self.in_proj(jnp.concatenate([u, v, u - v, u * v], -1))))
 
     def _spread(self, h: Float[Array, "B D"], length: int) -> Float[Array, "B L D"]:
         """What the decoder makes of one vector at every position."""
@@ -280,13 +281,13 @@ def _read(model: SequenceModel, inputs: Array, ids: Array | None, rngs: nnx.Rngs
         made = model.contrast(model.encoder.embed(inputs), h)
         return made.astype(jnp.promote_types(made.dtype, jnp.float32))
     if model.head in ("lm", "regress"):
-        return real_only(model._out(h), valid)
+        return real_only(model.read_out(h), valid)
     pooled = pool(h, ids, model.pooling)
     if model.head == "two_tower":
         return model._compared(pooled)
     if model.head == "autoencode":
-        return real_only(model._out(model._spread(pooled, h.shape[1])), valid)
-    return model._out(pooled)
+        return real_only(model.read_out(model._spread(pooled, h.shape[1])), valid)
+    return model.read_out(pooled)
 
 
 def _continued(
@@ -297,7 +298,7 @@ def _continued(
     rngs: nnx.Rngs | None,
 ) -> tuple[Array, StreamState]:
     h, state = forward(model.encoder, inputs, state, ids, rngs)
-    return real_only(model._out(h), None if ids is None else ids > 0), state
+    return real_only(model.read_out(h), None if ids is None else ids > 0), state
 
 
 def build_model(

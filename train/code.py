@@ -2,7 +2,7 @@
 
 A configuration names what is not ours by its address, and has under `code` where each file lay and
 its digest. The rule: code runs because somebody here has named it, on a command line or by holding
-the class in a program. Its digest is remembered in the user's cache, so that `evaluate`, `sample`
+the class in a program. Its digest is remembered in the user's cache, so that `evaluate`, `generate`
 and `--init-from` take up a run that was trained here, and say what they load. A run folder from
 elsewhere is refused until its code is named (`--code mine.py:EMA`); `show` and `report` run none.
 """

@@ -1,8 +1,8 @@
 """Tensors of files straight into parameters, where these lie.
 
 Orbax reads: every process the bytes that its own devices hold, never a whole tensor unless it is
-to lie whole. A few tensors at a time are turned into parameters and given back, no more than the
-largest tensor has bytes, so that memory holds the parameters and little else; the layers of a
+to lie whole. A few tensors at a time are turned into parameters and given back, the largest first,
+so that memory holds the parameters and less beside them than the largest tensor; the layers of a
 scanned stack are written one after another into one donated array.
 """
 
@@ -29,7 +29,7 @@ from seqzoo.models.partition import partition
 from seqzoo.models.pretrained.header import DTYPES, Tensor
 from seqzoo.models.pretrained.rules import Bound, Shape, Transform
 
-AT_ONCE = 2**26  # bytes of tensors at once, where the largest tensor is smaller
+LEAST, MOST = 2**22, 2**26  # bytes of tensors that are read at once, and of reads under way
 
 
 def fill(
@@ -44,9 +44,11 @@ def fill(
     lie = {path: _sharding(path, shape, auto) for path, shape in shapes.items()}
     made: dict[str, Array] = {}
     writer = functools.cache(_writer)
-    for group in _groups(bounds, tensors):
+    largest = max((tensor.bytes() for tensor in tensors.values()), default=0)
+    in_flight, at_once = (max(LEAST, min(MOST, largest // n)) for n in (16, 4))
+    for group in _groups(bounds, tensors, at_once):
         places = {n: s for bound in group for n, s in _sources(bound, tensors, lie).items()}
-        read = _read({n: tensors[n] for n in places}, places)
+        read = _read({n: tensors[n] for n in places}, places, in_flight)
         for bound in group:
             paths = [slot.path for slot in bound.slots]
             for path, slot in zip(paths, bound.slots, strict=True):
@@ -60,7 +62,9 @@ def fill(
             )
             into = [made.get(p) for p in paths]
             index = [jnp.asarray(slot.index, jnp.int32) for slot in bound.slots]
-            made |= zip(paths, write(into, [read[n] for n in bound.tensors], index), strict=True)
+            made |= zip(
+                paths, write(into, [read.pop(n) for n in bound.tensors], index), strict=True
+            )
         jax.block_until_ready([made[s.path] for b in group for s in b.slots])
     if mesh is auto:
         return made
@@ -76,32 +80,31 @@ def _auto(mesh: Mesh) -> Mesh:
 
 def read_whole(tensor: Tensor) -> Array:
     """One tensor on this process's first device."""
-    return _read({"": tensor}, {"": _one_device()})[""]
+    return _read({"": tensor}, {"": _one_device()}, MOST)[""]
 
 
-def _groups(bounds: Sequence[Bound], tensors: Mapping[str, Tensor]) -> Iterator[list[Bound]]:
-    """Neighbours in the files, as many at once as the memory rule allows."""
-    sizes = [sum(tensors[n].bytes() for n in bound.tensors) for bound in bounds]
-    limit = max(AT_ONCE, *sizes)
-    files = sorted({str(t.file) for t in tensors.values()})
-    order = {name: i for i, name in enumerate(tensors)}
+def _groups(
+    bounds: Sequence[Bound], tensors: Mapping[str, Tensor], limit: int
+) -> Iterator[list[Bound]]:
+    """The largest first, while most parameters are not made; then as many as `limit` allows."""
 
-    def key(i: int) -> tuple[int, int]:
-        first = bounds[i].tensors[0]
-        return files.index(str(tensors[first].file)), order[first]
+    def size(bound: Bound) -> int:
+        return sum(tensors[n].bytes() for n in bound.tensors)
 
     group, total = [], 0
-    for i in sorted(range(len(bounds)), key=key):
-        if group and total + sizes[i] > limit:
+    for bound in sorted(bounds, key=size, reverse=True):
+        if group and total + size(bound) > limit:
             yield group
             group, total = [], 0
-        group.append(bounds[i])
-        total += sizes[i]
+        group.append(bound)
+        total += size(bound)
     if group:
         yield group
 
 
-def _read(tensors: Mapping[str, Tensor], places: Mapping[str, Sharding]) -> dict[str, Array]:
+def _read(
+    tensors: Mapping[str, Tensor], places: Mapping[str, Sharding], in_flight: int
+) -> dict[str, Array]:
     from orbax.checkpoint import v1 as ocp  # a second to import, which no other use of models needs
 
     by_file: dict[epath.Path, dict[str, jax.ShapeDtypeStruct]] = {}
@@ -110,7 +113,7 @@ def _read(tensors: Mapping[str, Tensor], places: Mapping[str, Sharding]) -> dict
         by_file.setdefault(tensor.file, {})[tensor.name] = wanted
     context = ocp.Context()
     context.checkpoint_layout = ocp.options.CheckpointLayout.SAFETENSORS
-    context.memory.read_concurrent_bytes = AT_ONCE
+    context.memory.read_concurrent_bytes = in_flight
     out: dict[str, Array] = {}
     with context:
         for file, wanted in by_file.items():

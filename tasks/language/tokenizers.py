@@ -24,6 +24,7 @@ from seqzoo.tasks.language.corpus import Corpus
 
 if TYPE_CHECKING:
     import tokenizers
+    from etils import epath
 
 VERSION = 1  # part of the cache's names: raise it when the same text gives another tokenizer
 PIECE = 2**16  # bytes that are encoded at once; pieces end at line ends
@@ -105,12 +106,9 @@ class BPE:
     def encode(self, data: bytes) -> np.ndarray:
         """Ids of UTF-8 text. Raises ValueError where it is none."""
         try:
-            text = data.decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"the text is not UTF-8 ({error}), as byte-pair encoding needs; "
-                "use tokenizer='byte'"
-            ) from None
+            text = _utf8(data)
+        except ValueError as error:
+            raise ValueError(f"{error}; use tokenizer='byte'") from None
         encoded = self._library.encode_batch_fast(list(_pieces(text)), add_special_tokens=False)
         dtype = np.uint16 if self.size <= 2**16 else np.uint32
         return np.concatenate([np.asarray(e.ids, dtype) for e in encoded] or [np.zeros(0, dtype)])
@@ -118,6 +116,28 @@ class BPE:
     def decode(self, ids: np.ndarray) -> bytes:
         """The bytes of some tokens; a character that is cut becomes the replacement character."""
         return self._library.decode(np.asarray(ids).tolist(), skip_special_tokens=False).encode()
+
+
+class Published(BPE):
+    """The tokenizer.json of published weights, whatever is in it; made by `published`."""
+
+    def encode(self, data: bytes) -> np.ndarray:
+        """Ids of UTF-8 text, with what the file puts before it. Raises ValueError for no UTF-8."""
+        return np.asarray(self._library.encode(_utf8(data)).ids, np.int64)
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """The text of some tokens, without the special ones."""
+        return self._library.decode(np.asarray(ids).tolist()).encode()
+
+
+def published(file: epath.Path) -> Published:
+    """The tokenizer in a file. Raises ValueError for one that the library cannot read."""
+    import tokenizers
+
+    try:
+        return Published(tokenizers.Tokenizer.from_str(file.read_text()))
+    except Exception as error:  # which is all that the library says of its own
+        raise ValueError(f"{file} is no tokenizer: {error}") from None
 
 
 def bpe(text: Corpus, size: int, key: str) -> BPE:
@@ -138,6 +158,13 @@ def bpe(text: Corpus, size: int, key: str) -> BPE:
 
     name = f"bpe-{size}-{key}-v{VERSION}.json"
     return BPE(text_entry(name, learned, tokenizers.Tokenizer.from_str))
+
+
+def _utf8(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the text is not UTF-8 ({error}), as byte-pair encoding needs") from None
 
 
 def _learn(text: Corpus, size: int) -> tokenizers.Tokenizer:

@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
 
 HERE = "HERE"  # in a command line: the case's folder
-READ_ONLY = ("list", "show", "evaluate", "report", "sample", "data", "plan", "doctor", "bench")
+READ_ONLY = ("list", "show", "evaluate", "report", "generate", "data", "plan", "doctor", "bench")
 # Flags whose large values cost time or memory and are no more wrong for it.
 DEAR = ("threads", "prefetch", "workers", "rounds", "mib", "count", "steps-scale", "seeds")
 FREE = ("seed", "every", "keep", "profile-steps", "wait-seconds", "stop-seconds", "max-skipped")
@@ -151,7 +151,7 @@ OPTIONS: dict[str, dict] = {}  # of the tasks on the world's files
 def _folder(rng: random.Random) -> Case:
     """A folder of a run or a comparison with faults, and a verb that reads or continues it."""
     base = rng.choice(("done", "half", "half", "text", "compared"))
-    verb = rng.choice(("show", "evaluate", "report", "sample", "train", "train", "compare"))
+    verb = rng.choice(("show", "evaluate", "report", "generate", "train", "train", "compare"))
     if verb == "train":
         more = rng.choice(([], [], ["--seed=1"], ["--change-steps", "--steps=7"], ["--steps=3"]))
         if rng.random() < 0.2:
@@ -163,10 +163,10 @@ def _folder(rng: random.Random) -> Case:
         argv = _compared(models, rng.choice(("1", "2", "3")))
     else:
         argv = [verb, f"{HERE}/base"]
-        if verb in ("show", "evaluate", "sample") and rng.random() < 0.5:
+        if verb in ("show", "evaluate", "generate") and rng.random() < 0.5:
             which = ("last", "best", "2", "4", "5", "-1", "x", "")
             argv += ["--checkpoint", rng.choice(which)]
-        argv += ["--length=3"] if verb == "sample" else []
+        argv += ["--length=3"] if verb == "generate" else []
     faults = rng.choice((0, 1, 1, 1, 2, 4))
     return Case(tuple(argv), base=base, faults=faults, alone=_ends_alone(verb))
 
@@ -244,8 +244,8 @@ def _right():
     yield ("train", "--published=s4d/listops", out), ""
     yield ("train", "--task=masked:mqar", "--model=bert", out), ""
     yield (*_compared("min_gru", "1")[:-1], out), ""
-    for verb in ("show", "evaluate", "sample", "report"):
-        yield (verb, f"{HERE}/base"), "text" if verb == "sample" else "done"
+    for verb in ("show", "evaluate", "generate", "report"):
+        yield (verb, f"{HERE}/base"), "text" if verb == "generate" else "done"
     yield ("list",), ""
     yield ("check", "min_gru", "--length=1"), ""
     yield ("new", "mixer", "my_mixer", out), ""

@@ -106,7 +106,7 @@ def test_shares_of_the_tokens_drawn(options, shares):
 def test_what_cannot_be_is_refused():
     model, prompt, key = built("lru"), jnp.ones((1, 4), jnp.int32), jax.random.key(0)
     for options, match in (
-        ({"temperature": -1.0}, "not negative"),
+        ({"temperature": -1.0}, "temperature is finite and not negative"),
         ({"top_k": -1}, "not negative"),
         ({"top_p": 0.0}, r"in \(0, 1\]"),
         ({"length": 0}, "at least 1"),

@@ -33,7 +33,7 @@ VERBS = {
     "compare": "train several models and compare them",
     "new": "write a mixer or a task of your own to begin with, and its test",
     "check": "try a mixer of your own under the laws that all keep",
-    "sample": "text from a trained language model",
+    "generate": "text from a language model, a run or published weights",
     "report": "write the report of a comparison or a run",
     "bench": "measure speed, memory and compile time",
     "plan": "whether a configuration fits, and how fast it can be",
@@ -41,8 +41,9 @@ VERBS = {
     "demo": "a comparison in a few minutes",
     "data": "list, prepare, verify and show the tasks' data",
 }
+FORMER = {"sample": "generate"}  # verbs by the names that they once had
 # Verbs that run programs of models again and again.
-COMPUTING = ("train", "compare", "demo", "bench", "evaluate", "sample", "check")
+COMPUTING = ("train", "compare", "demo", "bench", "evaluate", "generate", "check")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,6 +82,7 @@ def dispatch(argv: Sequence[str], begin: Callable[[str], None] = lambda verb: No
         print(f"seqzoo {importlib.metadata.version('seqzoo')}")
         return 0
     verb, *rest = argv
+    verb = FORMER.get(verb, verb)
     try:
         if verb not in VERBS:
             from seqzoo.models.errors import unknown  # models take a second to import

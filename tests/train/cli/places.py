@@ -53,7 +53,8 @@ OPTIONS = {
     "data --data.data": Option(["data", "verify", "--task=bytes", SIZES[0], "--data.data"], "text"),
     "show RUN": Option(["show"], "run", runs=True),
     "evaluate RUN": Option(["evaluate"], "run", runs=True),
-    "sample RUN": Option(["sample", "--length=1"], "run", runs=True),
+    "generate RUN": Option(["generate", "--length=1"], "run", runs=True),
+    "generate --file": Option(["generate", "run", "--length=1", "--file"], "text/test.txt"),
     "report RUN": Option(["report"], "run", makes="report.html", runs=True),
     "doctor --out": Option(["doctor", "--mib=1", "--out"], runs=True),
     "bench --out": Option([*BENCH, "--out"], makes="."),
@@ -68,7 +69,7 @@ SAME = {"demo --out", "plan --data.data", "plan --init-from", "plan --out", "pla
 SAME |= {"compare --init-from"}  # which compare refuses
 OTHER = {  # texts that name no place
     *("--baseline", "--checkpoint", "--code", "--coordinator", "--model", "--models", "--ops"),
-    *("--options", "--prompt", "--published", "--row", "--split", "--task", "--tasks"),
+    *("--options", "--prompt", "--stop", "--published", "--row", "--split", "--task", "--tasks"),
     *(
         "--trackers",
         "--optim.name",
