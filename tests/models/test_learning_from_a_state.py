@@ -19,7 +19,7 @@ README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
 (CODE,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Policy" in c]
 MEMORIES = {
     "gru": GRU,
-    "lru": functools.partial(LRU, d_state=32, r_min=0.9),
+    "lru": functools.partial(LRU, d_state=32, r_min=0.9, max_phase=0.3),
     "s5": functools.partial(S5, d_state=32),
     "linear_attention": functools.partial(LinearAttention, num_heads=2),
 }
