@@ -8,7 +8,9 @@ scanned stack are written one after another into one donated array.
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +31,7 @@ from seqzoo.models.partition import partition
 from seqzoo.models.pretrained.header import DTYPES, Tensor
 from seqzoo.models.pretrained.rules import Bound, Shape, Transform
 
-LEAST, MOST = 2**22, 2**26  # bytes of tensors that are read at once, and of reads under way
+LEAST, MOST = 2**22, 2**26  # bytes that are read at once, of small tensors together
 
 
 def fill(
@@ -45,10 +47,10 @@ def fill(
     made: dict[str, Array] = {}
     writer = functools.cache(_writer)
     largest = max((tensor.bytes() for tensor in tensors.values()), default=0)
-    in_flight, at_once = (max(LEAST, min(MOST, largest // n)) for n in (16, 4))
+    at_once = max(LEAST, min(MOST, largest // 16))
     for group in _groups(bounds, tensors, at_once):
         places = {n: s for bound in group for n, s in _sources(bound, tensors, lie).items()}
-        read = _read({n: tensors[n] for n in places}, places, in_flight)
+        read = _read({n: tensors[n] for n in places}, places, at_once)
         for bound in group:
             paths = [slot.path for slot in bound.slots]
             for path, slot in zip(paths, bound.slots, strict=True):
@@ -66,6 +68,7 @@ def fill(
                 paths, write(into, [read.pop(n) for n in bound.tensors], index), strict=True
             )
         jax.block_until_ready([made[s.path] for b in group for s in b.slots])
+        _give_back()
     if mesh is auto:
         return made
     return {p: jax.device_put(a, NamedSharding(mesh, a.sharding.spec)) for p, a in made.items()}
@@ -103,7 +106,7 @@ def _groups(
 
 
 def _read(
-    tensors: Mapping[str, Tensor], places: Mapping[str, Sharding], in_flight: int
+    tensors: Mapping[str, Tensor], places: Mapping[str, Sharding], at_once: int
 ) -> dict[str, Array]:
     from orbax.checkpoint import v1 as ocp  # a second to import, which no other use of models needs
 
@@ -113,13 +116,21 @@ def _read(
         by_file.setdefault(tensor.file, {})[tensor.name] = wanted
     context = ocp.Context()
     context.checkpoint_layout = ocp.options.CheckpointLayout.SAFETENSORS
-    context.memory.read_concurrent_bytes = in_flight
+    context.memory.read_concurrent_bytes = at_once
     out: dict[str, Array] = {}
     with context:
         for file, wanted in by_file.items():
             read = ocp.load(file, wanted)
             out |= {n: read[t.name] for n, t in tensors.items() if t.file == file}
     return out
+
+
+def _give_back() -> None:
+    """What was freed to the system; the C library would keep it, in pieces that fit nothing."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+        if trim is not None:
+            trim(0)
 
 
 def _one_device() -> SingleDeviceSharding:

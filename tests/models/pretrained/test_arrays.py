@@ -127,8 +127,8 @@ def test_a_mesh_gets_its_parts_and_no_device_a_whole_array(explicit, wide, monke
     seen, programs = [], []
     read, writer = fill._read, fill._writer
 
-    def spy_read(tensors, places):
-        out = read(tensors, places)
+    def spy_read(tensors, places, at_once):
+        out = read(tensors, places, at_once)
         seen.extend(out.values())
         return out
 
