@@ -54,20 +54,23 @@ class ProgressBars(ComparisonProgress):
         if self._bars is None:
             self._start(TimeRemainingColumn())
         self._run = self._bars.add_task(escape(title), total=steps, completed=done, note="")
-        self._title, self._steps, self._done = title, steps, done
+        self._title, self._steps, self._first = title, steps, None
         self._tokens, self._since = 0, time.monotonic()
         self._shown = self._since if self._bars.disable else 0.0
 
     def step(self, step: int, loss: float, tokens: int) -> None:
         """Shows a step's loss, and the rate of tokens since the start."""
         now = time.monotonic()
+        if self._first is None:  # it was compiled for: no rate follows from it
+            self._first, self._since = step, now
+            return
         self._tokens += tokens
         if now - self._shown < (EVERY if self._bars.disable else REFRESH):
             return
         self._shown, passed = now, max(now - self._since, 1e-9)
         note = f"loss {loss:.4f}  {self._tokens / passed:,.0f} tokens/s"
         if self._bars.disable:
-            left = (self._steps - step) * passed / max(step - self._done, 1)
+            left = (self._steps - step) * passed / (step - self._first)
             gone = datetime.timedelta(seconds=round(left))
             self.say(f"{self._title}: step {step} of {self._steps}  {note}  {gone} left")
         else:

@@ -245,6 +245,21 @@ def test_a_fault_of_arrays_is_one_sentence(tmp_path, arrays, options, words):
     assert all(word in said for word in words), said
 
 
+def test_rows_of_every_split_are_read_before_training(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    text = {"train": "text,label\na,x\nb,y\nc,y\n", "valid": "text,label\na,y\n"}
+    for split, rows in text.items():
+        (folder / f"{split}.csv").write_text(rows)
+    (folder / "test.csv").write_text("text,label\na,x\nb,z\n")
+    with pytest.raises(ValueError, match=r"test\.csv, row 3: column 'label' is 'z', a class"):
+        build("rows", data=str(folder), inputs="text", target="label").source("train")
+    (folder / "test.csv").write_text("text,label\na,x\n")
+    task = build("rows", data=str(folder), inputs="text", target="label", length=3)
+    assert task.facts_found.counts == {"train": (1, 2), "validation": (0, 1), "test": (1, 0)}
+    assert [task.baselines(split)["majority class"] for split in SPLITS] == [2 / 3, 1.0, 0.0]
+
+
 def test_a_damaged_or_foreign_file_is_named(tmp_path):
     (tmp_path / "d.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "d.npz").write_bytes(b"PK\x03\x04 and no more")

@@ -10,11 +10,12 @@ import optax
 import pytest
 from optax import contrib
 
+from seqzoo.tasks import TASKS
 from seqzoo.train.cli.compare import experiments_of
 from seqzoo.train.cli.flags import read
 from seqzoo.train.config import OptimConfig
 from seqzoo.train.folder.checkpoint import Checkpoints
-from seqzoo.train.loop.evaluate import evaluate
+from seqzoo.train.loop.evaluate import evaluate, load_run
 from seqzoo.train.loop.optimizer import (
     OPTIMISERS,
     averaged,
@@ -24,6 +25,7 @@ from seqzoo.train.loop.optimizer import (
 )
 from seqzoo.train.loop.program import make_program
 from seqzoo.train.loop.runner import run_program
+from tests.train.tiny import Tiny
 from tests.train.tiny_run import experiment, make_model
 
 SHAPES = {"l/in_proj/kernel": (4, 6), "stack/up_proj/kernel": (2, 4, 6), "out_proj/kernel": (4, 3)}
@@ -172,8 +174,10 @@ def test_older_configurations_are_those_of_adamw():
 
 
 @pytest.mark.parametrize("optim", [{"ema": 0.8}, {"name": "schedule_free"}, {"name": "muon"}])
-def test_what_is_evaluated_during_a_run_is_what_a_checkpoint_gives(tmp_path, optim):
+def test_what_is_evaluated_during_a_run_is_what_a_checkpoint_gives(tmp_path, monkeypatch, optim):
+    monkeypatch.setitem(TASKS, "tiny", Tiny)
     made = experiment(optim=OptimConfig(peak_lr=1e-2, **optim), steps=6, eval_every=3, save_every=3)
+    made = dataclasses.replace(made, model="lru")  # a name; `make_model` makes it
     options = {"make_model": make_model, "devices": jax.devices()[:1]}
     program = make_program(made, **options)
     result = run_program(program, tmp_path / "run")
@@ -183,6 +187,9 @@ def test_what_is_evaluated_during_a_run_is_what_a_checkpoint_gives(tmp_path, opt
     assert found["loss"] == pytest.approx(result["validation"]["validation/loss"], rel=1e-6)
     plain = evaluate(program, state.params, state.rest, made.task.source("validation"))
     assert (plain["loss"] == found["loss"]) == ("muon" in optim.values())
+    _, loaded, _ = load_run(tmp_path / "run", make_model=make_model)
+    for path, value in program.weights(state).items():
+        np.testing.assert_array_equal(loaded.params[path], value)
 
 
 def test_one_model_of_a_comparison_has_a_rate_of_its_own():
