@@ -19,7 +19,7 @@ os.environ["SEQZOO_CACHE"] = tempfile.mkdtemp(prefix="seqzoo-tests-")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
-FULL = 3 * 2**30  # bytes of a worker
+FULL = 2 * 2**30  # bytes of a worker
 
 
 @pytest.fixture(autouse=True, scope="module")

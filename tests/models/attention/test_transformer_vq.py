@@ -215,6 +215,7 @@ def test_training_moves_the_codebook_and_writes_the_commitment_over_real_tokens(
         assert_close(mixer.commitment[...], g["l_commit_per_block"].mean(), ratio=1e-6)
 
 
+@pytest.mark.of_the_day("long chunks of vq")
 def test_long_chunks_continue_the_stream():
     mixer = TransformerVQ(4, num_heads=2, num_codes=3, block_size=2, memory=3, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (2, 23, 4))

@@ -103,6 +103,7 @@ def projections(state):
     return np.concatenate([np.asarray(x[...]).ravel() for x in found])
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("scan", [True, False])
 def test_the_projection_is_redrawn_every_so_many_training_calls(scan):
     graphdef, seen = trained(4, scan=scan)

@@ -83,6 +83,7 @@ def test_rwkv7_equals_the_equations():
     assert_close(y[real], rwkv7(w, x, first)[real], ratio=1e-11)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_gate_of_one_replaces_a_later_layer_s_value_by_the_first(causal):
     options = {"num_heads": 2, "decay_rank": 2, "gate_rank": 2, "value_rank": 2}

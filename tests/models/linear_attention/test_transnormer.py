@@ -135,6 +135,7 @@ def test_norms_have_a_gradient_at_zero(kind):
     assert np.isfinite(jax.grad(lambda x: norm(x).sum())(jnp.zeros((1, 1, 4)))).all()
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("causal", [True, False])
 def test_blocks_begin_with_their_segment(causal):
     """A packed row with padding inside a block, against each block alone."""

@@ -105,6 +105,7 @@ def test_wrong_kernels_are_named():
         fft_conv(u, jnp.zeros((4, 3)), reverse_kernel=jnp.zeros((0, 3)))
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_strict_sums_do_not_feel_the_future(layout):
     """Not in a single bit, however large the future is."""

@@ -92,6 +92,7 @@ def test_equals_the_loop_on_packed_rows(kind):
     check(draw(kind), layouts(), chunk_size=16)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("kind", ["none", "head", "channel"])
 def test_reading_before_the_update_on_packed_rows(kind):
     check(draw(kind), layouts(), chunk_size=16, read_before=True)
@@ -124,6 +125,7 @@ def test_equals_the_loop_for_any_chunk_size(kind, chunk_size):
     check(draw(kind), chunk_size=chunk_size)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("kind", ["head", "channel"])
 def test_chunks_of_one_step_on_packed_rows(kind):
     check(draw(kind), layouts(), chunk_size=1)

@@ -75,6 +75,7 @@ def compare(length, ids, causal, window=None):
         assert_close(g, w, ratio=1e-12, what=f"d{name}")
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("form", LENGTHS)
 def test_rows_and_tables_equal_a_full_bias(form):
     compare(LENGTHS[form], None, causal=False)

@@ -98,6 +98,7 @@ def test_nothing_optional_means_zeros(form):
     assert_close(h, expected_h, ratio=1e-12)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("length", [1, 75])  # 75 is three groups of chunks for the prefix
 def test_gradients_equal_those_of_the_loop(form, length):
     arguments = draw(2, length)
@@ -260,6 +261,7 @@ def test_published_complex_outputs_and_states(form, name):
     assert_close(h, case["last_state"], ratio=1e-9)
 
 
+@pytest.mark.of_the_day("complex gradients")
 def test_complex_gradients_equal_those_of_a_loop(form):
     parts = draw(2, 11, width=2, states=2)
     turn = {k: np.random.default_rng(i).normal(size=parts[k].shape) for i, k in enumerate("ABC")}

@@ -117,6 +117,7 @@ def wide(request, tmp_path_factory):
     return path
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     ("wide", "explicit"), [("llama", False), ("gpt2", True)], indirect=["wide"]
 )

@@ -26,6 +26,7 @@ def assert_same_files(first, second):
         assert array.tobytes() == after[name].tobytes(), name
 
 
+@pytest.mark.of_the_day("global tokens")
 def test_global_tokens_of_longformer_are_an_option():
     found = differences("longformer_mlm")
     assert found.keys() == {"whole", "padded", "packed"}

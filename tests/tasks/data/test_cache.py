@@ -139,6 +139,7 @@ def test_train_sets_are_cached_when_prepared_and_test_sets_at_first_use(cache_fo
     assert len(list(cache_folder.iterdir())) == 2
 
 
+@pytest.mark.of_the_day("several processes")
 def test_several_processes_make_the_same_set():
     task = build("listops_short", train_size=1200)
     alone = [task.source("train", 5).rows[i] for i in range(1200)]

@@ -105,6 +105,7 @@ def test_latency_is_that_of_a_step_behind_so_many_tokens():
     assert min(row["us_at_2"], row["us_at_5"], row["ratio"]) > 0
 
 
+@pytest.mark.of_the_day("two sides")
 def test_two_sides_take_turns_in_processes_of_their_own():
     found = script("beside")["beside"]("gru", "nnx_gru", 8, 1, sys.executable)
     # Of one round the ratio of the rates is that of the times.

@@ -30,6 +30,7 @@ def trained(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.of_the_day("by heart")
 def test_a_text_learned_by_heart_is_continued(trained, capsys):
     more = ["--prompt", "cdefg", "--length", "40", "--temperature", "0"]
     assert dispatch(["generate", str(trained), *more]) == 0

@@ -40,6 +40,7 @@ def each(names, step):
                 yield option, name
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize(("option", "name"), [*each(GOOD, len(GOOD)), *each(BAD, 4)])
 def test_a_place_is_right_or_refused(model, option, name):
     with places.fresh(model) as root:
@@ -56,6 +57,7 @@ def test_the_table_of_the_documentation_is_what_happens(model):
     assert places.table(cells) in DOCS.read_text()
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", ["~/run", "link/run"])
 def test_a_run_goes_on_by_another_spelling_from_elsewhere(model, name, capsys):
     with places.fresh(model) as root:

@@ -77,6 +77,7 @@ def test_a_comparison_stopped_within_a_model_goes_on_to_bitwise_the_same(
         assert_free(lock.parent)
 
 
+@pytest.mark.of_the_day("side by side")
 def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path, monkeypatch):
     wanted, timed, traced = models(Selecting(), "a", profile=True, profile_steps=2), [], []
 
@@ -110,6 +111,7 @@ def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path, monkey
     assert not work.laid_out_together(tmp_path / "never", "a", (3, 4), wanted=True)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("vectorise", ["always", "never"])
 def test_a_seed_that_fails_is_recorded_and_the_others_go_on(vectorise, tmp_path):
     wanted = models(Fragile(), "a", steps=12)

@@ -105,6 +105,7 @@ def test_two_processes_train_as_one(program, finished, tmp_path):
     assert_free(tmp_path / "run")
 
 
+@pytest.mark.of_the_day("stopped and killed")
 def test_stopped_killed_and_continued_by_one_process(program, finished, tmp_path):
     folder = tmp_path / "run"
     with Pair(folder, TINY_DELAY="0.03") as pair:
@@ -157,6 +158,7 @@ def test_both_killed_and_continued_ten_times(program, finished, tmp_path):
     assert_close_runs(tmp_path / "run", finished, program, 2e-6)
 
 
+@pytest.mark.of_the_day("an error in one")
 def test_an_error_in_one_process_ends_both_and_frees_the_folder(tmp_path):
     with Pair(tmp_path / "run", TINY_BROKEN="1") as pair:
         codes, errors, _ = pair.end()
