@@ -32,7 +32,7 @@ def test_programs_over_states_are_serialised():
     def leave(state):
         return state
 
-    for name in NAMES:
+    for name in (name for name in NAMES if "@" not in name):
         state = jax.eval_shape(lambda name=name: made(name).init_state(2))
         program = jax.export.export(jax.jit(leave))(state)
         again = jax.export.deserialize(program.serialize())
