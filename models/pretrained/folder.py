@@ -7,6 +7,7 @@ that does not fit its files, files that are not what they say (header.py).
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from typing import Any, NamedTuple
 
@@ -59,6 +60,20 @@ def find(folder: str | epath.Path) -> epath.Path:
         text = str(error).strip().splitlines()
         reason = text[0] if text else type(error).__name__
         raise ValueError(f"{path} does not exist, and the hub has no {name}: {reason}") from error
+
+
+def is_published(place: epath.PathLike) -> bool:
+    """Whether a place holds published weights, or is none and has the form OWNER/NAME."""
+    place = epath.Path(place)
+    config = place / CONFIG
+    if not place.exists():
+        return len(place.parts) == 2 and not place.is_absolute()
+    if not config.is_file():
+        return any(place.glob("*.safetensors"))
+    try:
+        return "model_type" in json.loads(config.read_text())
+    except ValueError:  # whoever reads it says what is wrong
+        return False
 
 
 def _tensors(path: epath.Path) -> dict[str, Tensor]:

@@ -246,6 +246,7 @@ def _right():
     yield (*_compared("min_gru", "1")[:-1], out), ""
     for verb in ("show", "evaluate", "generate", "report"):
         yield (verb, f"{HERE}/base"), "text" if verb == "generate" else "done"
+    yield ("export", f"{HERE}/base", out, "--platforms=cpu"), "text"
     yield ("list",), ""
     yield ("check", "min_gru", "--length=1"), ""
     yield ("new", "mixer", "my_mixer", out), ""

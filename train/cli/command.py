@@ -34,6 +34,7 @@ VERBS = {
     "new": "write a mixer or a task of your own to begin with, and its test",
     "check": "try a mixer of your own under the laws that all keep",
     "generate": "text from a language model, a run or published weights",
+    "export": "a model as programs that run without this package",
     "report": "write the report of a comparison or a run",
     "bench": "measure speed, memory and compile time",
     "plan": "whether a configuration fits, and how fast it can be",

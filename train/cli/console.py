@@ -1,4 +1,4 @@
-"""Progress bars of a run and of a comparison, in a terminal and in a notebook.
+"""Numbers for a reader: lines, and progress bars of runs in a terminal and in a notebook.
 
 Elsewhere, as in a file of a scheduler, there is a line now and then.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -102,3 +103,17 @@ class ProgressBars(ComparisonProgress):
         on = self._console.is_terminal or self._console.is_jupyter
         self._bars = Progress(*self._columns, time_column, console=self._console, disable=not on)
         self._bars.start()
+
+
+def words(values: Mapping[str, Any]) -> str:
+    """`name value, name value`, numbers with six digits."""
+    return ", ".join(f"{name} {_word(value)}" for name, value in values.items())
+
+
+def bare(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics without their split."""
+    return {name.rpartition("/")[2]: value for name, value in metrics.items()}
+
+
+def _word(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

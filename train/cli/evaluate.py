@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from seqzoo import tasks
 from seqzoo.models.errors import unknown
 from seqzoo.tasks.task import SPLITS
+from seqzoo.train.cli.console import words
 from seqzoo.train.cli.experiment import experiment_fields, named_code
 from seqzoo.train.cli.flags import bare_field, parse, place_of, read
-from seqzoo.train.cli.words import words
 from seqzoo.train.folder.files import plain
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import evaluate_run

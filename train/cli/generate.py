@@ -20,7 +20,7 @@ import numpy as np
 from seqzoo.models import from_pretrained
 from seqzoo.models.generation import generate
 from seqzoo.models.heads import SequenceModel
-from seqzoo.models.pretrained.folder import find
+from seqzoo.models.pretrained.folder import find, is_published
 from seqzoo.tasks.language.continuation import Continuation
 from seqzoo.tasks.language.modelling import LanguageModelling
 from seqzoo.tasks.language.tokenizers import Tokenizer, published
@@ -113,19 +113,6 @@ def of_folder(name: str | Path, texts: list[str], options: GenerateOptions) -> V
         ids = said.get("eos_token_id")
         end |= {*(ids if isinstance(ids, list) else [ids])} - {None}
     return Voice(model, tokenizer, frozenset(end), rows)
-
-
-def is_published(place: Path) -> bool:
-    """Whether a place holds published weights, or is none and has the form OWNER/NAME."""
-    config = place / "config.json"
-    if not place.exists():
-        return len(place.parts) == 2 and not place.is_absolute()
-    if not config.is_file():
-        return any(place.glob("*.safetensors"))
-    try:
-        return "model_type" in json.loads(config.read_text())
-    except ValueError:
-        return False
 
 
 class Pace:

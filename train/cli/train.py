@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from seqzoo.train.cli.console import ProgressBars
+from seqzoo.train.cli.console import ProgressBars, bare, words
 from seqzoo.train.cli.errors import INCOMPLETE, exit_code
 from seqzoo.train.cli.experiment import (
     DEPENDS,
@@ -19,7 +19,6 @@ from seqzoo.train.cli.experiment import (
     say_notes,
 )
 from seqzoo.train.cli.flags import CommandLine, Run, bare_field, parse, read
-from seqzoo.train.cli.words import bare, words
 from seqzoo.train.compare.run_page import CLAIMS
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.backend import prepare

@@ -30,6 +30,7 @@ COMPARE = ["compare", "--models=min_gru", "--seeds=1", "--task=bytes", "--data.d
 ROWS = ["--limit-seconds=1e-9", "--topology=local"]
 ALL = ["plan", "--all", "--models=min_gru", *ROWS]
 FORMS = ["plan", "--forms", "--lengths", "16", "--total-seconds=1e-9", "--topology=local"]
+EXPORT = ["--length=4", "--platforms=cpu"]
 BENCH = ["bench", "--what=data", "--tasks=parity", "--rounds=1", "--batch-size=1", "--steps=1"]
 BENCH += ["--models=min_gru", "--d-model=8"]
 
@@ -55,6 +56,8 @@ OPTIONS = {
     "evaluate RUN": Option(["evaluate"], "run", runs=True),
     "generate RUN": Option(["generate", "--length=1"], "run", runs=True),
     "generate --file": Option(["generate", "run", "--length=1", "--file"], "text/test.txt"),
+    "export RUN": Option(["export", *EXPORT, "--out=new"], "run", runs=True),
+    "export --out": Option(["export", "run", *EXPORT, "--out"], makes="about.json", runs=True),
     "report RUN": Option(["report"], "run", makes="report.html", runs=True),
     "doctor --out": Option(["doctor", "--mib=1", "--out"], runs=True),
     "bench --out": Option([*BENCH, "--out"], makes="."),
@@ -78,6 +81,7 @@ OTHER = {  # texts that name no place
         "--data.digest",
         "--data.splits",
         "--data.protocol",
+        "--platforms",
     ),
 }
 GOOD = {

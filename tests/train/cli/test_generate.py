@@ -1,7 +1,9 @@
 import json
+import runpy
 import shutil
 
 import jax
+import numpy as np
 import pytest
 import tokenizers
 
@@ -80,6 +82,18 @@ def test_what_cannot_be_is_said_in_one_line(trained, capsys, more, says):
 def test_a_folder_is_needed(capsys, tmp_path):
     assert dispatch(["generate", "--length", "3"]) == 2
     assert "seqzoo generate RUN" in capsys.readouterr().err
+
+
+def test_a_run_is_exported_with_what_it_learned(trained, tmp_path, capsys):
+    how = ["--out", str(tmp_path / "new"), "--length", "4", "--platforms", "cpu"]
+    assert dispatch(["export", str(trained), *how]) == 0
+    assert "run it by load.py" in capsys.readouterr().out
+    model = runpy.run_path(str(tmp_path / "new" / "load.py"))["Model"]()
+    tokens = np.frombuffer(b"defg", np.uint8).astype(np.int32)[None]
+    logits, state = model.prefill(model.start(tokens[:, 0]), tokens, np.ones_like(tokens))
+    assert logits[0, -1].argmax() == ord("h")
+    logits, _ = model.step(state, np.full(1, ord("h"), np.int32))
+    assert logits[0].argmax() == ord("a")
 
 
 @pytest.fixture(scope="module")
