@@ -145,6 +145,8 @@ def contents(root: Path) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -152,6 +154,8 @@ def whole_checkpoints(run: Path) -> dict[int, str]:
     """Step -> digest of its manifest, of each checkpoint whose files are all as they were saved."""
     found = {}
     for folder in (run / "checkpoints").glob("*"):
+        if not (folder / "manifest.json").is_file():
+            continue
         try:
             files = json.loads((folder / "manifest.json").read_text())["files"]
             same = all(_digest(folder / name) == entry["sha256"] for name, entry in files.items())

@@ -165,9 +165,10 @@ class Checkpoints:
     def newest_digest(self) -> dict[str, str]:
         """Name and digest of the newest checkpoint, by its manifest; empty where there is none."""
         for step in reversed(self.steps()):
-            with contextlib.suppress(OSError):
-                manifest = (self.place(step) / MANIFEST).read_bytes()
-                return {f"checkpoint {step}": hashlib.sha256(manifest).hexdigest()[:16]}
+            path = self.place(step) / MANIFEST
+            if path.is_file():
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                return {f"checkpoint {step}": digest[:16]}
         return {}
 
     def meta(self, step: int, replicas: int = 1) -> dict[str, Any]:
