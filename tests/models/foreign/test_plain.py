@@ -165,3 +165,28 @@ def wrong(call):
 def test_a_wrong_shape_or_dtype_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         wrong(call)(jnp.ones((1, 3, 4)))
+
+
+def test_a_module_of_equinox_is_called_on_one_row():
+    eqx = pytest.importorskip("equinox")
+
+    class Eqx(eqx.Module):
+        proj: eqx.nn.Linear
+        rate: float
+
+        def __init__(self, d_model: int, *, rate: float = 0.5, key):
+            self.proj, self.rate = eqx.nn.Linear(d_model, d_model, key=key), rate
+
+        def __call__(self, x):  # [length, d_model]
+            return jnp.cumsum(jax.vmap(self.proj)(x), axis=0) * self.rate
+
+    kind = as_mixer(Eqx, "mine.py:Eqx")
+    assert config_of(kind)().options() == {"rate": 0.5}
+    mixer = kind(4, rate=0.25, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (2, 6, 4))
+    y = mixer(jnp.where(IDS[..., None] > 0, x, jnp.nan), jnp.asarray(IDS))
+    assert_close(y[0, [1, 3, 4]], mixer(x[:1, [1, 3, 4]])[0])
+    sizes = [p.size for p in jax.tree.leaves(nnx.state(mixer, nnx.Param))]
+    assert sum(sizes) == 4 * 4 + 4
+    grads = nnx.grad(lambda m: jnp.sum(m(x) ** 2))(mixer)
+    assert all(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(grads))
