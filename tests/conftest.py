@@ -20,6 +20,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 FULL = 2 * 2**30  # bytes of a worker
+MANY = 3  # cases of one test
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,13 +55,21 @@ def pytest_collection_modifyitems(items):
 
 
 def _not_of_the_day(items):
-    """By the name that the mark gives; without one, of a function's cases each in its turn."""
-    turns = collections.defaultdict(list)
+    """By the name that the mark gives; without one, of a function's cases each in its turn.
+
+    Cases of models are compiled programs, so theirs take turns unmarked where there are many.
+    """
+    cases, turns = collections.defaultdict(list), []
     for item in items:
         mark = item.get_closest_marker("of_the_day")
-        if mark and not mark.args:
-            turns[item.nodeid.partition("[")[0]].append(item)
-        elif mark and not of_today(mark.args[0]):
+        if not (mark and mark.args):
+            cases[item.nodeid.partition("[")[0]].append(item)
+        elif not of_today(mark.args[0]):
             yield item
-    for cases in turns.values():
-        yield from (case for i, case in enumerate(cases) if not turn_of(i, len(cases)))
+    for function, found in cases.items():
+        marked = found[0].get_closest_marker("of_the_day")
+        kept = found[0].get_closest_marker("every_case")
+        if marked or (len(found) >= MANY and function.startswith("tests/models/") and not kept):
+            turns.append(found)
+    for found in turns:
+        yield from (case for i, case in enumerate(found) if not turn_of(i, len(found)))

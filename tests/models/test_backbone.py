@@ -64,6 +64,7 @@ def test_scanned_and_unrolled_stacks_are_equal_variables_included(remat):
     assert float(aux_losses(scanned)) > 0
 
 
+@pytest.mark.of_the_day("rematerialisation")
 def test_rematerialisation_changes_no_gradient():
     def gradient(remat):
         config = dataclasses.replace(SMALL, remat=remat, dropout=0.2)
@@ -163,7 +164,6 @@ def test_groups_of_parameters_reach_any_optimiser():
     assert {g for p, g in flat.items() if "kernel" in p} == {"default"}
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", presets())
 def test_presets_build_and_learn(name):
     spec = ModelSpec(head="classify", vocab_size=7, outputs=2, length=9)

@@ -93,7 +93,6 @@ def test_t5_initialisation_makes_up_for_scores_without_a_scale():
     assert_close(outs[0], plain, ratio=0)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", names())
 def test_normformer_takes_every_mixer(name):
     """Built only: a gain for each head where there are heads, else for the whole."""

@@ -26,6 +26,7 @@ def made(name):
     return build(name.split("@")[0], laws.D, rngs=nnx.Rngs(0), **options(name))
 
 
+@pytest.mark.of_the_day("serialised")
 def test_programs_over_states_are_serialised():
     pytest.importorskip("flatbuffers", reason="jax.export writes with it")
 

@@ -7,6 +7,7 @@ from tests.laws import PACKED, L, runs
 from tests.laws.cases import B, C, N, chunked, joined, ragged
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("seed", range(4))
 def test_a_split_takes_every_real_token_once_and_in_order(seed):
     places = ragged(PACKED, seed)

@@ -82,6 +82,7 @@ def test_resets_are_flags_and_stand_alone():
         mixer.extend(jnp.zeros((3, 3, 4)), state, resets=jnp.zeros((3, 3), bool))
 
 
+@pytest.mark.of_the_day("policy")
 @pytest.mark.parametrize("name", some("gru"))
 def test_a_policy_learns_to_remember(name):
     """What it answers at the first step it sees; the others it must remember."""

@@ -29,6 +29,7 @@ def test_a_key_is_the_streams_made_of_it():
         assert_trees_close(*(nnx.state(mixer) for mixer in alike), ratio=0)
 
 
+@pytest.mark.of_the_day("streams of a call")
 def test_streams_of_a_call():
     config = dataclasses.replace(default_backbone("lru"), d_model=8, dropout=0.1)
     spec = ModelSpec(head="lm", vocab_size=5, outputs=5, length=8)

@@ -14,7 +14,7 @@ from tests.laws.cases import N
 from tests.models.subjects import ROOM, causal_form, options, subject
 from tests.models.tiny import TINY
 
-pytestmark = pytest.mark.usefixtures("in_short_forms")
+pytestmark = [pytest.mark.usefixtures("in_short_forms"), pytest.mark.every_case]
 SLOW = pytest.mark.slow
 
 # One of each primitive of docs/design.md.

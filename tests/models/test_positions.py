@@ -87,6 +87,7 @@ def test_sinusoidal_equals_published(length_width):
         assert_close(got, theirs[f"{name}_{length}x{width}"], ratio=1e-6, what=name)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("length", [None, 16, 100, 300])
 @pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3", "longrope"])
 def test_scaled_frequencies_equal_published(kind, length):

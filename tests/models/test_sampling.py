@@ -28,7 +28,6 @@ def built(name, **changes):
     return model
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_tokens_are_drawn_from_what_the_parallel_form_predicts(name):
     model, key = built(name), jax.random.key(1)

@@ -13,7 +13,6 @@ def check(name, axes, **options):
     assert max(differences) <= RATIO, differences
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", ["attention", "gated_deltanet", "mamba", "s4d"])
 def test_four_parts_are_one_row(name):
     check(name, {"data": 2, "seq": 4})

@@ -37,7 +37,6 @@ def program(name, streaming, constants):
 in_short_forms = functools.cache(functools.partial(program, constants=SHORT))
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("short", SHORT, ids=lambda s: f"{s.module.__name__}.{s.name}")
 def test_a_law_runs_the_form_that_this_length_decides(short):
     """Without this constant the same rows take another form."""

@@ -54,7 +54,6 @@ def at(tree, path):
     return tree
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", golden_cases("gau"))
 def test_equals_the_published_layer(case):
     """The norm before the layer and the residual are the block's."""
@@ -82,7 +81,6 @@ def test_equals_the_published_layer(case):
         assert_close(masked[mask], g["y_masked"][mask], ratio=1e-10)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     ("causal", "far"), [(True, "segment"), (False, "segment"), (False, "block")]
 )

@@ -80,7 +80,6 @@ def test_nystromformer_is_softmax_with_a_landmark_for_each_token():
         assert_close(jax.jit(lambda x: mixer(x))(ROW[None])[0], desired, ratio=1e-6)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("kind", ["dense", "random", "factorized"])
 def test_synthesizer_makes_its_weights(kind, causal):

@@ -148,6 +148,7 @@ def test_scaled_rotary_positions_are_those_of_the_ops():
     assert np.isfinite(mixer(jnp.ones((1, 3, 8)))).all()
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(
     ("mixer", "options", "words"),
     [

@@ -39,7 +39,6 @@ def attend_by_hand(mixer, x, seen, rows=()):
     return o.reshape(len(x), -1) @ np.asarray(mixer.out_proj.kernel[...])
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("case", CASES)
 def test_the_pattern_is_that_of_the_paper(case, causal):
@@ -97,7 +96,6 @@ SHORT = {
 }
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", SHORT)
 def test_short_segments_share_blocks_and_see_what_rows_of_their_own_see(case):
     """Against rows without ids, which are laid out in another way."""
@@ -160,7 +158,6 @@ def compiled_flops(name, length, options):
     return cost["flops"] - 4 * 2 * length * 128**2
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", COSTS)
 def test_flops_are_those_of_the_keys_that_are_seen(case):
     """4 L n d_model for n keys a query, and growth with L as the formula has it."""

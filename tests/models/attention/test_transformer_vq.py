@@ -62,7 +62,6 @@ def normed(g, x):
     return x * scale * g["param_input_ln/g"] + g["param_input_ln/b"]
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", ["vqattn_0", "vqattn_1", "vqattn_2"])
 def test_equals_the_published_layer(case):
     with x64():

@@ -96,7 +96,6 @@ def test_the_normaliser_equals_the_published_one(name):
             assert_close(grad, theirs["grad_" + n], ratio=1e-9, what=n)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", ["based_norm", "based_nonorm", "rebased_norm", "rebased_nonorm"])
 def test_based_and_rebased_equal_the_published_kernels(case):
     name, norm = case.split("_")

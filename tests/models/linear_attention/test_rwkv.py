@@ -16,6 +16,7 @@ from tests.models.linear_attention.test_rwkv6 import shifted
 from tests.references.delta_rules import dplr_delta_rule
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("version", [4, 6, 7])
 def test_published_blocks_normalise_the_embedding(version):
     config = default_backbone(f"rwkv{version}_lm")

@@ -61,7 +61,6 @@ def leaves(prefix, g):
     return found
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_published_layer(case):
     with x64():
@@ -159,6 +158,7 @@ def test_what_cannot_be_is_refused():
             module(8, **options, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.of_the_day("transnormer preset")
 def test_the_preset_takes_blocks_in_the_first_half_and_streams():
     spec = ModelSpec(vocab_size=7, features=None, head="lm", outputs=7, length=11)
     config = default_backbone("transnormer")

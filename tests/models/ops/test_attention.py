@@ -69,7 +69,6 @@ def compare(arrays, bias=None, ratio=1e-12, reference_options=None, real=None, *
         assert_close(grads[3], want_grads[3].sum(axes, keepdims=True), ratio=ratio, what="dbias")
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("form", LENGTHS)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 7])
@@ -88,6 +87,7 @@ def test_long_rows(monkeypatch, window):
     assert sizes == {(64, 104 if window is None else 64)}
 
 
+@pytest.mark.of_the_day("halves")
 def test_one_row_goes_whole_and_two_in_halves():
     compare(draw(LENGTHS["blocks"]), causal=True)
 
@@ -106,7 +106,6 @@ def test_other_number_of_keys(form):
     compare(draw(LENGTHS[form], keys=LENGTHS[form] // 2, batch=1))
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("form", LENGTHS)
 @pytest.mark.parametrize("shape", ["full", "keys"])
 def test_bias_and_its_gradient(form, shape):
@@ -116,7 +115,6 @@ def test_bias_and_its_gradient(form, shape):
     compare(draw(length), bias=bias, causal=shape == "keys")
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("form", LENGTHS)
 @pytest.mark.parametrize(
     ("causal", "window", "biased"),

@@ -38,7 +38,6 @@ def compiled_programs():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", ALL)
 def test_a_second_eager_call_compiles_nothing(name, compiled_programs):
     f, *args = ALL[name]
@@ -98,7 +97,6 @@ def test_a_forced_form_is_taken_by_a_cached_call_and_leaves_nothing():
         pass
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", CALLS)
 def test_a_mesh_with_explicit_axes_is_one_device(name):
     """Rows divided along B and L: values and gradients, of one call and of two under `vmap`."""
@@ -137,7 +135,6 @@ def test_an_explicit_mesh_need_not_be_the_ambient_one():
     assert jax.typeof(o).sharding.spec[0] == jax.typeof(s).sharding.spec[0] == "b"
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", sorted(ALL.keys() - {"rope", "attend_blocks", "near_blocks"}))
 def test_nothing_comes_of_nothing(name):
     """Rows of no tokens leave the state as padding does; a batch of no rows has no outputs."""
@@ -164,6 +161,7 @@ def test_nothing_comes_of_nothing(name):
                 assert_trees_close(other, state, ratio=1e-6)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("name", ALL)
 def test_one_width_of_numbers(name, wide):

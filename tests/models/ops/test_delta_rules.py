@@ -84,7 +84,6 @@ def run(op, inputs, ids=None, *, chunk_size=None, scale=1.0):
     return OPS[op][0](*inputs, chunk_size=chunk_size, scale=scale, segment_ids=ids)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("chunk_size", [1, 16, 64, L])
 @pytest.mark.parametrize(("op", "kind"), EVERY)
 def test_equals_the_loop_for_every_chunk_size(op, kind, chunk_size):
@@ -148,7 +147,6 @@ def compare_gradients(op, inputs, ids, ratio):
     return actual
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize(("op", "kind"), EVERY)
 def test_gradients_equal_the_loop_and_stop_at_padding(op, kind):
     ids, inputs = layouts(), draw(op, kind)
@@ -158,7 +156,6 @@ def test_gradients_equal_the_loop_and_stop_at_padding(op, kind):
         assert np.any(np.asarray(g)[ids > 0])
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("kind", ["head", "channel"])
 def test_extreme_decays_keep_accuracy(op, kind):
@@ -226,6 +223,7 @@ def test_unit_inverse_and_its_derivative():
     assert_close(slope, wanted, ratio=1e-10)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -81,6 +81,7 @@ def test_gradients_equal_those_of_the_loop(packed):
     assert_trees_close(actual, desired, ratio=1e-11)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("length", [1, 2, 33])
 def test_kernel_is_the_impulse_response(length):
     A, b, c = system()

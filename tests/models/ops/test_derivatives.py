@@ -26,7 +26,6 @@ def small(request, monkeypatch):
         monkeypatch.setattr(attention_module, "DENSE_QUERIES", 4)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", ALL)
 def test_every_way_of_differentiation(name, small):
     """Slopes and curvatures along two directions are those of finite differences, in all ways."""

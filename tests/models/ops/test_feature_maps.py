@@ -56,7 +56,6 @@ def test_random_features_equal_the_published_ones():
         assert_close(identity, g["relu_k_noproj"], ratio=1e-12)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("kind", ["orthogonal", "structured"])
 @pytest.mark.parametrize(("rows", "width"), [(12, 6), (10, 7)])
 def test_rows_are_orthogonal_within_a_block_with_gaussian_norms(kind, rows, width):

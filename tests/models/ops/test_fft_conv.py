@@ -39,7 +39,6 @@ def draw(kernel_length, reverse_length, seed=0):
     return u, rng.normal(size=(kernel_length, DIM)), reverse, cotangent
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("lengths", [(100, 0), (LENGTH, 100), (3, 40)], ids=str)
 def test_equals_reference(layout, lengths):
@@ -105,7 +104,6 @@ def test_wrong_kernels_are_named():
         fft_conv(u, jnp.zeros((4, 3)), reverse_kernel=jnp.zeros((0, 3)))
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_strict_sums_do_not_feel_the_future(layout):
     """Not in a single bit, however large the future is."""

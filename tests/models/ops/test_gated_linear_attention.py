@@ -86,19 +86,16 @@ def check(arrays, ids=None, chunk_size=None, **options):
     assert_trees_close(actual, desired, ratio=1e-11)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("kind", DECAYS)
 def test_equals_the_loop_on_packed_rows(kind):
     check(draw(kind), layouts(), chunk_size=16)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("kind", ["none", "head", "channel"])
 def test_reading_before_the_update_on_packed_rows(kind):
     check(draw(kind), layouts(), chunk_size=16, read_before=True)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("form", ["apart", "together"])
 @pytest.mark.parametrize("kind", ["none", "head"])
 def test_a_column_behind_whole_vectors(kind, form):
@@ -117,7 +114,6 @@ def test_a_column_is_apart_where_a_table_says_so():
     assert products["apart"] == products["together"] + 3  # within, from and into the state
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     ("kind", "chunk_size"), [("none", 11), ("head", 11), ("channel", 11), ("channel", None)]
 )
@@ -152,7 +148,6 @@ def test_continues_from_a_state():
     assert_close(end, s, ratio=1e-12)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("width", [1, 4])
 def test_extreme_decays_are_finite_forward_and_backward(dtype, width):
@@ -192,6 +187,7 @@ def test_training_memory_is_linear_and_small():
     assert temporary(16384) <= 16  # in arrays of q's size; the scores of all chunks would be 4 more
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -229,7 +225,6 @@ CASES = {
 }
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_published_implementation(name):
     data, decay = golden_case(name), CASES[name]
@@ -268,7 +263,6 @@ def test_gradients_of_a_large_chunk_with_a_decay_a_channel():
     assert_close(slope(x, 128), slope(x, 8), ratio=1e-5)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("kind", ["none", "head", "channel"])
 @pytest.mark.parametrize("read_before", [False, True])
 def test_heads_that_share_queries_and_keys_equal_repeated_ones(kind, read_before):

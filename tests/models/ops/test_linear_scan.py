@@ -56,6 +56,7 @@ def gradients(f, arrays, weight=1.0):
     return jax.jit(jax.grad(loss, tuple(range(len(arrays)))))(*arrays)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("complex_", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("length", [1, 13])
@@ -91,6 +92,7 @@ def test_gradients_equal_the_loop(form, complex_, reverse):
     assert_trees_close(actual, desired, ratio=1e-12)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("shape", [(3, 13, 4), (4,)])
 def test_segments(form, reverse, shape):

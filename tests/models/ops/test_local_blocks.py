@@ -8,7 +8,6 @@ import pytest
 from seqzoo.models.ops.softmax.local_blocks import forget
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("slots", [0, 1, 2, 5])
 def test_recent_holds_the_latest_of_what_is_kept(slots):
     items, kept = jnp.arange(1.0, 9).reshape(2, 4), np.array([[1, 0, 1, 1], [0, 0, 0, 1]], bool)

@@ -81,7 +81,6 @@ def test_rows_and_tables_equal_a_full_bias(form):
     compare(LENGTHS[form], None, causal=False)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("form", LENGTHS)
 @pytest.mark.parametrize("window", [None, 5])
 def test_distances_count_the_tokens_of_a_segment(form, window):

@@ -68,6 +68,7 @@ def both_losses(f):
     return loss
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("chunk_size", [None, 1, 4])
 @pytest.mark.parametrize("length", [1, 7, 37])
 def test_equals_the_loop(form, length, chunk_size):
@@ -98,7 +99,6 @@ def test_nothing_optional_means_zeros(form):
     assert_close(h, expected_h, ratio=1e-12)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("length", [1, 75])  # 75 is three groups of chunks for the prefix
 def test_gradients_equal_those_of_the_loop(form, length):
     arguments = draw(2, length)
@@ -228,7 +228,6 @@ def constant(case):
     return jax.vmap(one, (1, 1, 0, 0, 0, 0, 0), 1)(*(case[k] for k in names))
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     ("name", "f"),
     [("varBC_D_z_softplus", variable), ("groups", grouped), ("constBC", constant)],
@@ -248,6 +247,7 @@ def test_published_outputs_states_and_gradients(form, name, f, bits):
     assert_trees_close(grads, {k: case[f"grad_{k}"] for k in names}, ratio=ratio)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("name", ["complex_varBC", "complex_constBC"])
 def test_published_complex_outputs_and_states(form, name):
     case = golden(f"mamba1/selective_scan_{name}")

@@ -57,7 +57,6 @@ def agrees(mesh, f, *args):
     return compiled
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("ids", [None, IDS], ids=["whole", "packed"])
 def test_linear_scan(reverse, ids):
@@ -74,7 +73,6 @@ def test_linear_scan_of_a_constant_decay():
 SLOW = ("dplr_delta_rule", "dense_ssm")  # much of what others show
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     "op", [pytest.param(op, marks=[pytest.mark.slow] if op in SLOW else []) for op in CALLS]
 )
@@ -154,7 +152,6 @@ def test_flash_passes_its_sum_on(block):
     agrees(mesh_of(data=2, seq=4), lambda p, x: nnx.merge(graphdef, p)(x), params, NORMAL[0])
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("ids", [None, IDS], ids=["whole", "packed"])
 @pytest.mark.parametrize("pattern", ["near", "both ways", "anywhere"])
 def test_named_blocks(pattern, ids, monkeypatch):

@@ -188,7 +188,6 @@ def error(actual, desired):
     return relative_error(actual, desired)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", CASES)
 def test_float32_is_as_precise_as_for_weak_decays(name, monkeypatch):
     monkeypatch.setattr(decayed_pairs, "JOINED", 4)

@@ -69,7 +69,6 @@ def test_every_parameter_has_the_dtype_of_its_tensor_and_goes_out_with_it(mixed,
         assert (array.dtype, array.tobytes()) == (after[name].dtype, after[name].tobytes()), name
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("said", [{}, {"torch_dtype": "bfloat16"}, {"dtype": "bfloat16"}])
 def test_products_are_in_the_dtype_of_the_config_or_the_one_asked_for(said, mixed):
     config = json.loads((mixed / "config.json").read_text())

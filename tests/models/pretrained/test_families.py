@@ -8,7 +8,6 @@ from tests.golden import golden
 from tests.models.pretrained.published import NAMES, compared, differences, folder
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "longformer_mlm"])
 def test_logits_equal_the_published_ones_and_the_files_come_out_as_they_were(name, tmp_path):
     model = from_pretrained(folder(name))

@@ -269,6 +269,7 @@ CASES = {
 }
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("name", CASES)
 def test_a_malformed_checkpoint_is_named_and_nothing_is_read(name, checkpoint):
     damage, message = CASES[name]

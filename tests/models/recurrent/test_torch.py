@@ -84,7 +84,6 @@ def load(case):
     return g, p, jnp.asarray(g["x"]), starts
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_states_and_gradients(case):
     with x64():
@@ -103,7 +102,6 @@ def test_outputs_states_and_gradients(case):
         assert_close(grad, g[f"grad_{name}"], ratio=1e-9, what=name)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", CASES)
 def test_packed_rows_and_zero_states(case):
     with x64():

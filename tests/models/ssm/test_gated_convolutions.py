@@ -42,7 +42,6 @@ CASES = {
 }
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_loop(case):
     name, options, loop = CASES[case]

@@ -21,6 +21,7 @@ def pair(case):
     return hippo(measure, int(n))
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("case", [name[2:] for name in MATRICES if name.startswith("A_")])
 def test_matrices_equal_the_published_ones(case):
     A, B = pair(case)
@@ -28,6 +29,7 @@ def test_matrices_equal_the_published_ones(case):
     assert_close(B, MATRICES[f"B_{case}"], ratio=1e-14)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("case", [name[2:] for name in FORMS if name.startswith("W_")])
 def test_normal_forms_equal_the_published_ones_up_to_phases(case):
     measure, n = case.rsplit("_", 1)
@@ -37,6 +39,7 @@ def test_normal_forms_equal_the_published_ones_up_to_phases(case):
     assert_close(abs(form.b), FORMS[f"absB_{case}"], ratio=1e-12)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("measure", ["legs", "legsd", "legt", "lagt", "fourier", "fourier2"])
 @pytest.mark.parametrize("n", [2, 8, 64])
 def test_normal_form_gives_the_matrix_back(measure, n):
@@ -51,6 +54,7 @@ def test_the_form_of_legs_alone():
         np.testing.assert_array_equal(ours, form.reshape(ours.shape))
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(
     ("make", "message"),
     [

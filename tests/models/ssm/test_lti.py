@@ -86,7 +86,6 @@ def stepped(graphdef, state, x):
     return jnp.swapaxes(jax.lax.scan(step, mixer.init_state(1), jnp.swapaxes(x, 0, 1))[1], 0, 1)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", OPTIONS)
 def test_convolution_equals_recurrence_equals_chunks(name):
     longest = max(LENGTHS)
@@ -113,7 +112,6 @@ def test_convolution_equals_recurrence_equals_chunks(name):
         assert_close(packed[place], convolved(kernel, skip, x[place]), ratio=1e-10, what=what)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", ["s4", "s4d", "dss", "s5"])
 def test_steps_are_rescaled_for_another_sampling_rate(name):
     """At twice the rate and half the steps, every other output is that of the old rate."""

@@ -46,7 +46,6 @@ def published(case, bits):
     return Published(mixer, present)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("bits", [64, 32])
 @pytest.mark.parametrize("name", ["block_0", "block_1"])
 def test_outputs_states_and_gradients_equal_the_published_ones(name, bits):

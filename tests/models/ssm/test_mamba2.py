@@ -44,7 +44,6 @@ def published(case, bits):
     return Published(mixer, {k: v for k, v in NAMES.items() if f"param_{v[0]}" in case})
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("bits", [64, 32])
 @pytest.mark.parametrize("name", ["mixer_0", "mixer_1", "mixer_2"])
 def test_outputs_states_and_gradients_equal_the_published_ones(name, bits):

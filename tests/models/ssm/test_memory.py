@@ -37,6 +37,7 @@ def test_legs_keeps_the_whole_past():
     assert error("legs", 32, method="zoh") < 0.001
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(
     ("measure", "bound"), [("legt", 0.002), ("lmu", 0.002), ("fourier", 0.2), ("fourier2", 0.2)]
 )
@@ -57,6 +58,7 @@ def test_laguerre_functions_are_orthonormal():
     assert_close(0.01 * values @ values.T, np.eye(6), ratio=0.02)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [("forward", "euler"), ("backward", "backward_diff"), ("bilinear", "bilinear"), ("zoh", "zoh")],

@@ -38,7 +38,6 @@ def test_kernels_equal_the_published_ones(case, bits):
     assert_close(kernel, g["K"], ratio=1e-10 if bits == 64 else 1e-5)
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("case", KERNELS)
 def test_discrete_systems_outputs_and_states_equal_the_published_ones(case):
     g = load(case)

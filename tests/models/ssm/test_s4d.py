@@ -25,6 +25,7 @@ kernel_of = jax.jit(s4d_kernel, static_argnums=3, static_argnames="method")
 discrete = jax.jit(discretize, static_argnames="method")
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("name", ["lin", "inv", "inv2", "quad", "legs", "real"])
 @pytest.mark.parametrize("n", [8, 16])
 def test_initialisations_equal_the_published_ones(name, n):

@@ -31,6 +31,7 @@ def test_initialisation_equals_the_published_one(block):
     assert_close(v.conj().T / phase[:, None], g[f"block{block}_Vinv"], ratio=1e-12)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("n", [4, 8, 16])
 def test_matrices_equal_the_published_ones(n):
     g = golden("s5/init")

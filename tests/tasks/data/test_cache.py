@@ -161,6 +161,7 @@ build("listops_short", test_size=50).source("test")
 """
 
 
+@pytest.mark.of_the_day("killed generation")
 def test_a_killed_generation_leaves_no_half_set(cache_folder):
     made = subprocess.Popen([sys.executable, "-c", SLOW_SAVE], stdout=subprocess.PIPE)
     assert made.stdout.readline() == b"saved\n"

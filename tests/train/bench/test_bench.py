@@ -41,6 +41,7 @@ def test_a_measurement_is_a_line_of_json(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[0]) == row
 
 
+@pytest.mark.of_the_day("generation measured")
 def test_generation_is_measured_beside_a_step(capsys):
     sizes = ["--models", "gru", "--d-model", "4", "--batch-size", "1", "--rounds", "1"]
     assert dispatch(["bench", "--what", "data", "--tasks", "group_words", *sizes]) == 0

@@ -184,6 +184,7 @@ while True:
     assert "continues the run" in done.stderr
 
 
+@pytest.mark.of_the_day("other options")
 def test_other_options_on_another_host_are_refused(tmp_path):
     with Pair(tmp_path / "run", options=({}, {"seed": 2})) as pair:
         codes, errors, _ = pair.end()

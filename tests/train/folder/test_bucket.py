@@ -116,6 +116,7 @@ def test_the_doctor_takes_a_bucket(bucket, capsys, monkeypatch):
     assert dispatch(["doctor", "--mib", "1", "--out", RUN]) == 0, capsys.readouterr()
 
 
+@pytest.mark.of_the_day("comparison in a bucket")
 def test_a_comparison_stops_and_goes_on_in_a_bucket(bucket, tmp_path, monkeypatch):
     tiny_programs(monkeypatch)
     wanted, options = models(Selecting(), "a", "b"), {"seeds": 2, "vectorise": "always"}

@@ -88,6 +88,7 @@ def test_without_decay_each_is_the_librarys(name):
                 )
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_decay_is_of_the_default_group_alone(name):
     with_decay, without = (steps(ours(name, weight_decay=d))[0] for d in (0.1, 0.0))
@@ -173,6 +174,7 @@ def test_older_configurations_are_those_of_adamw():
     assert comparable(old)["optim"] == dataclasses.asdict(OptimConfig())
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("optim", [{"ema": 0.8}, {"name": "schedule_free"}, {"name": "muon"}])
 def test_what_is_evaluated_during_a_run_is_what_a_checkpoint_gives(tmp_path, monkeypatch, optim):
     monkeypatch.setitem(TASKS, "tiny", Tiny)

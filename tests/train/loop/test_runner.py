@@ -360,6 +360,7 @@ def test_ctrl_c_twice_exits_at_once(monkeypatch):
         assert codes == [130]
 
 
+@pytest.mark.of_the_day("experts in the log")
 def test_what_a_mixture_of_experts_drops_is_in_the_log(tmp_path):
     moe = {"feedforward": "moe", "experts": 1, "experts_per_token": 1, "expert_capacity": 0.5}
     tiny = dataclasses.replace(

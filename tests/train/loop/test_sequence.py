@@ -62,6 +62,7 @@ def sent(mixer, length):
     return sum(c.sent for c in Module(text).collectives()), text
 
 
+@pytest.mark.of_the_day("divided rows")
 @pytest.mark.parametrize(
     "mesh",
     [

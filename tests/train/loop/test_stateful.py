@@ -161,6 +161,7 @@ def test_stop_and_resume_equals_uninterrupted(program, tmp_path, monkeypatch):
     assert read_lines(tmp_path / "whole") == read_lines(tmp_path / "parts")
 
 
+@pytest.mark.of_the_day("stateful devices")
 def test_several_devices_and_microbatches_give_the_same(program, data):
     one, losses = trained(program, data, 3)
     divided = make_program(experiment(data))

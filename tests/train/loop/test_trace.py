@@ -12,6 +12,7 @@ from seqzoo.train.loop.runner import run
 from seqzoo.train.loop.trace import host_time
 
 
+@pytest.mark.of_the_day("a profile")
 def test_a_profile_of_the_loop_names_mixers_and_times_the_host(tmp_path):
     bench = Bench(models="gru", d_model=4, lengths=(32,), batch_size=1, steps=5)
     watched = dataclasses.replace(_watched(bench, "gru"), mesh=MeshConfig(data=1))
@@ -45,6 +46,7 @@ def test_a_folder_without_a_trace_is_refused(tmp_path):
         host_time(tmp_path)
 
 
+@pytest.mark.of_the_day("spans")
 def test_overlapping_spans_count_once():
     assert trace._union([(5, 6), (0, 2), (1, 3)]) == [(0, 3), (5, 6)]
     assert trace._covered((1, 10), [(0, 3), (5, 6)]) == 3
