@@ -6,6 +6,7 @@ that does not fit its files, files that are not what they say (header.py).
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -16,6 +17,7 @@ from etils import epath
 from seqzoo.models.pretrained.header import Tensor, read_header, read_json
 
 CONFIG = "config.json"
+ENDS = 2**20  # bytes at both ends of a file that its digest reads
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5", ".gguf")
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt")  # of a repository on the hub
@@ -62,18 +64,32 @@ def find(folder: str | epath.Path) -> epath.Path:
         raise ValueError(f"{path} does not exist, and the hub has no {name}: {reason}") from error
 
 
-def is_published(place: epath.PathLike) -> bool:
-    """Whether a place holds published weights, or is none and has the form OWNER/NAME."""
+def is_published(place: epath.PathLike, *, hub: bool = False) -> bool:
+    """Whether a place holds published weights; with `hub` also what may be a name there."""
     place = epath.Path(place)
     config = place / CONFIG
     if not place.exists():
-        return len(place.parts) == 2 and not place.is_absolute()
-    if not config.is_file():
+        return hub and len(place.parts) == 2 and not place.is_absolute()
+    if not config.exists():
         return any(place.glob("*.safetensors"))
     try:
         return "model_type" in json.loads(config.read_text())
-    except ValueError:  # whoever reads it says what is wrong
+    except (ValueError, OSError):  # whoever reads it says what is wrong
         return False
+
+
+def digest(folder: str | epath.Path) -> str:
+    """Of config and weights, by the sizes and both ends of the files."""
+    _, config, tensors = open_checkpoint(folder)
+    found = hashlib.sha256(repr(sorted(config.items())).encode())
+    for path in sorted({tensor.file for tensor in tensors.values()}):
+        size = path.stat().length
+        found.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            found.update(file.read(ENDS))
+            file.seek(max(size - ENDS, 0))
+            found.update(file.read())
+    return found.hexdigest()[:16]
 
 
 def _tensors(path: epath.Path) -> dict[str, Tensor]:

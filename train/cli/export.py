@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     named_code(line)
     options = parse(ExportOptions, line, USAGE, ABOUT)
     place = place_of(line, USAGE)
-    if is_published(place):
+    if is_published(place, hub=True):
         model = from_pretrained(place, max_length=options.max_length or None)
     else:
         program, state, _ = load_run(place, which=options.checkpoint)

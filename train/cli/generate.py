@@ -170,7 +170,7 @@ def main(argv: Sequence[str]) -> int:
         )
     if options.count < 1:
         raise ValueError(f"count must be at least 1; got {options.count}")
-    voice = (of_folder if is_published(place) else of_run)(place, texts, options)
+    voice = (of_folder if is_published(place, hub=True) else of_run)(place, texts, options)
     starts = [text for text in texts for _ in range(options.count)]
     pace = Pace()
     parts = continued(voice, options, pace)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from seqzoo import tasks
 from seqzoo.train.cli.console import ProgressBars, bare, words
 from seqzoo.train.cli.errors import INCOMPLETE, exit_code
 from seqzoo.train.cli.experiment import (
@@ -16,6 +17,7 @@ from seqzoo.train.cli.experiment import (
     examined,
     experiment_fields,
     experiment_of,
+    named_task,
     say_notes,
 )
 from seqzoo.train.cli.flags import CommandLine, Run, bare_field, parse, read
@@ -23,9 +25,10 @@ from seqzoo.train.compare.run_page import CLAIMS
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.backend import prepare
 from seqzoo.train.devices.processes import Processes, is_first, joined
-from seqzoo.train.folder.files import write_atomically
+from seqzoo.train.folder.files import run_path, write_atomically
 from seqzoo.train.loop import runner
 from seqzoo.train.loop.claims import as_claims
+from seqzoo.train.loop.learned import fine_tuning
 from seqzoo.train.published import published
 
 
@@ -35,6 +38,7 @@ class TrainOptions:
 
     task: str = ""  # what to learn, or OBJECTIVE:TASK to pretrain; see seqzoo list
     model: str = ""  # a mixer, a preset, or mixers separated by commas; see seqzoo list
+    init: str = ""  # published weights to fine-tune, a folder in place of --model
     published: str = ""  # a published configuration in place of task and model; see seqzoo list
     out: Run  # the run's folder; the same command again continues what is there
     change_steps: bool = False  # continue a run under another number of steps
@@ -45,8 +49,8 @@ class TrainOptions:
 def main(argv: Sequence[str]) -> int:
     """`seqzoo train`."""
     line = read(argv)
-    base = _published(line)
-    task, model = (base.task.name, base.model) if base else chosen(line)
+    base = _published(line) or _initial(line)
+    task, model = (tasks.name_of(base.task), base.model) if base else chosen(line)
     fields = [
         bare_field("own", TrainOptions),
         *experiment_fields(task, model, base),
@@ -73,6 +77,18 @@ def _published(line: CommandLine) -> Experiment | None:
                 f"--published {name} has a task and a model of its own; leave out {flag}"
             )
     return published(name).experiment()
+
+
+def _initial(line: CommandLine) -> Experiment | None:
+    """The model of --init for the task, with the weights as what to start from; None without it."""
+    folder = line.text("--init")
+    if folder is None:
+        return None
+    for flag in ("--model", "--init-from", "--published"):
+        if line.text(flag) is not None:
+            raise ValueError(f"--init {folder} says what {flag} would; leave one of them out")
+    task = named_task(line, "listops")
+    return fine_tuning(run_path(folder), tasks.build(task))
 
 
 def _train(experiment: Experiment, own: TrainOptions) -> int:

@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from seqzoo.models.pretrained.folder import digest, is_published
 from seqzoo.tasks.data.identity import identity
 from seqzoo.train.config import DATA, INIT, DataChange, Experiment, differences
 from seqzoo.train.folder.checkpoint import Checkpoints
@@ -29,9 +30,15 @@ def held_by(experiment: Experiment, *, needed: bool = True) -> Held:
     with contextlib.suppress(FileNotFoundError):
         held |= identity(experiment.task, ("test",))
     if experiment.train.init_from:
-        with contextlib.closing(Checkpoints(Path(experiment.train.init_from))) as checkpoints:
-            held |= {INIT: digests} if (digests := checkpoints.newest_digest()) else {}
+        held |= {INIT: found} if (found := _digests(Path(experiment.train.init_from))) else {}
     return held
+
+
+def _digests(place: Path) -> dict[str, str]:
+    if is_published(place):
+        return {"weights": digest(place)}
+    with contextlib.closing(Checkpoints(place)) as checkpoints:
+        return checkpoints.newest_digest()
 
 
 def changes_of(run: Path, own: Experiment, now: Experiment, split: str) -> dict[str, Any]:

@@ -70,6 +70,7 @@ OPTIONS = {
 # `demo --out` is read as that of compare, which it calls; `plan` reads no place of an experiment.
 SAME = {"demo --out", "plan --data.data", "plan --init-from", "plan --out", "plan --page"}
 SAME |= {"compare --init-from"}  # which compare refuses
+SAME |= {"train --init"}  # read as --init-from
 OTHER = {  # texts that name no place
     *("--baseline", "--checkpoint", "--code", "--coordinator", "--model", "--models", "--ops"),
     *("--options", "--prompt", "--stop", "--published", "--row", "--split", "--task", "--tasks"),

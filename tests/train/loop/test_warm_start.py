@@ -1,20 +1,28 @@
 """Pretraining, then fine-tuning: what is taken, what is new, what is refused."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+from seqzoo.models import from_pretrained
 from seqzoo.models.backbone import BackboneConfig
+from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks import build
+from seqzoo.tasks.synthetic.mqar import MQAR
+from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare.comparison import check_models
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.folder.checkpoint import Checkpoints
+from seqzoo.train.loop.learned import fine_tuning
 from seqzoo.train.loop.program import make_program
 from seqzoo.train.loop.runner import run, run_program
 from seqzoo.train.loop.state import seed_keys
 from seqzoo.train.loop.warm_start import warm_start
+from tests.models.pretrained.published import folder
 
 BACKBONE = BackboneConfig(d_model=8, depth=1, feedforward="none", scan=False)
 TRAIN = TrainConfig(steps=1, batch_size=8)
@@ -133,3 +141,47 @@ def test_a_model_that_sees_its_targets_is_refused():
     config = dataclasses.replace(experiment(wrapped("next_token")), backbone=both_ways)
     with pytest.raises(ValueError, match="sees what it should predict"):
         make_program(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocab", "head"),
+    [("mamba", 80, "lm"), ("llama", 37, "lm"), ("gpt2", 37, "lm"), ("bert_mlm", 37, "classify")],
+)
+def test_published_weights_are_taken_and_what_the_task_needs_is_new(name, vocab, head, monkeypatch):
+    spec = ModelSpec(head=head, vocab_size=vocab, outputs=vocab, length=32)
+    monkeypatch.setattr(MQAR, "spec", property(lambda self: spec))
+    config = fine_tuning(folder(name), recall())
+    program = make_program(config, devices=jax.devices()[:1])
+    state = program.init(seed_keys(3)[0])
+    started, report = warm_start(program, state, folder(name))
+    model = from_pretrained(folder(name))
+    old = {"/".join(map(str, p)): v for p, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    alike = vocab == model.encoder.embed.num_embeddings
+    for path, value in started.params.items():
+        if (alike and path not in report.new) or path.startswith("encoder/backbone/"):
+            expected = np.asarray(old[path].get_value())
+            rows = len(value) if path.endswith("position_embed") else None  # of the task's length
+            np.testing.assert_array_equal(value, expected[:rows])
+    assert (report.new == ()) == (alike and head == "lm")
+    if head == "classify":
+        assert report.new == ("out_proj/bias", "out_proj/kernel")
+    assert ("encoder/embed/embedding" in report.taken) == alike
+    assert "as published" in str(report)
+
+
+def test_a_run_of_published_weights_goes_on_and_knows_others(tmp_path, capsys):
+    copy = tmp_path / "weights"
+    shutil.copytree(folder("mamba"), copy)
+    sizes = ["--data.length=32", "--data.num-pairs=2", "--data.train-size=16", "--batch-size=8"]
+    sizes += ["--data.validation-size=4", "--data.test-size=4", "--threads=0"]
+    argv = ["train", f"--init={copy}", "--task=mqar", *sizes, f"--out={tmp_path / 'run'}"]
+    assert dispatch([*argv, "--steps=1"]) == 0
+    assert "as published" in capsys.readouterr().err
+    assert dispatch([*argv, "--steps=2", "--change-steps"]) == 0
+    assert "from step 1" in capsys.readouterr().err
+    model = copy / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-4] + b"\0\0\0\0")
+    assert dispatch([*argv, "--steps=3", "--change-steps"]) == 2
+    assert "weights" in capsys.readouterr().err
+    assert dispatch([*argv, "--model=lru"]) == 2
+    assert "leave one of them out" in capsys.readouterr().err

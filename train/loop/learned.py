@@ -1,0 +1,83 @@
+"""What a run starts from: the newest checkpoint of another run, or published weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from flax import nnx
+
+from seqzoo.models import from_pretrained
+from seqzoo.models.pretrained.folder import CONFIG, is_published, open_checkpoint
+from seqzoo.models.pretrained.load import translate
+from seqzoo.models.spec import ModelSpec
+from seqzoo.tasks.pretraining import Pretraining
+from seqzoo.tasks.task import Task
+from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.loop.evaluate import load_run
+from seqzoo.train.loop.state import Arrays
+
+EMBEDDING, POSITIONS = "encoder/embed/embedding", "encoder/position_embed"
+
+
+class Learned(NamedTuple):
+    """Variables by their paths, and what belongs to them."""
+
+    params: Arrays
+    rest: Arrays | None  # statistics; None: not kept
+    spec: ModelSpec
+    when: str
+    behind: Mapping[str, int]  # last rows of a variable that the new task has no use for
+    new: frozenset[str]  # variables that the new task needs anew
+
+
+def learned(place: Path, task: Task) -> Learned:
+    """What `place` has for a task. Raises ValueError where it is neither run nor weights."""
+    if is_published(place):
+        return _published(place, task.spec)
+    other, state, meta = load_run(place)
+    old = other.experiment.task
+    extra = max(_extra_tokens(old) - _extra_tokens(task), 0)
+    when = f"at step {meta['step']}"
+    return Learned(state.params, state.rest, old.spec, when, {EMBEDDING: extra}, frozenset())
+
+
+def _published(place: Path, wanted: ModelSpec) -> Learned:
+    model = from_pretrained(place)
+    params = {
+        "/".join(map(str, path)): leaf.get_value()
+        for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    }
+    vocab = model.encoder.embed.num_embeddings
+    spec = ModelSpec(head="lm", vocab_size=vocab, outputs=vocab, length=model.encoder.length)
+    behind = {POSITIONS: max(model.encoder.length - wanted.length, 0)}
+    new = frozenset() if wanted.vocab_size == vocab else frozenset({EMBEDDING})
+    return Learned(params, None, spec, "as published", behind, new)
+
+
+def _extra_tokens(task: Task) -> int:
+    tokens = task.spec.vocab_size is not None
+    return task.extra_tokens if isinstance(task, Pretraining) and tokens else 0
+
+
+def fine_tuning(place: Path, task: Task) -> Experiment:
+    """The model of published weights for a task, which starts from them.
+
+    Other heads than a language model's are plain maps of the pooled row. Parameters are float32,
+    products in bfloat16 where the config says so.
+    """
+    folder, config, _ = open_checkpoint(place)
+    translation = translate(config, str(folder / CONFIG))
+    said = config.get("dtype", config.get("torch_dtype"))
+    changes = {"dtype": "bfloat16" if said == "bfloat16" else "float32"}
+    if task.spec.head != "lm":
+        changes |= {"tie_embeddings": False, "head_transform": False, "head_bias": None}
+    return Experiment(
+        task=task,
+        model=",".join(translation.pattern),
+        mixer=dict(translation.options),
+        backbone=dataclasses.replace(translation.backbone, **changes),
+        train=TrainConfig(init_from=str(folder)),
+    )
