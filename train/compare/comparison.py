@@ -32,6 +32,7 @@ from seqzoo.train.folder.files import plain, run_path
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.claims import Verdict, as_claims
 from seqzoo.train.loop.held import Held, held_by
+from seqzoo.train.loop.program import mesh_for
 from seqzoo.train.loop.progress import SILENT, ComparisonProgress
 from seqzoo.train.loop.selection import check_kept
 from seqzoo.train.loop.signals import StopRequest
@@ -82,6 +83,7 @@ def compare(
     first = next(iter(models.values()))
     places = tuple(range(first.train.seed, first.train.seed + seeds))
     # Building each model and asking for each cost finds what cannot be before anything is written.
+    mesh_for(first)
     costs = {label: cost(experiment) for label, experiment in models.items()}
     for label, found in (claims or {}).items():
         costs[label]["claims"] = as_claims(found)

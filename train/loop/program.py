@@ -61,6 +61,16 @@ class Program(NamedTuple):
     weights: Callable[[TrainState], Arrays]  # that are evaluated: the parameters, or an average
 
 
+def mesh_for(
+    experiment: Experiment, devices: Sequence[jax.Device] | None = None, length: int = 0
+) -> Mesh:
+    """The mesh of an experiment. Raises ValueError where devices, batch and rows do not fit."""
+    mesh = make_mesh(experiment.mesh, devices)
+    check_batch(mesh, experiment.train.batch_size, experiment.train.accumulate)
+    check_length(mesh, length or experiment.task.spec.length)
+    return mesh
+
+
 def make_program(
     experiment: Experiment,
     *,
@@ -74,9 +84,7 @@ def make_program(
     that cannot be.
     """
     task, train, optim = experiment.task, experiment.train, experiment.optim
-    mesh = make_mesh(experiment.mesh, devices)
-    check_batch(mesh, train.batch_size, train.accumulate)
-    check_length(mesh, length or task.spec.length)
+    mesh = mesh_for(experiment, devices, length)
     if train.replicas > 1 and train.init_from:
         raise ValueError("replicas start from scratch; fine-tune with --replicas 1, seed by seed")
     make_model = make_model or model_factory(experiment)

@@ -211,6 +211,12 @@ def test_another_configuration_is_refused_and_nothing_changes(tmp_path, trained,
     assert len(trained) == 2
 
 
+@pytest.mark.parametrize("flags", [["--mesh.data", "5"], ["--batch-size", "3"]])
+def test_what_the_devices_cannot_do_is_refused_before_anything_is_written(tmp_path, flags):
+    assert run(tmp_path / "new", "lru", *flags) == 2
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_training_run_is_no_place_for_a_comparison(tmp_path, trained, capsys):
     (tmp_path / "config.json").write_text("{}")
     assert run(tmp_path, "lru") == 2

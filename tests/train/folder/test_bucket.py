@@ -95,7 +95,8 @@ def test_a_run_stops_and_goes_on_in_a_bucket(program, finished, bucket, monkeypa
     assert run_program(program, RUN)["step"] == 40
     assert read_lines(RUN) == read_lines(finished)
     names = {p.name for p in bucket.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "result.json", "checkpoints", LOCK}
+    files = {"config.json", "run.toml", "metrics.jsonl", "result.json"}
+    assert names == {*files, "checkpoints", LOCK}
     checkpoints = Checkpoints(RUN)
     states = [Writer().restore(checkpoints.place(40) / "state", program.like)]
     assert checkpoints.fault(40) is None
