@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.foreign import address
+from seqzoo.models.mixers import MIXERS
 from seqzoo.models.registry import current_options
 from seqzoo.tasks.data.identity import changes
 from seqzoo.tasks.task import Task
@@ -214,6 +215,15 @@ class _Config(TypedDict):
     train: TrainConfig
     mesh: MeshConfig
     data: NotRequired[Mapping[str, Mapping[str, str]]]
+
+
+def _mixer_name(mixer: Any) -> str:
+    ours = next((name for name, kind in MIXERS.items() if kind is mixer), None)
+    if isinstance(mixer, str) or ours:
+        return ours or mixer
+    if not isinstance(mixer, type):
+        raise ValueError(f"a model is a name or a class, made anew for each run; got {mixer!r}")
+    return address.register(mixer)
 
 
 def train_of(data: Mapping[str, Any], where: str = "the configuration") -> TrainConfig:
