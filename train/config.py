@@ -54,6 +54,7 @@ class OptimConfig:
     eps: float = 1e-8  # added to the root of the second moment
     momentum: float = 0.95  # of muon's matrices, in [0, 1)
     ema: float = 0.0  # decay of the averaged weights that are evaluated, in [0, 1); 0: none
+    trained: str = ""  # what learns: an expression found in paths of parameters; empty: all
 
     def __post_init__(self) -> None:
         for name in ("peak_lr", "dynamics_lr", "eps"):

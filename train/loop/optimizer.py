@@ -79,7 +79,7 @@ def make_optimizer(
         steps: length of the run, which the schedule spans.
         groups: the group of every parameter ("default", "no_decay" or "dynamics"), by its path.
 
-    Raises ValueError for a name that does not exist.
+    Raises ValueError for a name that does not exist, and where nothing would learn.
     """
     decayed = {path: group == "default" for path, group in groups.items()}
     peaks = {"default": optim.peak_lr, "no_decay": optim.peak_lr}
@@ -96,7 +96,36 @@ def make_optimizer(
     if optim.name == "schedule_free":
         schedule = make_schedule(optim, steps)
         tx = contrib.schedule_free(tx, schedule, b1=optim.b1)
+    if optim.trained:
+        tx = _holding(tx, _held(optim.trained, groups))
     return optax.chain(tx, averaged(optim.ema)) if optim.ema else tx
+
+
+def _holding(tx: Direction, held: Mapping[str, bool]) -> Direction:
+    """`tx` for what is not held: the rest has no part in the gradient's norm, and no decay."""
+
+    def zeroed(tree: Mapping[str, Array]) -> dict[str, Array]:
+        return {path: jnp.zeros_like(x) if held[path] else x for path, x in tree.items()}
+
+    def update(grads: Mapping[str, Array], state: Any, params: Any = None) -> tuple:
+        updates, state = tx.update(zeroed(grads), state, params)
+        return zeroed(updates), state
+
+    return optax.GradientTransformation(tx.init, update)
+
+
+def _held(trained: str, groups: Mapping[str, str]) -> dict[str, bool]:
+    """The parameters that stay as they are."""
+    try:
+        held = {path: not re.search(trained, path) for path in groups}
+    except re.error as error:
+        raise ValueError(f"optim.trained is no regular expression: {trained!r}: {error}") from None
+    if all(held.values()):
+        raise ValueError(
+            f"optim.trained={trained!r} is found in no parameter's path, so nothing would learn; "
+            f"there are {', '.join(sorted(groups)[:8])}{' ...' if len(groups) > 8 else ''}"
+        )
+    return held
 
 
 def _adam(optim: OptimConfig) -> Direction:

@@ -77,6 +77,7 @@ OTHER = {  # texts that name no place
     *(
         "--trackers",
         "--optim.name",
+        "--optim.trained",
         "--topology",
         "--data.pattern",
         "--data.digest",

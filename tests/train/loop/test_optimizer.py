@@ -25,6 +25,7 @@ from seqzoo.train.loop.optimizer import (
 )
 from seqzoo.train.loop.program import make_program
 from seqzoo.train.loop.runner import run_program
+from tests.helpers import assert_close
 from tests.train.tiny import Tiny
 from tests.train.tiny_run import experiment, make_model
 
@@ -122,6 +123,25 @@ def test_schedules_rise_hold_and_fall(schedule, rates):
     found = {step: float(made(jnp.int32(step))) for step in (0, 1, *rates)}
     assert (found[0], found[1]) == (0.25, 0.5)
     np.testing.assert_allclose([found[step] for step in rates], [*rates.values()], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMISERS))
+def test_what_is_not_trained_stays_and_the_rest_learns_as_without_it(name):
+    more = {"clip_norm": 0.5, "weight_decay": 0.3}
+    params, _ = steps(ours(name, trained=r"^(out_proj|l)/", **more))
+    for path, value in tree(0).items():
+        same = np.array_equal(np.asarray(params[path]), value)
+        assert same == (not path.startswith(("out_proj/", "l/"))), path
+    zero = optax.masked(optax.set_to_zero(), {p: "in_proj" not in p for p in SHAPES})
+    alone, _ = steps(optax.chain(zero, ours(name, **more)))
+    params, _ = steps(ours(name, trained="in_proj", **more))
+    assert_close(params["l/in_proj/kernel"], alone["l/in_proj/kernel"], ratio=1e-6)
+
+
+@pytest.mark.parametrize(("trained", "says"), [("(", "no regular"), ("xyz", "nothing would learn")])
+def test_what_trains_nothing_is_refused(trained, says):
+    with pytest.raises(ValueError, match=says):
+        ours("adamw", trained=trained)
 
 
 def test_schedule_free_needs_no_schedule_and_is_evaluated_at_its_average():
