@@ -189,7 +189,7 @@ def test_other_options_on_another_host_are_refused(tmp_path):
     with Pair(tmp_path / "run", options=({}, {"seed": 2})) as pair:
         codes, errors, _ = pair.end()
     assert codes == [2, 2]
-    assert "process 1 was started with other options than process 0 (train)" in errors[0]
+    assert "process 1 was started with other options or data than process 0 (train)" in errors[0]
 
 
 def test_a_process_that_waits_in_vain_says_so(tmp_path):
