@@ -10,11 +10,15 @@ rate = 0.8
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from seqzoo.models.blocks.config import BackboneConfig
+from seqzoo.models.pretrained.folder import is_published
 
 FILE = "run.toml"
 PREFIXES = ("data", "mixer", "backbone", "optim", "mesh")  # the parts that are tables
@@ -25,12 +29,24 @@ def as_toml(config: Mapping[str, Any]) -> str:
     task = dict(config["task"])
     code = config.get("code", {})
     top = {"task": _placed(task.pop("name"), code), "model": _placed(config["model"], code)}
-    parts = {**config, "data": task}
+    train = dict(config["train"])
+    if (start := train.get("init_from")) and is_published(start):  # some of whose model no flag has
+        top = {"task": top["task"], "init": train.pop("init_from")}
+    parts = {**config, "data": task, "backbone": _worded(config.get("backbone", {}))}
     lines = ["# seqzoo train --config run.toml --out FOLDER makes this run again; flags win."]
-    lines += _lines({**top, **config["train"]}, ())
+    lines += _lines({**top, **train}, ())
     for name in PREFIXES:
         lines += _lines(parts.get(name, {}), (name,), code)
     return "\n".join(lines) + "\n"
+
+
+def _worded(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """Switches that may also be left to the model are words: `--backbone.head-bias False`."""
+    third = {field.name for field in dataclasses.fields(BackboneConfig) if field.default is None}
+    return {
+        name: str(value) if name in third and isinstance(value, bool) else value
+        for name, value in backbone.items()
+    }
 
 
 def _placed(name: str, code: Mapping[str, Any]) -> str:

@@ -177,7 +177,8 @@ def test_a_run_of_published_weights_goes_on_and_knows_others(tmp_path, capsys):
     argv = ["train", f"--init={copy}", "--task=mqar", *sizes, f"--out={tmp_path / 'run'}"]
     assert dispatch([*argv, "--steps=1"]) == 0
     assert "as published" in capsys.readouterr().err
-    assert dispatch([*argv, "--steps=2", "--change-steps"]) == 0
+    again = ["train", "--config", str(tmp_path / "run" / "run.toml"), argv[-1], "--steps=2"]
+    assert dispatch([*again, "--change-steps"]) == 0
     assert "from step 1" in capsys.readouterr().err
     model = copy / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-4] + b"\0\0\0\0")
