@@ -4,6 +4,8 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from seqzoo.tasks import build
@@ -243,6 +245,40 @@ def test_a_fault_of_arrays_is_one_sentence(tmp_path, arrays, options, words):
         build("rows", data=str(tmp_path / "d.npz"), **own).source("train")
     said = str(caught.value)
     assert all(word in said for word in words), said
+
+
+TEXTS = [{"text": f"ab{i}", "stars": i % 2, "part": "train"} for i in range(20)]
+
+
+def of_row(i, **cells):
+    """The table with other cells in one row."""
+    return [{**row, **cells} if i == k else row for k, row in enumerate(TEXTS)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "words"),
+    [
+        (of_row(3, text=None), {}, ["d.parquet, row 3: column 'text' is empty"]),
+        (of_row(3, text=""), {}, ["row 3: column 'text' has no steps"]),
+        (of_row(3, stars=None), {}, ["row 3: column 'stars' is None", "a class is"]),
+        (of_row(3, part="exam"), {"split": "part"}, ["row 3: column 'part' says 'exam'"]),
+        ([{**row, "stars": 1} for row in TEXTS], {}, ["'stars' has one class"]),
+        ([{**row, "stars": i / 7} for i, row in enumerate(TEXTS)], {}, ["a class is a text"]),
+        ([{**row, "text": i} for i, row in enumerate(TEXTS)], {}, ["row 0: column 'text' is 0"]),
+        (TEXTS, {"inputs": "texts"}, ["unknown column", "did you mean text?"]),
+        (TEXTS, {"target": "star"}, ["unknown column", "did you mean stars?"]),
+        (TEXTS[:0], {}, ["d.parquet"]),
+    ],
+)
+def test_a_fault_of_a_parquet_file_is_one_sentence(tmp_path, rows, options, words):
+    schema = pa.Table.from_pylist(TEXTS).schema if not rows else None
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "d.parquet")
+    own = {"inputs": "text", "target": "stars", **options}
+    with pytest.raises(ValueError, match=r".") as caught:
+        build("rows", data=str(tmp_path / "d.parquet"), **own).source("train")
+    said = str(caught.value)
+    assert all(word in said for word in words), said
+    assert "\n" not in said
 
 
 def test_rows_of_every_split_are_read_before_training(tmp_path):
