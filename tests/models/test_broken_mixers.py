@@ -111,6 +111,7 @@ def failures(bug: str, causal: bool = True, among=None) -> set[str]:
     return {result.law for result in report.broken}
 
 
+@pytest.mark.of_the_day("the right one")
 def test_the_right_one_passes():
     assert failures("none") == set()
     assert failures("none", causal=False) == set()

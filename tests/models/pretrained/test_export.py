@@ -50,6 +50,7 @@ def made(tmp_path_factory):
     return root, models, given
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", ["jamba", "bert_mlm"])
 def test_programs_say_what_the_model_says(made, name):
     root, models, given = made

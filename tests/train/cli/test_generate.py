@@ -42,6 +42,7 @@ def test_a_text_learned_by_heart_is_continued(trained, capsys):
     assert "first token after" in err
 
 
+@pytest.mark.of_the_day("prompts of a file")
 def test_prompts_of_a_file_stop_each_at_its_own_place(trained, capsys, tmp_path):
     (tmp_path / "prompts").write_text("cdefg\n\nab\n")
     more = ["--file", str(tmp_path / "prompts"), "--lines", "--stop", "gha", "efx", "fghab"]

@@ -38,6 +38,7 @@ def curve(**mesh):
     return state, np.array(losses)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("mesh", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
 def test_eight_devices_have_the_loss_curve_of_one(mesh):
     one, losses = curve()

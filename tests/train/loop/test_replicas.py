@@ -125,6 +125,7 @@ def test_seeds_together_equal_seeds_alone(together, program, alone):
     assert len({tuple(column) for column in losses.T}) == len(SEEDS)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("steps", [3, 7])
 def test_stop_and_resume_equals_uninterrupted(program, together, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:

@@ -94,6 +94,7 @@ class Stuck(Tiny):
         return (Endless if split == "train" else Rows)(rows.size, rows.stream)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("threads", [0, 1])
 def test_a_stop_does_not_wait_for_a_batch(tmp_path, program, finished, threads):
     stuck = experiment(Stuck(), threads=threads, save_every=0)

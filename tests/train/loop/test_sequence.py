@@ -76,6 +76,7 @@ def test_a_run_on_divided_rows_has_the_losses_of_one_device(mesh):
     assert_close(losses(mesh), losses(program("mamba2", 32, one=True)), ratio=1e-5)
 
 
+@pytest.mark.of_the_day("a linear mixer sends")
 def test_what_a_linear_mixer_sends_does_not_grow_with_the_length():
     (short, text), (long, _) = sent("gated_deltanet", 32), sent("gated_deltanet", 64)
     assert short == long > 0

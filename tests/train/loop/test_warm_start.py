@@ -143,6 +143,7 @@ def test_a_model_that_sees_its_targets_is_refused():
         make_program(config)
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     ("name", "vocab", "head"),
     [("mamba", 80, "lm"), ("llama", 37, "lm"), ("gpt2", 37, "lm"), ("bert_mlm", 37, "classify")],
@@ -169,6 +170,7 @@ def test_published_weights_are_taken_and_what_the_task_needs_is_new(name, vocab,
     assert "as published" in str(report)
 
 
+@pytest.mark.of_the_day("published weights go on")
 def test_a_run_of_published_weights_goes_on_and_knows_others(tmp_path, capsys):
     copy = tmp_path / "weights"
     shutil.copytree(folder("mamba"), copy)

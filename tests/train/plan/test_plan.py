@@ -155,6 +155,7 @@ def test_a_collective_of_several_arrays_sends_all_of_them():
         assert sent in own, text
 
 
+@pytest.mark.of_the_day("no masks")
 def test_layers_of_attention_keep_no_masks_of_all_pairs():
     """What a scan over layers does not change, JAX takes out of it and keeps."""
 
@@ -186,6 +187,7 @@ def rows():
     return [plan_of(divided, Plan(length=n), jax.devices()[:2]) for n in (32, 128)]
 
 
+@pytest.mark.of_the_day("fsdp sends")
 def test_what_fsdp_sends_does_not_grow_with_the_length(rows):
     short, long = ({k: sent for k, (_, sent) in row["collectives"].items()} for row in rows)
     # Tokens are gathered where the embedding is divided, and that is all.
