@@ -46,4 +46,7 @@ def test_help_shows_it():
 @pytest.mark.parametrize("name", ["lru", "fnet"])
 def test_the_example_of_a_page_runs(name):
     code = MIXERS[name].__doc__.split("Example:\n")[1].replace("    ", "")
-    exec(code, {"jnp": jnp, "nnx": nnx, **vars(seqzoo.models)})
+    scope = {"jnp": jnp, "nnx": nnx, **vars(seqzoo.models)}
+    exec(code, scope)
+    assert scope["y"].shape[::2] == (2, 64)
+    assert jnp.isfinite(scope["y"]).all()

@@ -16,6 +16,7 @@ from seqzoo.models.pretrained import fill, load
 from seqzoo.models.pretrained import folder as checkpoints
 from seqzoo.models.pretrained.rules import bind
 from seqzoo.models.pretrained.slots import slots_of
+from tests.helpers import assert_close
 from tests.models.pretrained.published import folder
 
 
@@ -165,7 +166,7 @@ def test_a_mesh_computes_what_one_device_does(wide):
     expected = from_pretrained(wide)(tokens)
     with jax.set_mesh(mesh):
         found = jax.jit(lambda m, x: m(x))(from_pretrained(wide, mesh=mesh), tokens)
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5 * np.abs(expected).max())
+    assert_close(found, expected, ratio=1e-5)
 
 
 def test_what_is_saved_was_loaded_or_has_a_config(tmp_path):
