@@ -89,6 +89,18 @@ PRESETS: dict[str, Preset] = {
         {"norm": "rms", "feedforward": "swiglu", "expansion": 8 / 3},
         "Touvron et al. 2023, arXiv:2302.13971",
     ),
+    "fox": Preset(
+        ("attention",),
+        {"positions": "forgetting"},
+        {"norm": "rms", "feedforward": "swiglu", "expansion": 8 / 3},
+        "Lin et al. 2025, arXiv:2503.02130, FoX (LLaMA): forget gates in the place of rotation",
+    ),
+    "diff_transformer": Preset(
+        ("attention",),
+        {"positions": "rope", "differential": True, "norm_eps": 1e-5},
+        {"norm": "rms", "norm_eps": 1e-5, "feedforward": "swiglu", "expansion": 8 / 3},
+        "Ye et al. 2024, arXiv:2410.05258: the preset llama with pairs of heads subtracted",
+    ),
     "griffin": Preset(
         ("rg_lru", "rg_lru", "attention"),
         {"attention": {"num_kv_heads": 1, "window": 1024}},

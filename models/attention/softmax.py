@@ -5,7 +5,8 @@
 Encodings of position, rotary by default: models/attention/positions. Grouped queries: Ainslie
 et al. 2023 (arXiv:2305.13245), `num_kv_heads` = 1 is multi-query. `qk_norm`: RMS norm of every head
 of queries and keys (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
-`output_gate`: o ⊙ σ(W_g x) before W_out (Qiu et al. 2025, arXiv:2505.06708).
+`output_gate`: o ⊙ σ(W_g x) before W_out (Qiu et al. 2025, arXiv:2505.06708). `differential`: pairs
+of heads are subtracted (Ye et al. 2024, arXiv:2410.05258; models/attention/differential.py).
 Cost of L tokens: O(L^2 K) per head, O(L w K) with a window of w. State: 2 S num_kv_heads K + 1
 elements per sequence, where S is `window` or else `max_length`: a ring of keys, rotated where that
 is the encoding, one of values, and a count.
@@ -23,6 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.attention.cache import KVCache, MarkedCache, slot_positions, write
+from seqzoo.models.attention.differential import Differential
 from seqzoo.models.attention.positions.encodings import Encoding, Sizes, Tokens
 from seqzoo.models.attention.positions.kinds import FORMER, KINDS, encoding, with_former
 from seqzoo.models.blocks.layers import CenteredRMSNorm
@@ -37,6 +39,7 @@ class Attention(Mixer):
     """Multi-head softmax attention; see the module docstring."""
 
     looks_both_ways = True
+    depends_on_layer: ClassVar[bool] = True
     option_help: ClassVar = {"positions": f"{', '.join(KINDS)}; with options: rope:base=5e5"}
     former_options = tuple(FORMER)
 
@@ -53,12 +56,14 @@ class Attention(Mixer):
         qk_norm_centered: bool = False,
         norm_eps: float = 1e-6,
         output_gate: bool = False,
+        differential: bool = False,
         scale: float | None = None,
         use_bias: bool = False,
         out_bias: bool | None = None,
         max_length: int = 2048,
         cache_dtype: FloatName | None = None,
         causal: bool = True,
+        layer: Any = None,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -68,10 +73,11 @@ class Attention(Mixer):
         `positions`: a value, its name, or its name with options; see models/attention/positions.
         `cache_dtype`: of the keys and values that streaming keeps, by default `dtype`.
         `out_bias`: of the output projection, by default as the others (`use_bias`); `norm_eps`: of
-        `qk_norm`, whose scales are kept less 1 if `qk_norm_centered`.
+        `qk_norm`, whose scales are kept less 1 if `qk_norm_centered`, and of `differential`, whose
+        first share of the second head depends on the `layer`.
 
-        Raises ValueError for widths that do not divide, a window below 1, and positions that cannot
-        be.
+        Raises ValueError for widths that do not divide, a window below 1, odd numbers of heads
+        where they are subtracted, and positions that cannot be.
         """
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         d_head = _head_width(d_model, num_heads, num_kv_heads, d_head)
@@ -98,6 +104,9 @@ class Attention(Mixer):
         norms = [norm(d_head, epsilon=norm_eps, **dtypes, rngs=rngs) for _ in range(2 * qk_norm)]
         self.qk_norm = nnx.data(nnx.List(norms) if qk_norm else None)
         heads = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "d_head": d_head}
+        more = {**heads, "norm_eps": norm_eps, "param_dtype": param_dtype}
+        pairs = Differential(**more, layer=layer, rngs=rngs) if differential else None
+        self.pairs = nnx.data(pairs)
         how = {"causal": causal, "scale": scale, "use_bias": use_bias}
         sizes = Sizes(d_model=d_model, **heads, **how, **dtypes)
         self.positions = encoding(positions).plug_in(sizes, rngs)
@@ -135,7 +144,7 @@ class Attention(Mixer):
             o = self._parallel(q, k, v, marks, layout)
         else:
             o, inner = self._cached(q, k, v, marks, inner, layout)
-        o = o.reshape(*x.shape[:2], -1)
+        o = (o if self.pairs is None else self.pairs.difference(o)).reshape(*x.shape[:2], -1)
         if self.gate_proj is not None:
             o = o * jax.nn.sigmoid(self.gate_proj(x).astype(o.dtype))
         return self.out_proj(o), inner
@@ -146,7 +155,7 @@ class Attention(Mixer):
         return attention(
             q,
             k,
-            v,
+            v if self.pairs is None else self.pairs.values(v),
             relative=relative,
             scale=self.positions.scale,
             causal=self.causal,
@@ -163,13 +172,14 @@ class Attention(Mixer):
         since = jnp.where(tags == 1, position - cache.length[:, None], position)
         k_since = jnp.concatenate([slot_position - cache.length[:, None], since], 1)
         keys = jnp.concatenate([cache.k.astype(k.dtype), k], 1)
+        values = jnp.concatenate([cache.v.astype(v.dtype), v], 1)
         k_marks = None if marks is None else jnp.concatenate([cache.marks, marks], 1)
         at, k_at = Tokens(since, marks), Tokens(k_since, k_marks)
         q, keys, relative = self.positions.score(q, keys, at, k_at)
         o = attention(
             q,
             keys,
-            jnp.concatenate([cache.v.astype(v.dtype), v], 1),
+            values if self.pairs is None else self.pairs.values(values),
             relative=relative,
             scale=self.positions.scale,
             causal=True,

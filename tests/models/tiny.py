@@ -18,6 +18,13 @@ TINY = {
         "max_length": 32,
     },
     "attention@transformer_xl": {"num_heads": 2, "positions": "transformer_xl", "max_length": 32},
+    "attention@forgetting": {"num_heads": 2, "positions": "forgetting", "max_length": 32},
+    "attention@differential": {
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "differential": True,
+        "max_length": 32,
+    },
     "mla": {"num_heads": 2, "kv_rank": 3, "d_rope": 2, "q_rank": 5, "max_length": 32},
     "local_attention": {"num_heads": 2, "block_size": 3},
     "sparse_attention": {"num_heads": 2, "stride": 4, "max_length": 32},

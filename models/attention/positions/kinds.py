@@ -16,11 +16,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seqzoo.models.attention.positions.encodings import Alibi, Encoding, Rope, XPos
+from seqzoo.models.attention.positions.forgetting import Forgetting
 from seqzoo.models.attention.positions.relative import T5, Deberta, Shaw, TransformerXL
 from seqzoo.models.errors import unknown
 
 KINDS: dict[str, type[Encoding]] = {
-    made.kind: made for made in (Encoding, Rope, XPos, Alibi, T5, Shaw, TransformerXL, Deberta)
+    made.kind: made
+    for made in (Encoding, Rope, XPos, Alibi, T5, Shaw, TransformerXL, Deberta, Forgetting)
 }
 AT_EMBEDDING = ("sinusoidal", "learned", "conv")
 # What were options of attention itself, and of configurations and flags written then.

@@ -16,7 +16,7 @@ from seqzoo.models.ops import linear_scan
 from seqzoo.models.ops.softmax.relative import Relative, Terms
 from tests.golden import golden
 from tests.helpers import assert_close, x64
-from tests.laws import PACKED, normal, runs
+from tests.laws import PACKED, normal, perturbed, runs
 
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
@@ -87,8 +87,13 @@ def test_deberta_equals_published(number):
         assert_close(np.asarray(y)[real], case["y"][real], ratio=2e-7)
 
 
-def pair(plug, name, q, k, head, t, s):
-    """The score of one pair of tokens at positions t and s, before the scale."""
+def pair(plug, name, x, q, k, head, t, s):
+    """The score of one pair of tokens at positions t and s of rows x, before the scale."""
+    if name == "forgetting":
+        first, last = sorted((t, s))
+        w, b = (np.asarray(p[...]) for p in (plug.gate_proj.kernel, plug.gate_proj.bias))
+        gates = 1 / (1 + np.exp(-(x[first + 1 : last + 1] @ w + b)))
+        return q @ k + 2 * np.log(np.prod(gates[:, head]))
     if name == "alibi":
         return q @ k - 2.0 ** (-4 * (head + 1)) * abs(t - s) * 2  # sqrt(K) = 2
     if name == "t5":
@@ -104,7 +109,11 @@ def pair(plug, name, q, k, head, t, s):
 
 
 @pytest.mark.parametrize(
-    ("name", "causal"), [("alibi", True), ("alibi", False), ("t5", False), ("xpos", True)]
+    ("name", "causal"),
+    [
+        *(("alibi", True), ("alibi", False), ("t5", False), ("xpos", True)),
+        *(("forgetting", True), ("forgetting", False)),
+    ],
 )
 def test_packed_rows_equal_loops_over_pairs(name, causal):
     positions = "t5:num_buckets=8,max_distance=5" if name == "t5" else name
@@ -112,6 +121,7 @@ def test_packed_rows_equal_loops_over_pairs(name, causal):
         mixer = Attention(
             8, num_heads=2, positions=positions, causal=causal, **F64, rngs=nnx.Rngs(0)
         )
+        nnx.update(mixer, perturbed(nnx.state(mixer, nnx.Param), 0.3))
         x = normal(0, *PACKED.shape, 8).astype(np.float64)
         y = np.asarray(mixer(jnp.asarray(x), PACKED))
         w = {n: np.asarray(getattr(mixer, f"{n}_proj").kernel[...]) for n in ("q", "k", "v", "out")}
@@ -121,7 +131,10 @@ def test_packed_rows_equal_loops_over_pairs(name, causal):
             out = []
             for h in range(2):
                 seen = range(t + 1 if causal else len(run))
-                scores = [pair(mixer.positions, name, q[t, h], k[s, h], h, t, s) / 2 for s in seen]
+                scores = [
+                    pair(mixer.positions, name, x[b, run], q[t, h], k[s, h], h, t, s) / 2
+                    for s in seen
+                ]
                 p = np.exp(scores - np.max(scores))
                 out.append(p / p.sum() @ v[: len(p), h])
             assert_close(y[b, run[t]], np.concatenate(out) @ w["out"], ratio=1e-12)

@@ -8,7 +8,7 @@ from flax import nnx
 
 from seqzoo.models import Attention
 from tests.helpers import assert_close, x64
-from tests.laws import PACKED, normal, runs
+from tests.laws import PACKED, normal, perturbed, runs
 
 
 def rotate(x, position, base=10000.0):
@@ -68,6 +68,38 @@ def test_equals_the_equations(heads, kv_heads, window, positions, causal):
         expected = by_hand(mixer, x, PACKED, rotary=positions == "rope", **options)
         y = np.asarray(mixer(jnp.asarray(x), PACKED))
         assert_close(np.where(PACKED[..., None] > 0, y, 0), expected, ratio=1e-12)
+
+
+def test_differential_attention_equals_the_equations():
+    """In the third layer, heads of queries sharing keys, and values of both heads of a pair."""
+    kinds = {"num_heads": 4, "num_kv_heads": 2, "d_head": 2, "layer": (2, 5), "norm_eps": 1e-5}
+    with x64():
+        dtypes = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+        kinds |= {"positions": "none", "differential": True}
+        mixer = Attention(8, **kinds, **dtypes, rngs=nnx.Rngs(0))
+        nnx.update(mixer, perturbed(nnx.state(mixer, nnx.Param), 0.3))
+        x = normal(0, *PACKED.shape, 8).astype(np.float64)
+        y = np.asarray(mixer(jnp.asarray(x), PACKED))
+        kernels = ("q_proj", "k_proj", "v_proj", "out_proj")
+        w_q, w_k, w_v, w_out = (np.asarray(getattr(mixer, n).kernel[...]) for n in kernels)
+        q_1, k_1, q_2, k_2 = np.asarray(mixer.pairs.mix[...])
+        scale = np.asarray(mixer.pairs.scale[...])
+    first = 0.8 - 0.6 * np.exp(-0.3 * 2)
+    share = np.exp(q_1 @ k_1) - np.exp(q_2 @ k_2) + first
+    for b, run in ((b, run) for b, row in enumerate(PACKED) for run in runs(row)):
+        q, k, v = x[b, run] @ w_q, x[b, run] @ w_k, x[b, run] @ w_v
+        for t in range(len(run)):
+            out = []
+            for pair in range(2):  # both of the same two heads of keys, and of their values
+                both = []
+                for one in (2 * pair, 2 * pair + 1):
+                    own = slice(pair * 2, pair * 2 + 2)
+                    scores = k[: t + 1, own] @ q[t, 2 * one : 2 * one + 2] / 2**0.5
+                    p = np.exp(scores - scores.max())
+                    both.append(p / p.sum() @ v[: t + 1])
+                o = both[0] - share * both[1]
+                out.append(o / np.sqrt(np.mean(o**2) + 1e-5) * scale * (1 - first))
+            assert_close(y[b, run[t]], np.concatenate(out) @ w_out, ratio=1e-12)
 
 
 def test_the_ring_holds_a_window_however_long_the_stream():
