@@ -3,11 +3,13 @@
     seqzoo plan --task listops --model mamba --topology v5e:16x16
     seqzoo plan --task listops --model mamba --backbone.depth 24 --mesh.data 4 --mesh.fsdp -1 ...
     seqzoo plan --task listops --model mamba --topology v5p:4x4x4 --search
+    seqzoo plan --task listops --model mamba --topology h100:8 --mesh.data 1 --mesh.fsdp -1
     seqzoo plan --task listops --all --topology v5e:16x16 --out DIR      a row for every mixer
     seqzoo plan --forms --topology v5e:1x1 --out DIR                     for every op's forms
 
 Compiles the train step that `seqzoo train` would run, for a TPU topology that need not exist here
-(libtpu compiles without a TPU) or for the devices of this machine. The last line is JSON.
+(libtpu compiles without a TPU), for GPUs that need not (`pip install 'seqzoo[plan-gpu]'`; h100:8,
+or hosts by GPUs, h100:2x8), or for the devices of this machine. The last line is JSON.
 """
 
 from __future__ import annotations

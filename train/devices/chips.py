@@ -1,8 +1,9 @@
 """What a chip can do at most, as its maker says.
 
 Sources, read in November 2026: docs.cloud.google.com/tpu/docs/v5e, /v5p, /v6e and /tpu7x (memory,
-bandwidth, bf16 peak, bidirectional interconnect a chip); the data sheets of NVIDIA's A100, H100
-and H200 (dense bf16 peak of the SXM modules, NVLink in both directions together).
+bandwidth, bf16 peak, bidirectional interconnect a chip); the data sheets of NVIDIA's A100, H100,
+H200 and B200 (dense bf16 peak of the SXM modules, NVLink in both directions together); a GPU's
+memory and bandwidth as its driver reports them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Chip(NamedTuple):
     link: float  # bytes a second that it sends to other chips, over all links together
     clock: float = 0.0  # cycles a second of its cores; 0: not published
     devices: int = 1  # that JAX shows for a chip
+    launch: float = 0.0  # seconds between two kernels at least; 0: one program has all of a step
 
 
 # Half of the published bidirectional interconnect is what a chip sends. A clock is the peak over
@@ -34,16 +36,28 @@ TPUS = {
     "v6e": Chip("TPU v6e", 32 * GIB, 1638 * GB, 918 * TERA, 400 * GB, 1.75e9),
     "tpu7x": Chip("TPU7x", 192 * GIB, 7380 * GB, 2307 * TERA, 600 * GB, devices=2),
 }
+# NVIDIA's "Getting Started with CUDA Graphs" (2019) finds 0.5 microseconds from one short kernel to
+# the next within a graph, and 0.9 where the host starts each.
+LAUNCH = 0.5e-6
+GPUS = {
+    "a100": Chip("A100 80GB", 85.10 * GB, 2039 * GB, 312 * TERA, 300 * GB, launch=LAUNCH),
+    "h100": Chip("H100 SXM", 84.94 * GB, 3350 * GB, 989 * TERA, 450 * GB, launch=LAUNCH),
+    "h200": Chip("H200 SXM", 151.40 * GB, 4800 * GB, 989 * TERA, 450 * GB, launch=LAUNCH),
+    "b200": Chip("B200 SXM", 191.51 * GB, 7672 * GB, 2250 * TERA, 900 * GB, launch=LAUNCH),
+}
 _KINDS = {  # beginnings of JAX's device_kind; the first that matches counts
     "TPU v5 lite": TPUS["v5e"],
     "TPU v5e": TPUS["v5e"],
     "TPU v5": TPUS["v5p"],
     "TPU v6": TPUS["v6e"],
     "TPU7x": TPUS["tpu7x"],
-    "NVIDIA A100-SXM4-40GB": Chip("A100 40GB", 40 * GIB, 1555 * GB, 312 * TERA, 300 * GB),
-    "NVIDIA A100-SXM4-80GB": Chip("A100 80GB", 80 * GIB, 2039 * GB, 312 * TERA, 300 * GB),
-    "NVIDIA H100 80GB HBM3": Chip("H100 SXM", 80 * GIB, 3350 * GB, 989 * TERA, 450 * GB),
-    "NVIDIA H200": Chip("H200 SXM", 141 * GB, 4800 * GB, 989 * TERA, 450 * GB),
+    "NVIDIA A100-SXM4-40GB": GPUS["a100"]._replace(
+        name="A100 40GB", memory=40 * GIB, bandwidth=1555 * GB
+    ),
+    "NVIDIA A100-SXM4-80GB": GPUS["a100"],
+    "NVIDIA H100 80GB HBM3": GPUS["h100"],
+    "NVIDIA H200": GPUS["h200"],
+    "NVIDIA B200": GPUS["b200"],
 }
 
 

@@ -12,6 +12,7 @@ import jax
 from seqzoo.train.checked import checked, read_json
 from seqzoo.train.devices.chips import Chip
 from seqzoo.train.plan.hlo import Module, by_kind
+from seqzoo.train.plan.kernels import kernels
 
 Row = dict[str, Any]
 
@@ -36,6 +37,8 @@ class StoredRow(TypedDict):
     bound_seconds: NotRequired[float | None]
     bounds: NotRequired[Mapping[str, float] | None]
     collectives: NotRequired[Mapping[str, tuple[float, float]]]
+    launches: NotRequired[float]
+    without_triton: NotRequired[Mapping[str, float] | None]
 
 
 def read_row(path: Path, named: Collection[str], measured: Collection[str]) -> Row:
@@ -103,6 +106,9 @@ def times_of(compiled: Any, chip: Chip | None, row: Row) -> Row:
         "memory": out["traffic_bytes"] / chip.bandwidth,
         "links": sum(sent for _, sent in collectives.values()) / chip.link,
     }
+    if chip.launch:
+        out |= launches_of(module)
+        bounds["launches"] = out["launches"] * chip.launch
     bound = max(bounds.values())
     # As MFU is usually defined: of all operations, products alone count.
     return {
@@ -111,6 +117,12 @@ def times_of(compiled: Any, chip: Chip | None, row: Row) -> Row:
         "bound_seconds": bound,
         "utilisation": bounds["products"] / bound,
     }
+
+
+def launches_of(module: Module) -> Row:
+    """Kernels that a step starts, by kind and in all."""
+    found = kernels(module)
+    return {"kernels": found, "launches": sum(found.values())}
 
 
 def refused(message: str) -> Row:

@@ -21,7 +21,7 @@ COLLECTIVES = (
     "collective-broadcast",
 )
 # Operations without traffic of their own.
-_STILL = {
+STILL = {
     *("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional"),
     *("call", "after-all", "partition-id", "replica-id", "opt-barrier", "iota"),
 }
@@ -104,7 +104,7 @@ class Module:
         best: dict[str, float] = {}
         for name in self.control:
             for i in self.computations[name]:
-                if i.opcode not in _STILL or (i.opcode == "parameter" and name == self.entry):
+                if i.opcode not in STILL or (i.opcode == "parameter" and name == self.entry):
                     source = re.search(r'op_name="([^"]*)"', i.rest)
                     label = f"{source[1] if source else i.opcode} {_ARRAY.sub(_short, i.shape)}"
                     size = max(_parts(i.shape), default=0)
@@ -164,7 +164,7 @@ class Module:
         return max(limits, default=1)
 
     def _moved(self, i: Instruction, shapes: dict[str, str]) -> float:
-        if i.opcode in _STILL or i.opcode.endswith("-done"):
+        if i.opcode in STILL or i.opcode.endswith("-done"):
             return 0
         out = sum(_parts(i.shape, slow=True))
         if i.opcode in _SLICES:

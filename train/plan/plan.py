@@ -1,7 +1,8 @@
 """Whether a configuration fits, and how fast it can be at best, before anything is rented.
 
 Compiles the train step that `seqzoo train` would run, for a TPU topology that need not exist here
-(libtpu compiles without a TPU) or for the devices of this machine.
+(libtpu compiles without a TPU), for GPUs that need not (XLA's and NVIDIA's compilers need no
+driver), or for the devices of this machine.
 """
 
 from __future__ import annotations
@@ -22,10 +23,24 @@ from seqzoo.train.loop.data import batch_shapes
 from seqzoo.train.loop.program import Program, count_parameters, make_program
 from seqzoo.train.loop.speed import forward_operations
 from seqzoo.train.plan.apart import answered
-from seqzoo.train.plan.compiled import memory_of, no_memory, refused, times_of
+from seqzoo.train.plan.compiled import (
+    launches_of,
+    memory_of,
+    no_memory,
+    refused,
+    times_of,
+)
+from seqzoo.train.plan.hlo import Module
 from seqzoo.train.plan.topology import Plan, devices_of
 
 Row = dict[str, Any]
+# On a GPU that is there XLA measures which of the two products is faster; here neither is.
+NO_TRITON = {"xla_gpu_enable_triton_gemm": False}
+NOT_KNOWN = (
+    "not known without a GPU: tiles and the choice of cuDNN, cuBLAS or Triton, which are measured "
+    "there; NCCL's buffers, the CUDA context and fragmentation, a GiB or two; memory shared with "
+    "others"
+)
 
 
 def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -> Row:
@@ -53,8 +68,9 @@ def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -
     started = time.perf_counter()
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(program.mesh))
+    lowered = program.step.lower(program.like, batch, key)
     try:
-        compiled = program.step.lower(program.like, batch, key).compile()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if not no_memory(error):
             raise
@@ -63,6 +79,8 @@ def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -
     else:
         row |= memory_of(compiled, chip)
         row |= times_of(compiled, chip, row)
+        if plan.gpu:
+            row["without_triton"] = _without_triton(lowered)
     row["compile_seconds"] = time.perf_counter() - started
     row["would_help"] = _would_help(row, experiment) if row["fits"] is False else []
     return row
@@ -93,6 +111,8 @@ def describe(row: Row) -> Iterator[str]:
         yield from _describe_speed(row)
     for size, label in row["largest"]:
         yield f"  {size / 2**20:10.1f} MiB  {label}"
+    if "without_triton" in row:
+        yield NOT_KNOWN
     verdict = {True: "fits", False: "does not fit", None: "limit of memory not known"}
     yield verdict[row["fits"]] + (
         f"; what would help: {'; '.join(row['would_help'])}" if row["would_help"] else ""
@@ -102,6 +122,14 @@ def describe(row: Row) -> Iterator[str]:
 def _describe_speed(row: Row) -> Iterator[str]:
     for kind, (count, sent) in row["collectives"].items():
         yield f"{kind:16} {count} a step, {sent / 2**20:.1f} MiB sent by a device"
+    if "launches" in row:
+        parts = ", ".join(f"{kind} {count:,.0f}" for kind, count in row["kernels"].items())
+        yield f"launches a step  {row['launches']:,.0f} ({parts})"
+    if other := row.get("without_triton"):
+        yield (
+            f"without Triton   {other['launches']:,.0f} launches, temporary "
+            f"{other['temporary_bytes'] / GIB:.3f} GiB"
+        )
     if row["bound_seconds"] is not None:
         parts = ", ".join(f"{name} {1e3 * t:.3g}" for name, t in row["bounds"].items())
         yield f"step, at least   {1e3 * row['bound_seconds']:.3g} ms (ms: {parts})"
@@ -133,6 +161,19 @@ def _operations(program: Program, length: int, tokens: int) -> Row:
         "product_flops": 3 * once.products,
         "flops_per_token": 3 * once.total / tokens,
     }
+
+
+def _without_triton(lowered: Any) -> Row | None:
+    """Launches and memory where products are calls of a library; None where that cannot be."""
+    try:
+        compiled = lowered.compile(compiler_options=NO_TRITON)
+    except jax.errors.JaxRuntimeError as error:
+        if not no_memory(error):
+            raise
+        return None
+    memory = memory_of(compiled, None)
+    launches = launches_of(Module(compiled.as_text()))["launches"]
+    return {"launches": launches, "temporary_bytes": memory["temporary_bytes"]}
 
 
 def _largest_of_state(program: Program, count: int = 5) -> list[tuple[float, str]]:

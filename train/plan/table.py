@@ -23,6 +23,17 @@ from seqzoo.train.plan.topology import Plan
 
 Row = dict[str, Any]
 REQUEST = "request.json"
+COLUMNS = (
+    *("mixer", "", "peak", "temporary", "FLOPs/token", "bound, ms", "by", "sent, MiB"),
+    *("estimate, ms", "cycles, ms", "compiled in"),
+)
+GPU_COLUMNS = ("launches", "without Triton")  # a GPU's compiler has no estimates of time
+LAUNCHES = (
+    "Launches: kernels that a step starts on a device, loops as often as they run, with XLA's",
+    "Triton products and with a library's; half a microsecond each is a bound too. Not known",
+    "without a GPU: what is chosen by measuring there (tiles, cuDNN, cuBLAS or Triton), NCCL's",
+    "buffers, the CUDA context and fragmentation.",
+)
 
 
 def make_rows(
@@ -55,6 +66,8 @@ def page(rows: Sequence[Row], flags: Mapping[str, str], path: Path | None = None
     own = {"--out": "DIR", "--page": str(path or "docs/plans.md")}
     words = (f"{name} {text}".strip() for name, text in (dict(flags) | own).items())
     command = " ".join(["seqzoo plan --all", *words])
+    gpu = any("launches" in row for row in rows)
+    columns = [*COLUMNS[:8], *(GPU_COLUMNS if gpu else COLUMNS[8:10]), COLUMNS[10]]
     lines = [
         "# Plans of every mixer",
         "",
@@ -64,35 +77,43 @@ def page(rows: Sequence[Row], flags: Mapping[str, str], path: Path | None = None
         "of products, memory and links at the chip's peaks; the estimates are the compiler's own:",
         "its cost analysis (bodies of loops once), and the cycles of its operations (bodies as",
         "often as they run).",
+        *(LAUNCHES if gpu else ()),
         "",
-        "| mixer | | peak | temporary | FLOPs/token | bound, ms | by | sent, MiB | estimate, ms "
-        "| cycles, ms | compiled in |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-        *(_line(row) for row in rows),
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+        *(_line(row, columns) for row in rows),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, columns: Sequence[str]) -> str:
     name, seconds = f"`{row['model']}`", f"{row['seconds']:.0f} s"
     if "error" in row:
-        return f"| {name} | {row['error'].replace('|', '/')} " + "| " * 8 + f"| {seconds} |"
+        empty = "| " * (len(columns) - 3)
+        return f"| {name} | {row['error'].replace('|', '/')} {empty}| {seconds} |"
     bounds = row.get("bounds") or {}
     sent = sum(sent for _, sent in row.get("collectives", {}).values()) / 2**20
-    cells = [
-        name,
-        verdict(row),
-        _number(row.get("peak_bytes"), 1 / GIB),
-        _number(row.get("temporary_bytes"), 1 / GIB),
-        f"{row['flops_per_token']:.3g}",
-        _number(row.get("bound_seconds"), 1e3),
-        max(bounds, key=bounds.get) if bounds else "",
-        f"{sent:.0f}" if bounds else "",
-        _number(row.get("compiler_seconds"), 1e3),
-        _number(row.get("cycles_seconds"), 1e3),
-        seconds,
-    ]
-    return f"| {' | '.join(cells)} |"
+    without = row.get("without_triton") or {}
+    cells = {
+        "mixer": name,
+        "": verdict(row),
+        "peak": _number(row.get("peak_bytes"), 1 / GIB),
+        "temporary": _number(row.get("temporary_bytes"), 1 / GIB),
+        "FLOPs/token": f"{row['flops_per_token']:.3g}",
+        "bound, ms": _number(row.get("bound_seconds"), 1e3),
+        "by": max(bounds, key=bounds.get) if bounds else "",
+        "sent, MiB": f"{sent:.0f}" if bounds else "",
+        "estimate, ms": _number(row.get("compiler_seconds"), 1e3),
+        "cycles, ms": _number(row.get("cycles_seconds"), 1e3),
+        "launches": _count(row.get("launches")),
+        "without Triton": _count(without.get("launches")),
+        "compiled in": seconds,
+    }
+    return f"| {' | '.join(cells[column] for column in columns)} |"
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
 
 
 def _number(value: float | None, scale: float) -> str:

@@ -12,11 +12,12 @@ from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.config import Experiment, MeshConfig, TrainConfig
-from seqzoo.train.devices.chips import TPUS, chip_of
+from seqzoo.train.devices.chips import GPUS, TPUS, chip_of
 from seqzoo.train.plan import apart, compiled, search, topology
 from seqzoo.train.plan import plan as module
 from seqzoo.train.plan import table as plan_table
 from seqzoo.train.plan.hlo import Module, by_kind
+from seqzoo.train.plan.kernels import kernels
 from seqzoo.train.plan.plan import describe, plan_of
 from seqzoo.train.plan.topology import Plan
 
@@ -155,6 +156,41 @@ def test_a_collective_of_several_arrays_sends_all_of_them():
         assert sent in own, text
 
 
+GPU_BODY = """
+  %w.2 = f32[24,128]{1,0} copy(%w)
+  %made = f32[8,128]{1,0} fusion(%w.2), kind=kCustom, calls=%fused, backend_config={"operation_queue_id":"0","fusion_backend_config":{"kind":"__triton_nested_gemm_fusion","x":{}}}
+  %called = (f32[8,128]{1,0}, s8[64]{0}) custom-call(%w.2), custom_call_target="__cublas$gemm"
+  %asked = f32[8,128]{1,0} custom-call(%w.2), custom_call_target="__cudnn$fmhaSoftmax"
+  %begun = f32[8,128]{1,0} all-reduce-start(%made), channel_id=5, replica_groups={{0,1}}
+  %ended = f32[8,128]{1,0} all-reduce-done(%begun)
+  %less = f32[8]{0} fusion(%made), kind=kInput, calls=%inner
+"""  # noqa: E501
+
+
+def test_a_gpu_starts_a_kernel_for_each_fusion_call_copy_and_collective():
+    assert kernels(Module(HLO)) == {"loop": 48, "collective": 25}
+    text = HLO.replace("  %near", GPU_BODY.strip("\n") + "\n  %near", 1)
+    assert kernels(Module(text)) == {
+        **{"triton": 24, "cudnn": 24, "library": 24, "loop": 48, "reduction": 24, "copy": 24},
+        "collective": 25 + 24,
+    }
+
+
+def test_launches_are_a_bound_where_a_step_is_many_kernels():
+    class Compiled:
+        def as_text(self):
+            return HLO
+
+        def cost_analysis(self):
+            return None  # as XLA for CUDA has it
+
+    row = {"product_flops": 1.0, "model_flops": 1.0, "devices": 1}
+    found = compiled.times_of(Compiled(), GPUS["h100"], row)
+    assert found["launches"] == 73
+    assert found["bounds"]["launches"] == found["bound_seconds"] == 73 * GPUS["h100"].launch
+    assert "launches" not in compiled.times_of(Compiled(), TPUS["v5e"], row)
+
+
 @pytest.mark.of_the_day("no masks")
 def test_layers_of_attention_keep_no_masks_of_all_pairs():
     """What a scan over layers does not change, JAX takes out of it and keeps."""
@@ -290,12 +326,18 @@ def test_a_search_lists_the_fastest_that_fits_first(capsys, monkeypatch):
     [
         (["--topology", "v5e:17"], "with its shape, such as v5e:16x16"),
         (["--topology", "v9:2x2"], "one of v5e, v5p, v6e, tpu7x"),
+        (["--topology", "h100"], "such as h100:8"),
+        (["--topology", "h100:0"], "a100, h100, h200, b200 with the GPUs of a host"),
+        (["--topology", "h100:2x2x8"], "hosts by GPUs, such as h100:2x8"),
+        (["--topology", "h100:8", "--slices", "2"], "2 hosts of GPUs are h100:2x8"),
+        (["--topology", "b200:2x8"], "pip install 'seqzoo[plan-gpu]'"),
         (["--slices", "0"], "slices is at least 1"),
         (["--topology", "v5e:2x2"], "pip install 'seqzoo[tpu]'"),
     ],
 )
 def test_a_request_that_cannot_be_is_one_line(capsys, monkeypatch, more, says):
     monkeypatch.setattr(topology, "has_libtpu", lambda: False)
+    monkeypatch.setattr(topology, "has_cuda_compiler", lambda: False)
     assert dispatch(["plan", "--task", "mqar", "--model", "lru", *more]) == 2
     said = capsys.readouterr().err
     assert says in said
@@ -323,6 +365,17 @@ def test_a_table_continues_and_keeps_failures(tmp_path, monkeypatch, capsys):
     assert "another request" in capsys.readouterr().err
 
 
+def test_a_table_of_gpus_shows_launches():
+    row = {"model": "gru", "fits": True, "flops_per_token": 1e6, "seconds": 9.0, "bounds": {}}
+    row |= {"launches": 12345.0, "without_triton": {"launches": 99.0}, "bound_seconds": 6e-3}
+    error = {"model": "lru", "error": "not compiled within 7 s", "seconds": 7.0}
+    table = plan_table.page([row, error], {"--topology": "h100:8"})
+    assert "| launches | without Triton | compiled in |" in table
+    assert "| 12,345 | 99 | 9 s |" in table
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+
+
 def test_a_row_whose_process_is_killed_says_so(monkeypatch):
     killed = subprocess.CompletedProcess([], -9, stdout="", stderr="WARNING: something else\n")
     monkeypatch.setattr(apart.subprocess, "run", lambda *args, **options: killed)
@@ -339,6 +392,21 @@ def test_a_tpu_is_planned_without_one(topology, tmp_path):
     assert row.get("fits") is True, row
     assert row["bound_seconds"] > 0
     assert row["devices"] == 4 * chip_of_topology(topology).devices
+    assert json.dumps(row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["h100:8", "h200:2x4", "a100:8", "b200:8"])
+def test_a_gpu_is_planned_without_one(topology):
+    reason = "XLA for CUDA compiles for GPUs; the extra `plan-gpu` installs it"
+    pytest.importorskip("jax_cuda13_plugin", reason=reason)
+    small = Experiment(task=tasks.build("mqar"), model="gru", train=TrainConfig(batch_size=8))
+    row = plan_table.make_row("gru", small, Plan(topology=topology), 600)
+    assert row.get("fits") is True, row
+    assert row["devices"] == 8
+    # A loop over the tokens, forward and backward, starts a few kernels for each.
+    assert row["launches"] > 2 * small.task.spec.length
+    assert row["without_triton"]["launches"] > 2 * small.task.spec.length
     assert json.dumps(row)
 
 
