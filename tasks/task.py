@@ -30,6 +30,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
 Selection = Literal["last", "best"]  # the model tested: of the last step, or best on validation
 LARGEST = 2**53  # of what is counted: the numbers that JSON and floats have
+SOLVED = 0.9  # accuracy, as of Delétang et al. 2023: other seeds found something else, or nothing
 IGNORED = -100  # the target at positions without a label
 
 Example = dict[str, np.ndarray]
@@ -58,12 +59,15 @@ class Task(abc.ABC):
         description: one line for a listing.
         main_metric: the metric that tables show; a key of what `measure` returns.
         cite: the paper or repository that defines the task.
+        solved_at: the main metric from which a task that is solved or not counts as solved; tables
+            then count the seeds that solve it. None: there is no such step.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     main_metric: ClassVar[str] = "accuracy"
     cite: ClassVar[str]
+    solved_at: ClassVar[float | None] = None
 
     @property
     def higher_is_better(self) -> bool:

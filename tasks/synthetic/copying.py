@@ -21,6 +21,7 @@ from seqzoo.tasks.data.generated import (
 from seqzoo.tasks.data.streams import Draws
 from seqzoo.tasks.task import (
     IGNORED,
+    SOLVED,
     Example,
     Metrics,
     Split,
@@ -40,6 +41,7 @@ class Copying(GeneratedTask):
     name: ClassVar[str] = "copying"
     description: ClassVar[str] = "copy ten tokens after a gap, read at markers (S4)"
     cite: ClassVar[str] = "Gu et al. 2022, arXiv 2111.00396 (state-spaces/s4)"
+    solved_at: ClassVar[float | None] = SOLVED
 
     train_size: int = 10_000  # of an epoch
     num_tokens: int = 10  # to remember

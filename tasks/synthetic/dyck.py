@@ -15,6 +15,7 @@ from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data.generated import GeneratedTask, fill, lm_spec, padded, real
 from seqzoo.tasks.data.streams import Draws
 from seqzoo.tasks.task import (
+    SOLVED,
     Example,
     Metrics,
     Split,
@@ -56,6 +57,7 @@ class Dyck(GeneratedTask):
     name: ClassVar[str] = "dyck"
     description: ClassVar[str] = "brackets of k kinds nested at most m deep, as a language"
     cite: ClassVar[str] = "Hewitt et al. 2020, arXiv 2010.07515"
+    solved_at: ClassVar[float | None] = SOLVED
 
     validation_size: int = 700  # strings
     test_size: int = 2_700

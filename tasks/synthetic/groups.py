@@ -27,7 +27,7 @@ from seqzoo.tasks.data.generated import (
     measure_sequences,
 )
 from seqzoo.tasks.data.streams import Draws
-from seqzoo.tasks.task import IGNORED, Example, Metrics, Split, check_count
+from seqzoo.tasks.task import IGNORED, SOLVED, Example, Metrics, Split, check_count
 
 LARGEST = 720  # elements: a table of half a million entries
 
@@ -91,6 +91,7 @@ class GroupWords(ExtrapolationTask):
     name: ClassVar[str] = "group_words"
     description: ClassVar[str] = "running product in a group: A5, S5, A4xZ5, Z60, ..."
     cite: ClassVar[str] = "Merrill, Petty & Sabharwal 2024, arXiv 2404.08819"
+    solved_at: ClassVar[float | None] = SOLVED
 
     group: str = "A5"
     length: int = 20  # elements; published 2 to 20

@@ -31,6 +31,7 @@ from seqzoo.tasks.data.generated import (
 from seqzoo.tasks.data.streams import Draws
 from seqzoo.tasks.task import (
     IGNORED,
+    SOLVED,
     Example,
     Metrics,
     Source,
@@ -54,6 +55,7 @@ class MQAR(GeneratedTask):
     name: ClassVar[str] = "mqar"
     description: ClassVar[str] = "associative recall of key-value pairs (Zoology)"
     cite: ClassVar[str] = "Arora et al. 2023, arXiv 2312.04927"
+    solved_at: ClassVar[float | None] = SOLVED
 
     vocab_size: int = 80  # even and above length; half keys (and 0), half values
     num_pairs: int = 8  # D, at most length / 4
@@ -181,6 +183,7 @@ class MQARBased(GeneratedTask):
     name: ClassVar[str] = "mqar_based"
     description: ClassVar[str] = "MQAR, trained on a mixture up to 256 tokens, tested up to 1024"
     cite: ClassVar[str] = "Arora et al. 2024, arXiv 2402.18668"
+    solved_at: ClassVar[float | None] = SOLVED
 
     train_size: int = 180_000
     validation_size: int = 7_000

@@ -22,7 +22,7 @@ from seqzoo.tasks.data.generated import (
     rows_right,
 )
 from seqzoo.tasks.data.streams import Draws
-from seqzoo.tasks.task import IGNORED, Example, Metrics, Split, check_count, example_weight
+from seqzoo.tasks.task import IGNORED, SOLVED, Example, Metrics, Split, check_count, example_weight
 
 Haystack = Literal["random", "noise"]
 NOISE = (
@@ -70,6 +70,7 @@ class Needle(ExactTask):
     name: ClassVar[str] = "needle"
     description: ClassVar[str] = "a key and its value somewhere in a haystack of bytes"
     cite: ClassVar[str] = "after Hsieh et al. 2024 (RULER), arXiv 2404.06654"
+    solved_at: ClassVar[float | None] = SOLVED
 
     length: int = 512  # bytes of a row without the value asked for
     test_lengths: tuple[int, ...] = ()  # of testing; none: `length`
@@ -173,6 +174,7 @@ class Passkey(ExactTask):
     name: ClassVar[str] = "passkey"
     description: ClassVar[str] = "a number hidden in up to 38 000 characters of garbage"
     cite: ClassVar[str] = "Mohtashami & Jaggi 2023, arXiv 2305.16300"
+    solved_at: ClassVar[float | None] = SOLVED
 
     validation_size: int = 500
     test_size: int = 650  # 50 for each length of the published grid

@@ -10,7 +10,7 @@ import numpy as np
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data.generated import ExtrapolationTask, check_true, labelled_at, lm_spec
 from seqzoo.tasks.data.streams import Draws
-from seqzoo.tasks.task import Example, Split, check_count
+from seqzoo.tasks.task import SOLVED, Example, Split, check_count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class InductionHeads(ExtrapolationTask):
     name: ClassVar[str] = "induction_heads"
     description: ClassVar[str] = "the token that followed the trigger, any test length (Mamba)"
     cite: ClassVar[str] = "Gu & Dao 2023, arXiv 2312.00752, 4.1.2; Fu et al. 2023, arXiv 2212.14052"
+    solved_at: ClassVar[float | None] = SOLVED
 
     train_size: int = 1_000_000
     vocab_size: int = 16

@@ -25,7 +25,7 @@ from seqzoo.tasks.data.generated import (
     measure_sequences,
 )
 from seqzoo.tasks.data.streams import Draws
-from seqzoo.tasks.task import IGNORED, Example, Metrics, Split, check_count
+from seqzoo.tasks.task import IGNORED, SOLVED, Example, Metrics, Split, check_count
 
 END = 2  # the symbol that ends an answer, in the problems that have one
 
@@ -41,6 +41,7 @@ class Transduction(GeneratedTask):
     """
 
     cite: ClassVar[str] = "Delétang et al. 2023, arXiv 2207.02098"
+    solved_at: ClassVar[float | None] = SOLVED
     alphabet: ClassVar[int]  # symbols of strings; one more token is empty
     symbols: ClassVar[str]  # one letter for each
     outputs: ClassVar[int]  # symbols of answers

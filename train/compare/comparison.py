@@ -244,6 +244,7 @@ def _started(experiment: Experiment, seeds: tuple[int, ...], held: Held) -> Comp
         baselines=task.baselines("test"),
         notes=(_selection_note(experiment), *NOTES, *task.notes),
         selection=task.selection,
+        solved_at=task.solved_at,
     )
 
 

@@ -15,7 +15,7 @@ def show(value: float | None, metric: str) -> str:
 
 
 def show_interval(spread: Interval, metric: str) -> str:
-    """Mean ± half width, or both ends where one is a bound; the mean alone of one seed."""
+    """Mean ± half width, or both ends where one is further; the mean alone of one seed."""
     if not spread.count:
         return "–"
     if math.isnan(spread.half_width):
@@ -24,15 +24,15 @@ def show_interval(spread: Interval, metric: str) -> str:
         mean, half, low, high = (
             f"{100 * x:.1f}" for x in (spread.mean, spread.half_width, spread.low, spread.high)
         )
-        return f"{mean} ({low} to {high})%" if spread.cut else f"{mean} ± {half}%"
-    if spread.cut:
+        return f"{mean} ({low} to {high})%" if spread.lopsided else f"{mean} ± {half}%"
+    if spread.lopsided:
         return f"{spread.mean:.4g} ({spread.low:.3g} to {spread.high:.3g})"
     return f"{spread.mean:.4g} ± {spread.half_width:.2g}"
 
 
 def brief_interval(spread: Interval, metric: str) -> str:
     """`show_interval` where there is little room, if that is shorter."""
-    if spread.count < 2 or not spread.cut:
+    if spread.count < 2 or not spread.lopsided:
         return ""
     if metric == "accuracy":
         return f"{100 * spread.mean:.1f}({100 * spread.low:.0f}–{100 * spread.high:.0f})%"

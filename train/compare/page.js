@@ -28,8 +28,8 @@
     if (value === null || value === undefined) return "–";
     const half = Math.max(high - value, value - low);
     if (half > 0) {
-      // An end of the range is nearer than the other end.
-      const cut = Math.abs(high - value - (value - low)) > 1e-4 * half, digits = (v) => (100 * v).toFixed(1);
+      // One end may be further than the other.
+      const cut = half > 1.25 * Math.min(high - value, value - low), digits = (v) => (100 * v).toFixed(1);
       if (!isShare(metric)) return `${show(value, metric)} ${cut ? `(${show(low)} to ${show(high)})` : `± ${+half.toPrecision(2)}`}`;
       return cut ? `${digits(value)} (${digits(low)} to ${digits(high)}) %` : `${digits(value)} ± ${digits(half)} %`;
     }

@@ -289,8 +289,10 @@ def _differences(comparison: Comparison) -> str:
         "<details><summary>Differences between models</summary>"
         f'<div class="scroll">{table}</div><p class="note">First minus second, paired by seed '
         "(models share the seeds' data order), with the 95% interval of Student's t for that pair "
-        "alone. The reading is that of p of the paired t test corrected over all pairs by Holm's "
-        "method, at 0.05; differences that are the same in every seed have no p.</p></details>"
+        "alone. Different: p of the paired t test, corrected over all pairs by Holm's method, is "
+        "below 0.05, and so is that of every group of three or more neighbours in the table which "
+        "holds both models, by exchange of their values; three seeds at least. Differences that "
+        "are the same in every seed have no p.</p></details>"
     )
 
 

@@ -87,6 +87,7 @@ class Comparison:
     )  # in main_metric
     notes: tuple[str, ...] = ()
     final_split: str = "test"  # that `SeedResult.final` is measured on
+    solved_at: float | None = None  # value of main_metric from which the task counts as solved
     selection: str = "last"  # the step tested: last, or each seed's best on validation (best)
     labels: tuple[str, ...] = ()  # of all models asked for, in their order; empty in old files
 

@@ -19,7 +19,13 @@ from seqzoo.train.compare.formats import (
     show_seconds,
 )
 from seqzoo.train.compare.results import Comparison, ModelResult
-from seqzoo.train.compare.statistics import bounds_of, interval, pairwise
+from seqzoo.train.compare.statistics import (
+    Difference,
+    bounds_of,
+    interval,
+    pairwise,
+    share_interval,
+)
 from seqzoo.train.loop.claims import BROKEN
 
 GROWTH = {"constant": "", "undeclared": "not declared"}  # of a state
@@ -61,17 +67,43 @@ def failed(model: ModelResult) -> int:
     return sum(run.failure is not None for run in model.seeds)
 
 
-def learned(model: ModelResult, comparison: Comparison) -> tuple[int, int] | None:
-    """Seeds past half way from the best trivial baseline to a perfect accuracy, and all seeds.
+def learned_at(comparison: Comparison) -> float | None:
+    """The accuracy from which a seed counts: the task's, else half way to a perfect one.
 
-    A task that is solved or not has two kinds of seeds; a mean hides that. None where the metric
-    is not an accuracy.
+    That is half way from the best trivial baseline. None where the metric is not an accuracy.
     """
     if comparison.main_metric != "accuracy":
         return None
-    bar = (1 + max(comparison.baselines.values(), default=0.0)) / 2
+    if comparison.solved_at is not None:
+        return comparison.solved_at
+    return (1 + max((v for v in comparison.baselines.values() if v is not None), default=0.0)) / 2
+
+
+def learned(model: ModelResult, comparison: Comparison) -> tuple[int, int] | None:
+    """Seeds that reach `learned_at`, and all seeds; those that failed reach nothing.
+
+    A task that is solved or not has two kinds of seeds; a mean hides that.
+    """
+    bar = learned_at(comparison)
+    if bar is None:
+        return None
     values = final_values(model, comparison.main_metric).values()
     return sum(v >= bar for v in values), len(model.seeds)
+
+
+def _learned_column(comparison: Comparison) -> Column:
+    bar = learned_at(comparison)
+    title = "learned" if comparison.solved_at is None else "solved"
+    return Column(title, f"≥ {100 * bar:.3g}%" if bar is not None else "of seeds")
+
+
+def _learned_cell(model: ModelResult, comparison: Comparison) -> Cell:
+    found = learned(model, comparison)
+    if found is None or not found[1]:
+        return Cell("–")
+    low, high = share_interval(*found)
+    ends = f"{100 * low:.0f} to {100 * high:.0f}%"
+    return Cell(f"{found[0]}/{found[1]}", found[0] / found[1], ends)
 
 
 def failures(comparison: Comparison) -> list[str]:
@@ -114,8 +146,9 @@ def _after(skipped: int) -> str:
 def caption(comparison: Comparison) -> str:
     """What the columns mean."""
     text = (
-        "Mean ± half width of the 95% interval (Student's t over seeds; its ends where one is the "
-        "end of the range), "
+        "Mean ± half width of the 95% interval (Student's t over seeds, in the log odds of "
+        "accuracies, in the logarithm of errors, so that it ends inside the range; both ends where "
+        "one is further), each seed below; "
         f"{selected(comparison)} and over the whole {comparison.final_split} split. "
         "State: elements carried from token to token, per sequence. "
         "Tokens per second: of one seed in training, on the same batch for all, padding counted."
@@ -125,11 +158,23 @@ def caption(comparison: Comparison) -> str:
             " A model with a failed seed is ranked by none of its values; those of the seeds that "
             "finished stand below."
         )
-    if comparison.main_metric == "accuracy":
-        text += (
-            " Learned: seeds past half way from the best trivial baseline to a perfect accuracy."
+    return text + _about_learned(comparison)
+
+
+def _about_learned(comparison: Comparison) -> str:
+    bar = learned_at(comparison)
+    if bar is None:
+        return ""
+    exact = "with the exact interval of that share (Clopper and Pearson)."
+    if comparison.solved_at is not None:
+        return (
+            f" Solved: seeds of at least {100 * bar:.3g}%, the task's threshold, {exact} Where some "
+            "do and some do not, that share says more than the mean of a few seeds."
         )
-    return text
+    return (
+        f" Learned: seeds of at least {100 * bar:.3g}%, half way from the best trivial baseline to "
+        f"a perfect accuracy, {exact}"
+    )
 
 
 def selected(comparison: Comparison) -> str:
@@ -145,7 +190,7 @@ def rows(comparison: Comparison) -> tuple[list[Column], list[list[Cell]]]:
     columns = [
         Column("model"),
         Column(metric, "mean ± 95%"),
-        Column("learned", "of seeds"),
+        _learned_column(comparison),
         Column("params"),
         Column("state", "elements"),
         Column("tokens/s", "one seed"),
@@ -182,7 +227,6 @@ def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
     finals = final_values(model, metric)
     values = list(compared(model, metric).values())
     spread, lost = interval(values, bounds=bounds_of(metric)), failed(model)
-    good = learned(model, comparison)
     grows = GROWTH.get(model.state_growth, "grows with length")
     claims = _claims(model)
     brief = f"{model.name} ({claims})" if claims.startswith(BROKEN) else ""
@@ -194,7 +238,7 @@ def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
             "  ".join(show(v, metric).rstrip("%") for v in finals.values()),
             brief_interval(spread, metric),
         ),
-        Cell("–") if good is None else Cell(f"{good[0]}/{good[1]}", good[0] / max(1, good[1])),
+        _learned_cell(model, comparison),
         _count(model.parameters),
         _count(model.state_size, grows),
         _count(model.tokens_per_second),
@@ -281,21 +325,35 @@ def _small(cell: Cell) -> str:
 def differences(comparison: Comparison) -> Mapping[str, list[Cell]]:
     """Pairwise differences: "first − second" -> its cells, the better model first."""
     metric = comparison.main_metric
-    values = {m.name: compared(m, metric) for m in ranked(comparison)}
     table = {}
-    for d in pairwise(values):
+    for d in differences_of(comparison):
         if d.interval.count < 2:
             continue
-        unit = 100 if metric == "accuracy" else 1
-        text = f"{unit * d.interval.mean:+.3g} ± {unit * d.interval.half_width:.2g}"
         table[f"{d.first} − {d.second}"] = [
-            Cell(text + (" points" if metric == "accuracy" else ""), d.interval.mean),
+            Cell(_difference(d, metric), d.interval.mean),
             Cell(str(d.interval.count), d.interval.count),
             _p_cell(d.p),
             _p_cell(d.p_adjusted),
+            _p_cell(d.p_alike or math.nan),
             Cell(d.verdict, d.verdict),
         ]
     return table
+
+
+def differences_of(comparison: Comparison) -> list[Difference]:
+    """Every pair of models, the better one first."""
+    return pairwise({m.name: compared(m, comparison.main_metric) for m in ranked(comparison)})
+
+
+def _difference(pair: Difference, metric: str) -> str:
+    """The mean difference and its interval, which for shares ends at one whole."""
+    mean, half = pair.interval.mean, pair.interval.half_width
+    if metric != "accuracy":
+        return f"{mean:+.3g} ± {half:.2g}"
+    low, high = max(mean - half, -1.0), min(mean + half, 1.0)
+    if (low, high) == (mean - half, mean + half):
+        return f"{100 * mean:+.3g} ± {100 * half:.2g} points"
+    return f"{100 * mean:+.3g} ({100 * low:+.3g} to {100 * high:+.3g}) points"
 
 
 def _p_cell(p: float) -> Cell:
@@ -313,6 +371,7 @@ def differences_html(comparison: Comparison) -> str:
         Column("seeds"),
         Column("p", "paired t"),
         Column("p", "Holm"),
+        Column("p", "neighbours"),
         Column("reading"),
     )
     words = (titles[0], titles[-1])

@@ -173,9 +173,26 @@ def test_the_best_model_comes_first_and_baselines_last():
     _, table = tables.rows(comparison())
     names = [row[0].text for row in table]
     assert names == ["attention", "lru", SCRIPT_NAME, "chance", "most frequent"]
-    # 0.97, 0.98, 0.99: t = 4.303, s = 0.01, half a width of 2.5, which would be more than all.
-    assert [row[1].text for row in table[:2]] == ["98.0 (95.5 to 100.0)%", "21.0 ± 2.5%"]
-    assert [row[2].text for row in table[:3]] == ["3/3", "0/3", "0/3"]
+    # 0.97, 0.98, 0.99: t = 4.303, s = 0.01, half a width of 2.5, of the log odds 1.27.
+    assert [row[1].text for row in table[:2]] == ["98.0 (93.2 to 99.4)%", "21.0 ± 2.5%"]
+    assert [row[1].small for row in table[:2]] == ["97.0  98.0  99.0", "20.0  21.0  22.0"]
+    assert [row[2][:3] for row in table[:2]] == [
+        ("3/3", 1.0, "29 to 100%"),
+        ("0/3", 0.0, "0 to 71%"),
+    ]
+
+
+def test_seeds_are_counted_from_the_tasks_threshold():
+    c = comparison(models=(model("lru", 0.2), model("gru", 0.985)))
+    assert tables.rows(c)[0][2] == ("learned", "≥ 55%")
+    assert "half way from the best trivial baseline" in tables.caption(c)
+    c = dataclasses.replace(c, solved_at=0.99)
+    columns, table = tables.rows(c)
+    assert columns[2] == ("solved", "≥ 99%")
+    assert [row[2].text for row in table[:2]] == ["2/3", "0/3"]
+    assert "Solved: seeds of at least 99%, the task's threshold" in tables.caption(c)
+    failed = dataclasses.replace(c, models=(model("lru", 0.995, failed=1),))
+    assert tables.rows(failed)[1][0][2].text == "2/3"
 
 
 def test_a_model_with_a_failed_seed_is_a_row_of_its_own_kind():
@@ -217,7 +234,20 @@ def test_differences_put_the_better_model_first():
     cells = table["attention − lru"]
     assert cells[0].text.startswith("+77 ± ")
     # Every seed adds 0.01 to every model.
-    assert [cell.text for cell in cells[1:]] == ["3", "–", "–", "no spread to test"]
+    assert [cell.text for cell in cells[1:]] == ["3", "–", "–", "–", "no spread to test"]
+    # A difference of two shares is no larger than one.
+    drawn = [
+        dataclasses.replace(
+            m,
+            seeds=tuple(
+                dataclasses.replace(run, final={"accuracy": v})
+                for run, v in zip(m.seeds, values, strict=True)
+            ),
+        )
+        for m, values in ((model("a", 0.9), (1.0, 0.9, 0.1)), (model("b", 0.1), (0.1, 0.2, 0.1)))
+    ]
+    (cells,) = tables.differences(comparison(models=tuple(drawn))).values()
+    assert cells[0].text == "+53.3 (-64.1 to +100) points"
 
 
 def test_the_reading_of_a_difference_is_that_of_all_pairs(monkeypatch):
@@ -236,7 +266,7 @@ def test_the_terminal_table_fits_eighty_columns_and_prints_brackets():
     timed = tuple(dataclasses.replace(m, train_seconds=600.0) for m in models)
     console.print(tables.results_table(comparison(models=timed)))
     text = console.export_text()
-    for shown in ("a[b]", "51.0 ± 2.5%", "98.0(96–100)%", "10.0 min", "training"):
+    for shown in ("a[b]", "51.0 ± 2.5%", "98.0(93–99)%", "10.0 min", "training"):
         assert shown in text
     assert "…" not in text
 
