@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from seqzoo.tasks.data.identity import in_short
-from seqzoo.train.compare import results, tables
+from seqzoo.train.compare import pairs, results, tables
 from seqzoo.train.compare.formats import show
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.run_page import comparison_of_run
@@ -282,7 +282,7 @@ def _failures(comparison: Comparison) -> str:
 
 
 def _differences(comparison: Comparison) -> str:
-    table = tables.differences_html(comparison)
+    table = pairs.differences_html(comparison)
     if not table:
         return ""
     return (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from html import escape
 from typing import NamedTuple
 
@@ -19,13 +17,7 @@ from seqzoo.train.compare.formats import (
     show_seconds,
 )
 from seqzoo.train.compare.results import Comparison, ModelResult
-from seqzoo.train.compare.statistics import (
-    Difference,
-    bounds_of,
-    interval,
-    pairwise,
-    share_interval,
-)
+from seqzoo.train.compare.statistics import bounds_of, interval, share_interval
 from seqzoo.train.loop.claims import BROKEN
 
 GROWTH = {"constant": "", "undeclared": "not declared"}  # of a state
@@ -168,8 +160,8 @@ def _about_learned(comparison: Comparison) -> str:
     exact = "with the exact interval of that share (Clopper and Pearson)."
     if comparison.solved_at is not None:
         return (
-            f" Solved: seeds of at least {100 * bar:.3g}%, the task's threshold, {exact} Where some "
-            "do and some do not, that share says more than the mean of a few seeds."
+            f" Solved: seeds of at least {100 * bar:.3g}%, the task's threshold, {exact} Where "
+            "only some do, that share says more than the mean of a few seeds."
         )
     return (
         f" Learned: seeds of at least {100 * bar:.3g}%, half way from the best trivial baseline to "
@@ -290,7 +282,7 @@ def results_html(comparison: Comparison) -> str:
     """The results as a table that the report's script can sort."""
     columns, table = rows(comparison)
     index = {m.name: i for i, m in enumerate(comparison.models)}
-    head = "".join(_heading(c, "text" if i == 0 else "number") for i, c in enumerate(columns))
+    head = "".join(heading_html(c, "text" if i == 0 else "number") for i, c in enumerate(columns))
     body = []
     for i, row in enumerate(table):
         name = escape(row[0].text)
@@ -299,7 +291,7 @@ def results_html(comparison: Comparison) -> str:
             first = f'<span data-swatch="{index[row[0].text]}"></span>{name}{_small(row[0])}'
         else:
             opening, first = '<tr class="baseline">', name
-        cells = "".join(_cell(cell) for cell in row[1:])
+        cells = "".join(cell_html(cell) for cell in row[1:])
         body.append(f'{opening}<th scope="row" data-value="{name}">{first}</th>{cells}</tr>')
     return (
         f'<table class="sortable results"><thead><tr>{head}</tr></thead>'
@@ -307,78 +299,18 @@ def results_html(comparison: Comparison) -> str:
     )
 
 
-def _heading(column: Column, kind: str) -> str:
+def heading_html(column: Column, kind: str) -> str:
+    """A heading that sorts by its column, of `kind` text or number."""
     unit = f"<small>{escape(column.unit)}</small>" if column.unit else ""
     title = f"<span>{escape(column.title)}</span>{unit}"
     return f'<th scope="col" data-kind="{kind}"><button type="button">{title}</button></th>'
 
 
-def _cell(cell: Cell) -> str:
+def cell_html(cell: Cell) -> str:
+    """A cell with what it is sorted by."""
     key = "" if cell.key is None else repr(cell.key) if isinstance(cell.key, float) else cell.key
     return f'<td data-value="{escape(str(key))}">{escape(cell.text)}{_small(cell)}</td>'
 
 
 def _small(cell: Cell) -> str:
     return f'<br><span class="seeds">{escape(cell.small)}</span>' if cell.small else ""
-
-
-def differences(comparison: Comparison) -> Mapping[str, list[Cell]]:
-    """Pairwise differences: "first − second" -> its cells, the better model first."""
-    metric = comparison.main_metric
-    table = {}
-    for d in differences_of(comparison):
-        if d.interval.count < 2:
-            continue
-        table[f"{d.first} − {d.second}"] = [
-            Cell(_difference(d, metric), d.interval.mean),
-            Cell(str(d.interval.count), d.interval.count),
-            _p_cell(d.p),
-            _p_cell(d.p_adjusted),
-            _p_cell(d.p_alike or math.nan),
-            Cell(d.verdict, d.verdict),
-        ]
-    return table
-
-
-def differences_of(comparison: Comparison) -> list[Difference]:
-    """Every pair of models, the better one first."""
-    return pairwise({m.name: compared(m, comparison.main_metric) for m in ranked(comparison)})
-
-
-def _difference(pair: Difference, metric: str) -> str:
-    """The mean difference and its interval, which for shares ends at one whole."""
-    mean, half = pair.interval.mean, pair.interval.half_width
-    if metric != "accuracy":
-        return f"{mean:+.3g} ± {half:.2g}"
-    low, high = max(mean - half, -1.0), min(mean + half, 1.0)
-    if (low, high) == (mean - half, mean + half):
-        return f"{100 * mean:+.3g} ± {100 * half:.2g} points"
-    return f"{100 * mean:+.3g} ({100 * low:+.3g} to {100 * high:+.3g}) points"
-
-
-def _p_cell(p: float) -> Cell:
-    return Cell("–") if math.isnan(p) else Cell(f"{p:.2g}", p)
-
-
-def differences_html(comparison: Comparison) -> str:
-    """The pairwise differences as a sortable table; empty where no pair has two seeds."""
-    table = differences(comparison)
-    if not table:
-        return ""
-    titles = (
-        Column("pair"),
-        Column("difference", "± 95%"),
-        Column("seeds"),
-        Column("p", "paired t"),
-        Column("p", "Holm"),
-        Column("p", "neighbours"),
-        Column("reading"),
-    )
-    words = (titles[0], titles[-1])
-    head = "".join(_heading(c, "text" if c in words else "number") for c in titles)
-    body = "".join(
-        f'<tr><th scope="row" data-value="{escape(name)}">{escape(name)}</th>'
-        f"{''.join(_cell(c) for c in cells)}</tr>"
-        for name, cells in table.items()
-    )
-    return f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

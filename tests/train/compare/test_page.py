@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seqzoo import tasks
-from seqzoo.train.compare import results, tables
+from seqzoo.train.compare import pairs, results, tables
 from seqzoo.train.compare.page import (
     DARK,
     LIGHT,
@@ -205,7 +205,7 @@ def test_a_model_with_a_failed_seed_is_a_row_of_its_own_kind():
     assert [row[1].text for row in table[1:3]] == ["1 of 3 failed"] * 2
     assert [row[1].key for row in table[1:3]] == [None, None]
     assert table[2][1].small == "100.0  101.0"
-    assert tables.differences(c) == {}
+    assert pairs.differences(c) == {}
     assert "is ranked by none of its values" in tables.caption(c)
     assert "is ranked by none" not in tables.caption(comparison(models=(model("lru", 0.2),)))
 
@@ -229,7 +229,7 @@ def test_a_failed_seed_is_shown_and_not_averaged():
 
 def test_differences_put_the_better_model_first():
     c = comparison(models=(model("lru", 0.2), model("gru", 0.3), model("attention", 0.97)))
-    table = tables.differences(c)
+    table = pairs.differences(c)
     assert list(table)[:2] == ["attention − gru", "attention − lru"]
     cells = table["attention − lru"]
     assert cells[0].text.startswith("+77 ± ")
@@ -246,15 +246,15 @@ def test_differences_put_the_better_model_first():
         )
         for m, values in ((model("a", 0.9), (1.0, 0.9, 0.1)), (model("b", 0.1), (0.1, 0.2, 0.1)))
     ]
-    (cells,) = tables.differences(comparison(models=tuple(drawn))).values()
+    (cells,) = pairs.differences(comparison(models=tuple(drawn))).values()
     assert cells[0].text == "+53.3 (-64.1 to +100) points"
 
 
 def test_the_reading_of_a_difference_is_that_of_all_pairs(monkeypatch):
     found = [Difference("a", "b", Interval(0.1, 0.05, 3), 0.01, q) for q in (0.04, 0.06)]
     for difference, verdict in zip(found, ("different", "not told apart"), strict=True):
-        monkeypatch.setattr(tables, "pairwise", lambda _, d=difference: [d])
-        (cells,) = tables.differences(comparison()).values()
+        monkeypatch.setattr(pairs, "pairwise", lambda _, d=difference: [d])
+        (cells,) = pairs.differences(comparison()).values()
         assert cells[-1].text == verdict
 
 
