@@ -55,20 +55,18 @@ class Masks(NamedTuple):
     stays: Bool[Array, "... 1 1"]  # the carried state goes on
 
 
-Sums = tuple[Float[Array, "... C 1"], Float[Array, "... C 1"]]
-
-
 class PerHead(NamedTuple):
-    """Decays that all channels have in common, and their sums in a chunk.
+    """Decays that all channels have in common, and what their sums in a chunk become.
 
     Each sum is one of multiples of a power of two, which is exact, and one of what is left, which
     is small.
     """
 
     g: Float[Array, "... C 1"]
-    prefix: Sums  # up to each position
+    columns: tuple[Float[Array, "... C 1"], Float[Array, "... C 1"]]  # sums up to each position
     rows: tuple[Float[Array, "... 1 C"], Float[Array, "... 1 C"]]  # the same
-    suffix: Sums  # behind each
+    from_start: Float[Array, "... C 1"]  # decay up to each position
+    to_end: Float[Array, "... C 1"]  # and behind it
 
 
 def masks_of(run: Int[Array, "... C 1"], carried: Int[Array, "... 1 1"]) -> Masks:
@@ -110,21 +108,24 @@ def prepared(log_decay: Float[Array, "... C #K"] | None) -> PerHead | Array | No
 
 def per_head(g: Float[Array, "... C 1"]) -> PerHead:
     """The sums of log decays that are at least that of the smallest number."""
-    kind, axis = jnp.finfo(g.dtype), g.ndim - 2
-    most = g.shape[-2] * -float(np.log(kind.tiny))
+    kind, size = jnp.finfo(g.dtype), g.shape[-2]
+    most = size * -float(np.log(kind.tiny))
     grid = 2.0 ** (math.ceil(math.log2(most)) - kind.nmant)
     coarse = lax.stop_gradient(jnp.round(g / grid) * grid)
-    both = coarse, g - coarse
-    prefix, rows = zip(*(column_and_row(lax.cumsum(x, axis)) for x in both), strict=True)
-    after = (jnp.pad(x[..., 1:, :], [(0, 0)] * axis + [(0, 1), (0, 0)]) for x in both)
-    suffix = tuple(lax.cumsum(x, axis, reverse=True) for x in after)
-    return PerHead(g, prefix, rows, suffix)
+    # As one product of few: a running sum is many small steps on CPU.
+    up_to, behind = np.tri(size).T, np.tri(size, k=-1)
+    which = np.concatenate([up_to, behind], 1)
+    (coarse, coarse_behind), (fine, fine_behind) = (
+        jnp.split(_product(x[..., 0], which), 2, -1) for x in (coarse, g - coarse)
+    )
+    columns, rows = zip(*(column_and_row(x[..., None]) for x in (coarse, fine)), strict=True)
+    return PerHead(g, columns, rows, _exp(*columns), _exp(coarse_behind, fine_behind)[..., None])
 
 
 @jax.custom_jvp
 def _exponents(decay: PerHead) -> Float[Array, "... C C"]:
     """Sums of g over s+1..t."""
-    coarse, fine = (column - row for column, row in zip(decay.prefix, decay.rows, strict=True))
+    coarse, fine = (column - row for column, row in zip(decay.columns, decay.rows, strict=True))
     return coarse + fine
 
 
@@ -156,14 +157,14 @@ def decayed_pairs(
         [w * for_heads(r.x @ _t(y), heads) for y in writers]
         for r, w in zip(readers, weights, strict=True)
     ]
-    from_start, to_end = _exp(decay.prefix), _exp(decay.suffix)
-    reads = [for_heads(r.x, heads) * _moved(from_start, r, 1) for r in readers]
-    writes = [for_heads(y, heads) * to_end for y in writers]
-    return Pairs(products, reads, writes, from_start[..., -1:, :])
+    reads = [for_heads(r.x, heads) * _moved(decay.from_start, r, 1) for r in readers]
+    writes = [for_heads(y, heads) * decay.to_end for y in writers]
+    return Pairs(products, reads, writes, decay.from_start[..., -1:, :])
 
 
-def _exp(sums: Sums) -> Float[Array, "... C 1"]:
-    coarse, fine = jnp.exp(sums[0]), sums[1]
+def _exp(coarse: Float[Array, "..."], fine: Float[Array, "..."]) -> Float[Array, "..."]:
+    """exp of a sum in two parts."""
+    coarse = jnp.exp(coarse)
     return coarse + coarse * jnp.expm1(fine)  # of a product of powers XLA makes one, of the sum
 
 
@@ -211,12 +212,13 @@ def _spans(g: Float[Array, "... C K"]) -> Float[Array, "... C C K"]:
     later = np.tri(size, k=-1, dtype=bool)[..., None]
     steps = jnp.where(later, g[..., :, None, :], 0)
     flat = steps.reshape(*g.shape[:-1], size * g.shape[-1])
-    return _sums(np.tri(size), flat).reshape(steps.shape)
+    return _product(np.tri(size), flat).reshape(steps.shape)
 
 
-def _sums(which: np.ndarray, g: Array) -> Array:
-    """Sums over axis -2 of g; in full precision, as they become exponents."""
-    return jnp.matmul(which.astype(g.dtype), g, precision=lax.Precision.HIGHEST)
+def _product(x: Array | np.ndarray, y: Array | np.ndarray) -> Array:
+    """Sums of log decays; in full precision, as they become exponents."""
+    dtype = jnp.result_type(*(a for a in (x, y) if isinstance(a, jax.Array)))
+    return jnp.matmul(jnp.asarray(x, dtype), jnp.asarray(y, dtype), precision=lax.Precision.HIGHEST)
 
 
 def _per_channel(readers: list[Reader], writers: list[Array], g: Array) -> Pairs:
