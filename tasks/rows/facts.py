@@ -27,15 +27,25 @@ from seqzoo.tasks.rows.splits import Part
 
 
 class Options(Protocol):
-    """What of the task decides how rows are read."""
+    """What of the task decides how rows are found and read."""
 
+    data: str
     kind: str
     inputs: str
     target: str
     tokens: str
     form: str
     lengths: str
+    series: str
+    split: str
+    group: str
+    validation_share: float
+    test_share: float
     standardise: bool
+
+    @property
+    def steps(self) -> int:
+        """Steps of a row, with padding."""
 
 
 @dataclasses.dataclass(frozen=True)

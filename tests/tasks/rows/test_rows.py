@@ -42,11 +42,11 @@ def test_a_long_table_keeps_its_series_and_groups_whole(tmp_path):
     task = made(tmp_path, "sensors.csv")
     parts = {split: task.source(split) for split in SPLITS}
     assert sum(map(len, parts.values())) == 40
-    from seqzoo.tasks.rows.task import _parts
+    from seqzoo.tasks.rows.parts import parts as parts_of
 
     sites = {
         split: {part.table.value("site", int(i)) for i in part.rows}
-        for split, part in _parts(task).items()
+        for split, part in parts_of(task).items()
     }
     assert set.union(*sites.values()) == set(range(10))
     assert sum(map(len, sites.values())) == 10
@@ -95,9 +95,9 @@ def test_each_token_of_a_document_is_predicted_once(tmp_path):
 def test_padded_arrays_end_where_their_lengths_say(tmp_path):
     task = made(tmp_path, "channels.npz", standardise=False)
     file = np.load(tmp_path / "channels.npz")
-    from seqzoo.tasks.rows.task import _parts
+    from seqzoo.tasks.rows.parts import parts as parts_of
 
-    row = int(_parts(task)["train"].rows[3])
+    row = int(parts_of(task)["train"].rows[3])
     example = task.source("train")[3]
     length = file["n"][row]
     np.testing.assert_array_equal(example["inputs"][:length], file["x"][row, :length])
