@@ -15,7 +15,8 @@ from flax import nnx
 
 from seqzoo.models.config import config_of
 from seqzoo.models.mixer import Mixer, StreamState
-from seqzoo.models.registry import MIXERS, build
+from seqzoo.models.registry import build
+from seqzoo.models.registry import mixer as mixer_class
 from seqzoo.train.bench.options import Bench
 
 Row = dict[str, Any]
@@ -76,8 +77,8 @@ def _compiled(bench: Bench, name: str, length: int, rows: int) -> tuple[Callable
 
 def _mixer(bench: Bench, name: str, length: int) -> Mixer:
     """The mixer, with room for `length` tokens where its state grows."""
-    options = dict(bench.mixer_options.get(name, {}))
-    if any(f.name == "max_length" for f in dataclasses.fields(config_of(MIXERS[name]))):
+    options = bench.options_of(name)
+    if any(f.name == "max_length" for f in dataclasses.fields(config_of(mixer_class(name)))):
         options.setdefault("max_length", length)
     dtype = jnp.dtype(bench.dtype)
     return build(name, bench.d_model, rngs=nnx.Rngs(0), dtype=dtype, **options)

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from seqzoo import tasks
 from seqzoo.models.errors import unknown
+from seqzoo.models.foreign.address import short
 from seqzoo.models.mixer import FloatName
-from seqzoo.models.registry import MIXERS
+from seqzoo.models.registry import MIXERS, mixer
 from seqzoo.tasks.data.generated import GeneratedTask
 from seqzoo.tasks.synthetic.mqar import MQAR
 
@@ -20,7 +21,7 @@ class Bench:
     """What to measure, and at which sizes."""
 
     what: Literal["speed", "scaling", "latency", "depth", "host", "data", "checkpoint"] = "speed"
-    models: str = ""  # mixers, separated by commas; all by default
+    models: str = ""  # mixers, also by address, separated by commas; all of ours by default
     tasks: str = ""  # whose data is made, separated by commas; all generated ones by default
     baseline: str = "lru"  # measured in every round beside the others
     lengths: tuple[int, ...] = (512, 2048, 8192)  # tokens of a row
@@ -36,18 +37,18 @@ class Bench:
     out: Path | None = None  # JSON lines are appended here
 
     def __post_init__(self) -> None:
-        for name in (*self.names, self.baseline):
-            if name not in MIXERS:
-                raise unknown("mixer", name, MIXERS)
+        measured = (*self.names, self.baseline)
+        for name in measured:
+            mixer(name)
         for name in self.task_names:
-            if name not in tasks.TASKS:
-                raise unknown("task", name, tasks.names())
+            tasks.kind(name)
         for name in ("batch_size", "d_model", "rounds", "steps", "mib"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        known = dict.fromkeys((*map(short, measured), *MIXERS))
         for name in self.mixer_options:
-            if name not in MIXERS:
-                raise unknown("mixer in --options", name, MIXERS)
+            if name not in known:
+                raise unknown("mixer in --options", name, known)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,11 +65,18 @@ class Bench:
 
     @property
     def mixer_options(self) -> dict[str, dict[str, Any]]:
-        """Options of each mixer. Raises ValueError for what is no such JSON."""
+        """Options of each mixer, of an address under its part after the colon.
+
+        Raises ValueError for what is no such JSON.
+        """
         try:
             options = json.loads(self.options)
         except json.JSONDecodeError as error:
             raise ValueError(f"--options is no JSON ({error}); got {self.options!r}") from None
         if not isinstance(options, dict) or not all(isinstance(v, dict) for v in options.values()):
             raise ValueError(f'--options has the form {{"lru": {{}}}}; got {self.options!r}')
-        return options
+        return {short(name): own for name, own in options.items()}
+
+    def options_of(self, name: str) -> dict[str, Any]:
+        """Those of one mixer."""
+        return dict(self.mixer_options.get(short(name), {}))

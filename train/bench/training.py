@@ -50,7 +50,7 @@ def _experiment(bench: Bench, name: str, layers: int) -> Experiment:
     return Experiment(
         task=task,
         model=name,
-        mixer=bench.mixer_options.get(name, {}),
+        mixer=bench.options_of(name),
         backbone=backbone,
         train=TrainConfig(steps=bench.steps, batch_size=size),
     )

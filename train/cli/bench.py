@@ -23,6 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from seqzoo.train import code
 from seqzoo.train.bench.checkpoint import checkpoint
 from seqzoo.train.bench.data import data
 from seqzoo.train.bench.mixers import latency, scaling, speed
@@ -44,7 +45,10 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
 
 def main(argv: Sequence[str]) -> int:
     """`seqzoo bench`."""
-    bench = parse(Bench, read(argv), "seqzoo bench")
+    line = read(argv)
+    for flag in ("--models", "--baseline"):
+        code.name(*code.foreign(line.text(flag) or "", "").values())
+    bench = parse(Bench, line, "seqzoo bench")
     console = Console()
     rows = []
     for row in MEASURES[bench.what](bench):

@@ -11,6 +11,18 @@ from seqzoo.train.bench.options import Bench
 from seqzoo.train.cli.command import dispatch
 from tests.scripts import script
 
+MINE = """
+from flax import nnx
+
+
+class Scaled(nnx.Module):
+    def __init__(self, d_model: int, *, by: int = 2, rngs: nnx.Rngs):
+        self.by = by
+
+    def __call__(self, x):
+        return self.by * x
+"""
+
 
 def test_calls_take_turns_and_the_first_round_does_not_count():
     order = []
@@ -39,6 +51,28 @@ def test_a_measurement_is_a_line_of_json(tmp_path, capsys):
     assert (row["model"], row["length"], row["times_gru"]) == ("gru", 8, 1.0)
     assert min(row["tokens_per_second"], row["compile_seconds"], row["temp_mib"]) > 0
     assert json.loads(capsys.readouterr().out.splitlines()[0]) == row
+
+
+def test_a_mixer_by_address_is_measured(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    name = f"{file}:Scaled"
+    sizes = ["--lengths", "8", "--d-model", "4", "--batch-size", "1", "--rounds", "1"]
+    beside = ["bench", "--models", name, "--baseline", name, *sizes, "--options"]
+    assert dispatch([*beside, '{"Scaled": {"by": 3}}']) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (row["model"], row["length"]) == (name, 8)
+    assert row["tokens_per_second"] > 0
+    for command, words in (
+        ([*beside, '{"Scaled": {"bye": 3}}'], "did you mean by?"),
+        ([*beside, '{"Scale": {}}'], "did you mean Scaled?"),
+        (["bench", "--what", "latency", *beside[1:-1]], "cannot stream"),
+        (["bench", "--models", f"{file}:Scale"], "Scale"),
+    ):
+        assert dispatch(command) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
 
 
 @pytest.mark.of_the_day("generation measured")
