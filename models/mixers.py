@@ -21,6 +21,7 @@ from seqzoo.models.attention.transformer_vq import TransformerVQ
 from seqzoo.models.help import page
 from seqzoo.models.linear_attention.deltanet import DeltaNet, DeltaProduct
 from seqzoo.models.linear_attention.gated_deltanet import GatedDeltaNet, KimiDeltaAttention
+from seqzoo.models.linear_attention.gated_deltanet2 import Comba, GatedDeltaNet2
 from seqzoo.models.linear_attention.gla import GLA, SimpleGLA
 from seqzoo.models.linear_attention.hgrn2 import HGRN2
 from seqzoo.models.linear_attention.lightning import LightningAttention
@@ -89,6 +90,8 @@ MIXERS: dict[str, type[Mixer]] = {
     "rwkv7": RWKV7,
     "deltanet": DeltaNet,
     "gated_deltanet": GatedDeltaNet,
+    "gated_deltanet2": GatedDeltaNet2,
+    "comba": Comba,
     "kda": KimiDeltaAttention,
     "delta_product": DeltaProduct,
     # state space

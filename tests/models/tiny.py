@@ -73,6 +73,8 @@ TINY = {
     "rwkv7": {"num_heads": 2, "decay_rank": 2, "gate_rank": 3, "chunk_size": 8},
     "deltanet": {"num_heads": 2, "chunk_size": 4, "allow_negative_eigenvalues": True},
     "gated_deltanet": {"num_heads": 1, "num_value_heads": 2, "d_key": 3, "chunk_size": 4},
+    "gated_deltanet2": {"num_heads": 2, "d_value": 3, "d_conv": 2, "chunk_size": 8},
+    "comba": {"num_heads": 1, "num_value_heads": 2, "d_key": 3, "d_conv": 2, "chunk_size": 4},
     "kda": {"num_heads": 2, "d_value": 3, "chunk_size": 8},
     "delta_product": {"num_heads": 2, "chunk_size": 8},
     "delta_product@gated": {"num_heads": 2, "d_conv": 0, "gated": True, "chunk_size": 8},

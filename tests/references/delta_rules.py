@@ -23,13 +23,16 @@ def _run(step, q, s0, segment_ids, scale, values):
     return o, states
 
 
-def gated_delta_rule(q, k, v, beta, log_decay=None, s0=None, *, scale=1.0, segment_ids=None):
+def gated_delta_rule(
+    q, k, v, beta, log_decay=None, s0=None, *, read=None, scale=1.0, segment_ids=None
+):
     """See seqzoo.models.ops.matrix.delta_rules."""
+    read = k if read is None else read
     decay = np.exp(np.broadcast_to(0.0 if log_decay is None else log_decay, q.shape))
 
     def step(S, row, t, h):
         S = decay[row, t, h][:, None] * S
-        recalled = k[row, t, h] @ S
+        recalled = read[row, t, h] @ S
         return S + np.outer(k[row, t, h], beta[row, t, h] * (v[row, t, h] - recalled))
 
     return _run(step, q, s0, segment_ids, scale, v.shape[-1])

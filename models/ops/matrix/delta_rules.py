@@ -7,7 +7,8 @@ The gated delta rule (Yang, Kautz & Hatamizadeh 2024, arXiv:2412.06464, eq. 10):
 Each step replaces what the decayed state recalls for k_t, by the share β_t, with v_t. Without decay
 it is the delta rule (Schlag et al. 2021, arXiv:2102.11174; in parallel form Yang et al. 2024,
 arXiv:2406.06484); with one decay a channel, Kimi delta attention (arXiv:2510.26692). For |k| = 1
-the factor I - β k kᵀ has the eigenvalue 1 - β along k, negative for β in (1, 2].
+the factor I - β k kᵀ has the eigenvalue 1 - β along k, negative for β in (1, 2]. What is recalled
+may be asked for by another vector than k (Gated DeltaNet-2, arXiv:2605.22791; Comba, 2506.02475).
 
 The same with a diagonal plus low-rank transition (RWKV-7, Peng et al. 2025, arXiv:2503.14456):
 
@@ -32,10 +33,11 @@ def gated_delta_rule(
     q: Float[Array, "B L H K"],
     k: Float[Array, "B L H K"],
     v: Float[Array, "B L H V"],
-    beta: Float[Array, "B L H"],
+    beta: Float[Array, "B L H"] | None,
     log_decay: Float[Array, "..."] | None = None,
     s0: Float[Array, "B H K V"] | None = None,
     *,
+    read: Float[Array, "B L H K"] | None = None,
     scale: float = 1.0,
     chunk_size: int | None = None,
     segment_ids: Int[Array, "B L"] | Segments | None = None,
@@ -46,10 +48,11 @@ def gated_delta_rule(
         q: queries.
         k: keys, of norm at most about 1: the state grows without bound where β |k|² exceeds 2.
         v: values.
-        beta: share of the correction that is made.
+        beta: share of the correction that is made; None: all of it.
         log_decay: log α, at most 0, broadcasts to [B, L, H, K]; a last axis of size 1 is one decay
             a head (cheaper). None: no decay.
         s0: state before the first step, zero by default.
+        read: what stands in the place of k in Sᵀ k, with the same bound; k by default.
         scale: factor on the outputs.
         chunk_size: steps per chunk, rounded up to a power of two; results do not depend on it.
         segment_ids: layout of the rows. Padding leaves the state, a new segment forgets it.
@@ -61,14 +64,16 @@ def gated_delta_rule(
     Raises:
         ValueError: for shapes that do not fit or a chunk size below 1.
     """
-    check("gated_delta_rule", q, {"k": k}, v, log_decay, s0, chunk_size)
-    if beta.shape != q.shape[:3]:
+    read = k if read is None else read
+    check("gated_delta_rule", q, {"k": k, "read": read}, v, log_decay, s0, chunk_size)
+    if beta is not None and beta.shape != q.shape[:3]:
         raise ValueError(
             f"gated_delta_rule: beta must be [B, L, H] = {q.shape[:3]}; got {beta.shape}"
         )
     dtype = jnp.result_type(q, k, v)
-    k = k.astype(jnp.promote_types(dtype, jnp.float32))
-    inputs = Inputs(q, -k, beta[..., None] * k, v, None, None, log_decay)
+    read, k = (z.astype(jnp.promote_types(dtype, jnp.float32)) for z in (read, k))
+    write = k if beta is None else beta[..., None] * k
+    inputs = Inputs(q, -read, write, v, None, None, log_decay)
     layout = as_segments(segment_ids, q.shape[1])
     o, s_last = chunked_delta(inputs, s0, layout, chunk_size=chunk_size, before=False)
     return (scale * o).astype(dtype), s_last

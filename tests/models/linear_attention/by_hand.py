@@ -43,13 +43,18 @@ def recur(q, k, v, log_decay, scale=1.0):
 
 
 def check(kind, equations, **options):
-    """`equations(w, x)` gives the outputs, `w` the parameters by their paths' first names."""
+    """`equations(w, x)` gives the outputs, `w` the parameters by their paths' first names.
+
+    Those of parts of parts have their whole path too: qkv/q_proj/kernel.
+    """
     with x64():
         dtypes = {"dtype": jnp.float64, "param_dtype": jnp.float64}
         mixer = kind(D, num_heads=HEADS, **options, **dtypes, rngs=nnx.Rngs(0))
         nnx.update(mixer, perturbed(nnx.state(mixer, nnx.Param), 0.3))
         flat = nnx.to_flat_state(nnx.state(mixer, nnx.Param))
-        w = {path[0]: np.asarray(leaf[...]) for path, leaf in flat}
+        w = {}
+        for path, leaf in flat:
+            w[path[0]] = w["/".join(map(str, path))] = np.asarray(leaf[...])
         x = normal(0, *PACKED.shape, D).astype(np.float64)
         expected = equations(w, x)
         y = np.asarray(jax.jit(mixer)(jnp.asarray(x), PACKED))

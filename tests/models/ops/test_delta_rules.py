@@ -110,6 +110,20 @@ def test_any_length(op, length):
     assert_trees_close(actual, OPS[op][1](*inputs), ratio=1e-12)
 
 
+def test_what_is_recalled_may_be_read_by_another_vector():
+    """And all of the correction be made."""
+    (q, k, v, _, decay, s0), ids = draw("gated", "channel"), layouts()
+    inputs, read = (q, k, v, None, decay, s0), draw("gated", "none", 1)[1]
+    with x64():
+        o, s = jax.jit(lambda *a, read: gated_delta_rule(*a, segment_ids=ids, read=read))(
+            *inputs, read=read
+        )
+    inputs = (*inputs[:3], np.ones(q.shape[:3]), *inputs[4:])
+    desired = references.gated_delta_rule(*inputs, segment_ids=ids, read=read)
+    assert_close(np.where(ids[..., None, None] > 0, o, 0), desired[0], ratio=1e-12)
+    assert_close(s, desired[1], ratio=1e-12)
+
+
 @pytest.mark.parametrize(("op", "kind"), EVERY)
 def test_segments(op, kind):
     inputs, ids = draw(op, kind), layouts()
