@@ -18,7 +18,12 @@ from seqzoo.models.heads import SequenceModel, build_model, default_backbone
 from seqzoo.models.mixer import AuxLoss, Context, Mixer, StreamState
 from seqzoo.models.mixers import *
 from seqzoo.models.param_groups import param_groups
-from seqzoo.models.pretrained import from_pretrained, save_pretrained
+from seqzoo.models.pretrained import (
+    adapt,
+    from_pretrained,
+    merge_adapters,
+    save_pretrained,
+)
 from seqzoo.models.registry import MIXERS, PRESETS, build, names, presets, resolve
 from seqzoo.models.sampling import draw, sample
 from seqzoo.models.spec import ModelSpec

@@ -1,6 +1,9 @@
 """Configurations: dataclasses with the keyword arguments of a mixer's constructor, written once.
 
 config_of(LRU)(d_state=8).build(64, rngs=nnx.Rngs(0))
+
+Options that are values of several fields have a text, KIND:name=value,name=value, for flags and
+saved configurations: `parsed` and `typed`.
 """
 
 from __future__ import annotations
@@ -8,13 +11,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import types
+import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from flax import nnx
 
 from seqzoo.models.construct import COMMON, parameters_of
+from seqzoo.models.errors import unknown
 from seqzoo.models.mixer import Mixer
+
+WORDS = {bool: "True or False", int: "an integer", float: "a number"}  # for errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,3 +84,46 @@ def config_of(module: type[Mixer]) -> type[MixerConfig]:
 
 def _made(module: type[Mixer], options: dict[str, Any]) -> MixerConfig:
     return config_of(module)(**options)
+
+
+def parsed(what: str, text: object) -> tuple[str, dict[str, str]]:
+    """The kind and the options of a text. Raises ValueError for another form.
+
+    `what` is the value's name, for errors.
+    """
+    kind, _, rest = str(text).partition(":")
+    options = {}
+    for part in rest.split(",") if rest.strip() else ():
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(
+                f"{what}={text!r}: options have the form KIND:name=value,name=value; got {part!r}"
+            )
+        options[name.strip()] = value.strip()
+    return kind.strip(), options
+
+
+def typed(what: str, made: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a dataclass, those that are text as the types of their fields.
+
+    Raises ValueError for one that there is not, or of another type.
+    """
+    hints = typing.get_type_hints(made)
+    fields = [field.name for field in dataclasses.fields(made)]
+    for name in options:
+        if name not in fields:
+            raise unknown(f"option of {what}", name, fields)
+    return {name: _value(what, name, hints[name], value) for name, value in options.items()}
+
+
+def _value(what: str, name: str, hint: Any, value: Any) -> Any:
+    if typing.get_origin(hint) is types.UnionType:
+        if value == "None":
+            return None
+        (hint,) = (one for one in typing.get_args(hint) if one is not type(None))
+    if not isinstance(value, str) or hint not in WORDS:
+        return value
+    try:
+        return {"True": True, "False": False}[value] if hint is bool else hint(value)
+    except (KeyError, ValueError):
+        raise ValueError(f"{what}: {name} is {WORDS[hint]}; got {value!r}") from None

@@ -12,6 +12,7 @@ from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.foreign import address
 from seqzoo.models.mixers import MIXERS
+from seqzoo.models.pretrained.adapters import adapter_of
 from seqzoo.models.registry import current_options
 from seqzoo.tasks.data.identity import changes
 from seqzoo.tasks.task import Task
@@ -103,6 +104,9 @@ class TrainConfig:
     seed: int = 0  # of initialisation, data order and dropout
     replicas: int = 1  # trained side by side in one program, of the seeds seed, seed + 1, ...
     init_from: str = ""  # a run whose encoder to start from; empty: from scratch
+    # what learns of what it starts from: lora or dora, as lora:rank=8,alpha=16,on=EXPRESSION;
+    # empty: all
+    adapter: str = ""
     eval_every: int = 200  # steps between evaluations of the whole validation split; 0: at the end
     eval_batch_size: int = 0  # examples at once in evaluation; 0: batch_size
     save_every: int = _runtime(200)  # steps between checkpoints; 0: at the end
@@ -131,6 +135,13 @@ class TrainConfig:
             raise ValueError(
                 f"accumulate must divide batch_size; got {self.batch_size=}, {self.accumulate=}"
             )
+        if self.adapter:
+            object.__setattr__(self, "adapter", str(adapter_of(self.adapter)))
+            if not self.init_from:
+                raise ValueError(
+                    f"an adapter changes what was learned before, and there is nothing: give "
+                    f"--init FOLDER or --init-from beside --adapter {self.adapter}"
+                )
 
     @property
     def seeds(self) -> tuple[int, ...]:

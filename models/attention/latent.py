@@ -136,7 +136,7 @@ class LatentAttention(Mixer):
         position = jnp.broadcast_to(layout.position, (batch, chunk))
         tags = run_tags(layout, batch, chunk)
         held = slot_positions(cache.length, self.slots)
-        kernel = self.kv_proj.kernel[...].astype(q.dtype)
+        kernel = self.kv_proj.matrix().astype(q.dtype)
         kernel = kernel.reshape(self.kv_rank, self.num_heads, -1)
         to_k, to_v = jnp.split(kernel, [self.d_nope], axis=-1)
         k = jnp.concatenate([c[:, :, None], k_turned], -1)

@@ -120,7 +120,7 @@ class Experts(nnx.Module):
     def _kernels(self) -> list[Array]:
         parts = [self.up_proj, self.down_proj]
         parts += [] if self.gate_proj is None else [self.gate_proj]
-        return [p.kernel[...].astype(self.dtype) for p in parts]
+        return [p.matrix().astype(self.dtype) for p in parts]
 
     def __call__(self, x: Float[Array, "E C D"]) -> Float[Array, "E C D"]:
         """Every expert on its own tokens."""
@@ -211,7 +211,7 @@ class MixtureOfExperts(Mixer):
         real = jnp.ones(flat.shape[0], bool) if not layout.masked else layout.valid.reshape(-1)
         flat = jnp.where(real[:, None], flat, 0)
         wide = jnp.promote_types(x.dtype, jnp.float32)  # bfloat16 would route otherwise
-        logits = flat.astype(wide) @ self.router_proj.kernel[...].astype(wide)
+        logits = flat.astype(wide) @ self.router_proj.matrix().astype(wide)
         choices = self._choose(logits, real)
         if ctx.training:
             self._write(logits, choices, real)

@@ -24,6 +24,7 @@ from seqzoo.models.pretrained.fill import fill, read_whole
 from seqzoo.models.pretrained.folder import CONFIG, open_checkpoint
 from seqzoo.models.pretrained.header import DTYPES, Tensor
 from seqzoo.models.pretrained.keys import Keys
+from seqzoo.models.pretrained.peft import load_adapter
 from seqzoo.models.pretrained.rules import SAME, Bound, Slot, bind
 from seqzoo.models.pretrained.slots import slots_of
 from seqzoo.models.registry import pattern_options
@@ -38,6 +39,7 @@ def from_pretrained(
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike | None = None,
     max_length: int | None = None,
+    adapter: str | epath.Path | None = None,
     **options: Any,
 ) -> SequenceModel:
     """The language model in a folder of config.json and safetensors; see docs/pretrained.md.
@@ -52,6 +54,7 @@ def from_pretrained(
         param_dtype: of all parameters; by default each has its tensor's.
         max_length: most tokens of a segment, which sizes the state of attention; by default what
             the config says.
+        adapter: a folder of adapter_config.json and safetensors, put on the model's projections.
         options: of the mixers that have them, on top of what the config says: cache_dtype,
             chunk_size, Longformer's global_positions.
 
@@ -85,6 +88,8 @@ def from_pretrained(
         leaf.set_value(arrays[_path(path)])
     model = nnx.merge(graphdef, params, _rest(translation, mesh))
     model.published = json.dumps(checkpoint.config)  # what `save_pretrained` writes again
+    if adapter is not None:
+        load_adapter(model, epath.Path(adapter).expanduser(), translation)
     if kept:
         model.kept = nnx.Dict({b.tensors[0]: Kept(arrays[b.slots[0].path]) for b in kept})
     return model

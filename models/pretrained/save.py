@@ -14,9 +14,11 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from seqzoo.models.heads import SequenceModel
+from seqzoo.models.pretrained.adapters import is_adapted, merged
 from seqzoo.models.pretrained.family import Translation
 from seqzoo.models.pretrained.folder import CONFIG, INDEX, SINGLE
 from seqzoo.models.pretrained.load import abstract, translate
+from seqzoo.models.pretrained.peft import save_adapter
 from seqzoo.models.pretrained.rules import Bound, Transform, bind
 from seqzoo.models.pretrained.slots import slots_of
 
@@ -29,17 +31,20 @@ def save_pretrained(
     *,
     config: Mapping[str, Any] | None = None,
     max_shard_bytes: int = 5 * 2**30,
+    merge: bool = False,
 ) -> None:
     """Writes config.json and the weights under their published names, for any reader of those.
 
-    What `from_pretrained` read comes out bitwise, under the names of the table. Several processes
-    call this together; one writes.
+    What `from_pretrained` read comes out bitwise, under the names of the table. Of a model with an
+    adapter, that alone is written (see `peft`), unless `merge` asks for the whole. Several
+    processes call this together; one writes.
 
     Args:
         model: one that `from_pretrained` made, or one like it with `config`.
         folder: a new or empty folder.
         config: the published form of the model's configuration; by default what it came with.
         max_shard_bytes: largest file; beyond it there are several and an index.
+        merge: writes the whole model, what an adapter has learned put into its weights.
 
     Raises:
         ValueError: the folder holds something, the model has no published form, or the config
@@ -52,6 +57,9 @@ def save_pretrained(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} is not empty; give a new folder")
     translation = translate(config)
+    if is_adapted(model) and not merge:
+        return save_adapter(model, path, translation)
+    model = merged(model)
     _check_describes(translation, model)
     bounds = bind(translation.rules, slots_of(model))
     params = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from flax import nnx
 
@@ -15,15 +16,15 @@ from seqzoo.models.pretrained.rules import Slot
 BACKBONE = "encoder/backbone/"
 
 
-def slots_of(model: SequenceModel) -> dict[str, Slot]:
-    """Every parameter, abstract or not, by its name in tables.
+def slots_of(model: SequenceModel, kind: Any = nnx.Param) -> dict[str, Slot]:
+    """Every parameter, abstract or not, by its name in tables; `kind`: the type of variables.
 
     What belongs to no block is named by its path with dots, without `encoder.`:
     `embed.embedding`, `embed_norm.scale`, `final_norm.scale`, `out_proj.kernel`.
     """
     params = {
         "/".join(map(str, path)): tuple(leaf.shape)
-        for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))
+        for path, leaf in nnx.to_flat_state(nnx.state(model, kind))
     }
     found: dict[str, Slot] = {}
     inside: set[str] = set()

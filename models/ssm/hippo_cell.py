@@ -89,7 +89,7 @@ class HippoCell(Mixer):
     def _mix(self, x, inner, ctx):
         start = self._initial(x.shape[0]) if inner is None else inner
         inputs = wide(self.in_proj(x)), self._ages(x, ctx.segments)
-        kernels = wide(self.hidden_kernel[...]), wide(self.memory_proj.kernel[...])
+        kernels = wide(self.hidden_kernel[...]), wide(self.memory_proj.matrix())
         (h, _), last = nonlinear_scan(
             self._cell(), inputs, start, kernels=kernels, segment_ids=ctx.segments
         )

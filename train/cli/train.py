@@ -28,7 +28,7 @@ from seqzoo.train.devices.processes import Processes, is_first, joined
 from seqzoo.train.folder.files import run_path, write_atomically
 from seqzoo.train.loop import runner
 from seqzoo.train.loop.claims import as_claims
-from seqzoo.train.loop.learned import fine_tuning
+from seqzoo.train.loop.learned import fine_tuning, settled
 from seqzoo.train.published import published
 
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     kind = dataclasses.make_dataclass("Train", fields, kw_only=True)
     parsed = parse(kind, line, "seqzoo train", f"Trains {model} on {task}. {DEPENDS}")
     prepare(parsed.own.deterministic)
-    experiment = experiment_of(parsed, model)
+    experiment = settled(experiment_of(parsed, model))
     with joined(parsed.processes, exit_code):
         if is_first():
             say_notes(experiment)

@@ -35,6 +35,7 @@ from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop import runner
 from seqzoo.train.loop.claims import sound
 from seqzoo.train.loop.evaluate import evaluate_run, load_run
+from seqzoo.train.loop.learned import settled
 from seqzoo.train.loop.progress import ComparisonProgress
 
 __all__ = ["Callback", "Result", "compare", "evaluate", "load", "run"]
@@ -90,6 +91,7 @@ def run(
     Raises ValueError for what cannot be, NonFiniteError where too many steps were not finite.
     """
     folder = run_path(out) if out is not None else Path(_temporary())
+    experiment = settled(experiment)
     found = runner.finished(experiment, folder)
     if found is None:
         sound([experiment], allow=allow_broken)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 
 from seqzoo.models import from_pretrained
+from seqzoo.models.pretrained.adapters import adapter_of, merged
 from seqzoo.models.pretrained.folder import CONFIG, is_published, open_checkpoint
 from seqzoo.models.pretrained.load import translate
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.pretraining import Pretraining
 from seqzoo.tasks.task import Task
 from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import load_run
 from seqzoo.train.loop.state import Arrays
 
@@ -37,19 +39,20 @@ def learned(place: Path, task: Task) -> Learned:
     """What `place` has for a task. Raises ValueError where it is neither run nor weights."""
     if is_published(place):
         return _published(place, task.spec)
-    other, state, meta = load_run(place)
-    old = other.experiment.task
+    program, state, meta = load_run(place)
+    old = program.experiment.task
     extra = max(_extra_tokens(old) - _extra_tokens(task), 0)
     when = f"at step {meta['step']}"
-    return Learned(state.params, state.rest, old.spec, when, {EMBEDDING: extra}, frozenset())
+    params, rest = state.params, state.rest
+    if program.experiment.train.adapter:
+        model = merged(program.plan.merge(params, rest))
+        params, rest = _flat(model, nnx.Param), _flat(model, nnx.Not(nnx.Param))
+    return Learned(params, rest, old.spec, when, {EMBEDDING: extra}, frozenset())
 
 
 def _published(place: Path, wanted: ModelSpec) -> Learned:
     model = from_pretrained(place)
-    params = {
-        "/".join(map(str, path)): leaf.get_value()
-        for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))
-    }
+    params = _flat(model, nnx.Param)
     vocab = model.encoder.embed.num_embeddings
     spec = ModelSpec(head="lm", vocab_size=vocab, outputs=vocab, length=model.encoder.length)
     behind = {POSITIONS: max(model.encoder.length - wanted.length, 0)}
@@ -57,9 +60,45 @@ def _published(place: Path, wanted: ModelSpec) -> Learned:
     return Learned(params, None, spec, "as published", behind, new)
 
 
+def _flat(model: nnx.Module, kind: Any) -> Arrays:
+    """Variables of a kind by path."""
+    found = nnx.to_flat_state(nnx.state(model, kind))
+    return {"/".join(map(str, path)): leaf.get_value() for path, leaf in found}
+
+
 def _extra_tokens(task: Task) -> int:
     tokens = task.spec.vocab_size is not None
     return task.extra_tokens if isinstance(task, Pretraining) and tokens else 0
+
+
+def settled(experiment: Experiment) -> Experiment:
+    """The experiment, its adapter leaving free what the task needs anew.
+
+    That is the embedding where there are other tokens, and all behind the encoder where there is
+    another output. An adapter that says itself what learns whole is left as it is.
+    """
+    train, wanted = experiment.train, experiment.task.spec
+    if not train.adapter or (adapter := adapter_of(train.adapter)).whole:
+        return experiment
+    place = Path(train.init_from)
+    if is_published(place):
+        old = translate(open_checkpoint(place).config).spec()
+        extra = 0
+    else:
+        other = RunFolder(place).experiment().task
+        old, extra = other.spec, max(_extra_tokens(other) - _extra_tokens(experiment.task), 0)
+    new = []
+    if old.vocab_size is not None and old.vocab_size - extra != wanted.vocab_size:
+        new.append(f"^{EMBEDDING}")
+    if not same_head(old, wanted):
+        new.append(r"^(?!encoder/)")
+    adapter = dataclasses.replace(adapter, whole="|".join(new))
+    return dataclasses.replace(experiment, train=dataclasses.replace(train, adapter=str(adapter)))
+
+
+def same_head(old: ModelSpec, new: ModelSpec) -> bool:
+    """Whether outputs mean the same."""
+    return (old.head, old.outputs, old.vocab_size) == (new.head, new.outputs, new.vocab_size)
 
 
 def fine_tuning(place: Path, task: Task) -> Experiment:

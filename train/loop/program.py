@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Key, PyTree
 
 from seqzoo.models.heads import build_model
+from seqzoo.models.pretrained.adapters import adapt
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 from seqzoo.train.devices.sharding import (
     batch_sharding,
@@ -184,13 +185,16 @@ def model_factory(experiment: Experiment) -> ModelFactory:
     """What builds the experiment's model from random streams."""
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
-        return build_model(
+        model = build_model(
             experiment.task.spec,
             experiment.model,
             experiment.backbone,
             experiment.mixer,
             rngs=rngs,
         )
+        if experiment.train.adapter:
+            adapt(model, experiment.train.adapter, rngs=rngs)
+        return model
 
     return make_model
 

@@ -50,6 +50,12 @@ class Blueprint(NamedTuple):
         )
         return nnx.merge(self.graphdef, *states, copy=True)
 
+    def of_kind(self, kind: type[nnx.Variable]) -> list[str]:
+        """Paths of those of `rest` that are of a type."""
+        tree = jax.tree.unflatten(self.rest_tree, self.rest)
+        found = jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, nnx.Variable))
+        return [path for path, v in zip(self.rest, found, strict=True) if isinstance(v, kind)]
+
     def split(self, model: nnx.Module) -> tuple[Arrays, Arrays]:
         """Parameters and other variables of a model of this blueprint."""
         _, params, rest = nnx.split(model, nnx.Param, ...)

@@ -71,7 +71,7 @@ def make_train_step(
         metrics = {name: metric_value(*pair) for name, pair in done.measured.items()}
         metrics |= task.derived(metrics)
         metrics["loss"] += aux
-        if any(_is_aux(plan)):
+        if plan.of_kind(AuxLoss):
             metrics["aux_loss"] = aux
         nonfinite = _nonfinite(grads, plan.groups)
         finite_loss = jnp.isfinite(_ratio(total, weight) + aux)
@@ -168,14 +168,6 @@ def _nonfinite(grads: Arrays, groups: Mapping[str, str]) -> dict[str, Bool[Array
         )
         for group in sorted(set(groups.values()))
     }
-
-
-def _is_aux(plan: Blueprint) -> list[bool]:
-    variables = jax.tree.leaves(
-        jax.tree.unflatten(plan.rest_tree, plan.rest),
-        is_leaf=lambda v: isinstance(v, nnx.Variable),
-    )
-    return [isinstance(variable, AuxLoss) for variable in variables]
 
 
 def _ratio(total: Array, weight: Array) -> Array:

@@ -2,7 +2,7 @@
 
 What the two models have alike, the encoder (embedding, positions, backbone), is taken; heads are
 new, unless both runs have the same kind of output. A pretraining objective's extra token is left
-behind.
+behind. Weights that an adapter holds as they are, are taken like those that go on learning.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from seqzoo.models.spec import ModelSpec
-from seqzoo.train.loop.learned import Learned, learned
+from seqzoo.models.pretrained.adapters import OWN, Held, magnitudes
+from seqzoo.train.loop.learned import Learned, learned, same_head
 from seqzoo.train.loop.program import Program
 from seqzoo.train.loop.state import Arrays, TrainState
 
@@ -47,12 +47,15 @@ def warm_start(program: Program, state: TrainState, run: Path) -> tuple[TrainSta
     the variables.
     """
     source = learned(run, program.experiment.task)
-    head = _same_head(source.spec, program.experiment.task.spec)
+    head = same_head(source.spec, program.experiment.task.spec)
     kinds = [kind for kind in ("params", "rest") if getattr(source, kind) is not None]
+    held = {path: state.rest[path] for path in program.plan.of_kind(Held)}
+    targets = {
+        "params": {p: v for p, v in (state.params | held).items() if not OWN.fullmatch(p)},
+        "rest": {p: v for p, v in state.rest.items() if p not in held},
+    }
     faults = [
-        fault
-        for kind in kinds
-        for fault in _faults(getattr(source, kind), getattr(state, kind), source)
+        fault for kind in kinds for fault in _faults(getattr(source, kind), targets[kind], source)
     ]
     if faults:
         raise ValueError(
@@ -60,22 +63,23 @@ def warm_start(program: Program, state: TrainState, run: Path) -> tuple[TrainSta
             f"{'; '.join(faults[:8])}{' ...' if len(faults) > 8 else ''}. Use the same --model and "
             "--backbone options for both runs"
         )
-    made, taken = {}, []
+    every, taken = {**state.params, **state.rest}, []
     for kind in kinds:
-        values, target = getattr(source, kind), getattr(state, kind)
-        made[kind] = dict(target)
+        values, target = getattr(source, kind), targets[kind]
         for path in target.keys() & values.keys() - source.new:
             if path.startswith(SHARED) or head:
-                made[kind][path] = _placed(values[path], target[path])
+                every[path] = _placed(values[path], target[path])
                 taken.append(path)
-    every = {*state.params, *state.rest}
+    every |= {p: _placed(m, every[p]) for p, m in magnitudes(every.__getitem__, every).items()}
+    if lost := sorted(held.keys() - {*taken}):
+        raise ValueError(
+            f"the adapter holds what {run} does not have for this task: {', '.join(lost[:8])}; let "
+            f"it learn: --adapter '{program.experiment.train.adapter},whole=EXPRESSION'"
+        )
     left = {*source.params, *(source.rest or ())} - {*taken}
-    report = WarmStart(Path(run), source.when, *map(_sorted, (taken, every - {*taken}, left)))
-    return state._replace(**made), report
-
-
-def _same_head(old: ModelSpec, new: ModelSpec) -> bool:
-    return (old.head, old.outputs, old.vocab_size) == (new.head, new.outputs, new.vocab_size)
+    report = WarmStart(Path(run), source.when, *map(_sorted, (taken, {*every} - {*taken}, left)))
+    params, rest = ({p: every[p] for p in part} for part in (state.params, state.rest))
+    return state._replace(params=params, rest=rest), report
 
 
 def _faults(source: Arrays, target: Mapping[str, Array], learned: Learned) -> list[str]:

@@ -10,15 +10,13 @@ The text is what flags, presets and saved configurations have: `--mixer.position
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seqzoo.models.attention.positions.encodings import Alibi, Encoding, Rope, XPos
 from seqzoo.models.attention.positions.forgetting import Forgetting
 from seqzoo.models.attention.positions.relative import T5, Deberta, Shaw, TransformerXL
-from seqzoo.models.errors import unknown
+from seqzoo.models.config import parsed, typed
 
 KINDS: dict[str, type[Encoding]] = {
     made.kind: made
@@ -43,18 +41,9 @@ def encoding(given: str | Encoding) -> Encoding:
     """The value that a name, or a name with options, stands for. Raises ValueError for neither."""
     if isinstance(given, Encoding):
         return given
-    kind, _, text = str(given).partition(":")
-    check_positions("attention", kind.strip(), KINDS)
-    made = KINDS[kind.strip()]
-    options = {}
-    for part in text.split(",") if text.strip() else ():
-        name, equals, value = part.partition("=")
-        if not equals:
-            raise ValueError(
-                f"positions={given!r}: options have the form KIND:name=value,name=value; "
-                f"got {part!r}"
-            )
-        options[name.strip()] = value.strip()
+    kind, options = parsed("positions", given)
+    check_positions("attention", kind, KINDS)
+    made = KINDS[kind]
     return dataclasses.replace(made(), **_typed(made, options))
 
 
@@ -94,24 +83,4 @@ def check_positions(mixer: str, positions: str, known: Sequence[str] | Mapping[s
 
 
 def _typed(kind: type[Encoding], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with those that are text as the types of their fields."""
-    hints = typing.get_type_hints(kind)
-    fields = [field.name for field in dataclasses.fields(kind)]
-    for name in options:
-        if name not in fields:
-            raise unknown(f"option of positions={kind.kind!r}", name, fields)
-    return {name: _value(kind, name, hints[name], value) for name, value in options.items()}
-
-
-def _value(kind: type[Encoding], name: str, hint: Any, value: Any) -> Any:
-    if typing.get_origin(hint) is types.UnionType:
-        if value == "None":
-            return None
-        (hint,) = (one for one in typing.get_args(hint) if one is not type(None))
-    if not isinstance(value, str) or hint not in (bool, int, float):
-        return value
-    try:
-        return {"True": True, "False": False}[value] if hint is bool else hint(value)
-    except (KeyError, ValueError):
-        words = {bool: "True or False", int: "an integer", float: "a number"}[hint]
-        raise ValueError(f"positions={kind.kind!r}: {name} is {words}; got {value!r}") from None
+    return typed(f"positions={kind.kind!r}", kind, options)

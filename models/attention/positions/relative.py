@@ -141,7 +141,7 @@ class Waves(PlugIn):
         """Queries and keys with D more channels."""
         wide = _wide(q)
         u, v = self.bias[...].astype(q.dtype)
-        kernel = self.pos_proj.kernel[...].astype(q.dtype)
+        kernel = self.pos_proj.matrix().astype(q.dtype)
         kernel = kernel.reshape(-1, 2, *q.shape[2:])  # sines on even rows, cosines on odd ones
         along = jnp.einsum("blhk,dchk->blhcd", q + v, kernel, preferred_element_type=wide)
         sine, cosine = along[..., 0, :], along[..., 1, :]

@@ -72,7 +72,16 @@ SAME = {"demo --out", "plan --data.data", "plan --init-from", "plan --out", "pla
 SAME |= {"compare --init-from"}  # which compare refuses
 SAME |= {"train --init"}  # read as --init-from
 OTHER = {  # texts that name no place
-    *("--baseline", "--checkpoint", "--code", "--coordinator", "--model", "--models", "--ops"),
+    *(
+        "--adapter",
+        "--baseline",
+        "--checkpoint",
+        "--code",
+        "--coordinator",
+        "--model",
+        "--models",
+        "--ops",
+    ),
     *("--options", "--prompt", "--stop", "--published", "--row", "--split", "--task", "--tasks"),
     *(
         "--trackers",

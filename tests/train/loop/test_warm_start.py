@@ -10,6 +10,7 @@ from flax import nnx
 
 from seqzoo.models import from_pretrained
 from seqzoo.models.backbone import BackboneConfig
+from seqzoo.models.pretrained.adapters import OWN
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks import build
 from seqzoo.tasks.synthetic.mqar import MQAR
@@ -17,7 +18,7 @@ from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare.comparison import check_models
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.folder.checkpoint import Checkpoints
-from seqzoo.train.loop.learned import fine_tuning
+from seqzoo.train.loop.learned import fine_tuning, settled
 from seqzoo.train.loop.program import make_program
 from seqzoo.train.loop.runner import run, run_program
 from seqzoo.train.loop.state import seed_keys
@@ -26,6 +27,7 @@ from tests.models.pretrained.published import folder
 
 BACKBONE = BackboneConfig(d_model=8, depth=1, feedforward="none", scan=False)
 TRAIN = TrainConfig(steps=1, batch_size=8)
+MIXER = "encoder/backbone/stack/units/mixer"
 
 
 def experiment(task, **train):
@@ -168,6 +170,45 @@ def test_published_weights_are_taken_and_what_the_task_needs_is_new(name, vocab,
         assert report.new == ("out_proj/bias", "out_proj/kernel")
     assert ("encoder/embed/embedding" in report.taken) == alike
     assert "as published" in str(report)
+
+
+@pytest.mark.of_the_day("adapters learn")
+def test_an_adapter_alone_learns_and_starts_as_what_was_published(monkeypatch):
+    spec = ModelSpec(head="lm", vocab_size=37, outputs=37, length=32)
+    monkeypatch.setattr(MQAR, "spec", property(lambda self: spec))
+    config = fine_tuning(folder("llama"), recall())
+    train = dataclasses.replace(config.train, adapter="dora:rank=2", batch_size=8)
+    config = settled(dataclasses.replace(config, train=train))
+    program = make_program(config, devices=jax.devices()[:1])
+    state, report = warm_start(program, program.init(seed_keys(3)[0]), folder("llama"))
+    assert {*state.params} == {*report.new}
+    assert all(OWN.fullmatch(path) for path in state.params)
+    moments = [leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    assert sorted(moments) == sorted(2 * [value.shape for value in state.params.values()])
+    kernel = np.asarray(state.rest[f"{MIXER}/q_proj/kernel"])
+    magnitude = state.params[f"{MIXER}/q_proj/magnitude"]
+    np.testing.assert_allclose(magnitude, np.linalg.norm(kernel, axis=-2), rtol=1e-6)
+    tokens = np.arange(12).reshape(2, 6)
+    started = program.plan.merge(state.params, state.rest)(tokens)
+    np.testing.assert_allclose(started, from_pretrained(folder("llama"))(tokens), atol=2e-5)
+    before = jax.tree.map(np.asarray, state.rest)
+    batch = {"inputs": np.zeros((8, 32), np.int32), "targets": np.ones((8, 32), np.int32)}
+    batch["weight"] = np.ones(8, np.float32)
+    after, _ = program.step(state, batch, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, before, after.rest)
+    assert np.abs(after.params[f"{MIXER}/q_proj/lora_b"]).min() > 0
+
+
+def test_an_adapter_learns_what_is_new_or_says_that_it_does_not(monkeypatch):
+    config = fine_tuning(folder("mamba"), recall())
+    train = dataclasses.replace(config.train, adapter="lora:rank=2,whole=nothing")
+    program = make_program(dataclasses.replace(config, train=train), devices=jax.devices()[:1])
+    with pytest.raises(ValueError, match=r"the adapter holds .* encoder/embed/embedding; let it"):
+        warm_start(program, program.init(seed_keys(3)[0]), folder("mamba"))
+    train = dataclasses.replace(train, adapter="lora:rank=2")
+    assert "whole=^encoder/embed" in settled(dataclasses.replace(config, train=train)).train.adapter
+    with pytest.raises(ValueError, match="give --init FOLDER"):
+        TrainConfig(adapter="lora")
 
 
 @pytest.mark.of_the_day("published weights go on")
