@@ -18,6 +18,7 @@ from seqzoo.models.composite import Composite, Run
 from seqzoo.models.contrastive import ContrastHead
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState, forward, real_only
+from seqzoo.models.ops.layout.packed import Packed
 from seqzoo.models.ops.softmax.rope import sinusoidal
 from seqzoo.models.registry import mixer, resolve, with_room
 from seqzoo.models.spec import ModelSpec
@@ -188,11 +189,15 @@ class SequenceModel(nnx.Module):
         segment_ids: Int[Array, "..."] | None = None,
         *,
         rngs: nnx.Rngs | Array | None = None,
+        packed: Packed | None = None,
     ) -> Float[Array, "..."]:
-        """Outputs in float32 at least; `rngs` in training mode only. See `Mixer` for the rest."""
+        """Outputs in float32 at least; `rngs` in training mode only. See `Mixer` for the rest.
+
+        The encoder sees the rows as `packed` lays them out; what comes out is as without.
+        """
         rngs = door.as_rngs(rngs, "a model")
         self.encoder.check(*self._rows(inputs, None, segment_ids))
-        return door.through(_outputs, self, inputs, None, segment_ids, rngs=rngs)[0]
+        return door.through(_outputs, self, inputs, None, segment_ids, packed, rngs=rngs)[0]
 
     def init_state(self, batch_size: int) -> StreamState:
         """The state before the first token, for heads with one output a position."""
@@ -266,17 +271,33 @@ class SequenceModel(nnx.Module):
 
 
 def _outputs(
-    model: SequenceModel, inputs: Array, state: None, ids: Array | None, rngs: nnx.Rngs | None
+    model: SequenceModel,
+    inputs: Array,
+    state: None,
+    ids: Array | None,
+    packed: Packed | None,
+    rngs: nnx.Rngs | None,
 ) -> tuple[Array, None]:
-    return _read(model, inputs, ids, rngs), None
+    return _read(model, inputs, ids, packed, rngs), None
 
 
-def _read(model: SequenceModel, inputs: Array, ids: Array | None, rngs: nnx.Rngs | None) -> Array:
+def _read(
+    model: SequenceModel,
+    inputs: Array,
+    ids: Array | None,
+    packed: Packed | None,
+    rngs: nnx.Rngs | None,
+) -> Array:
     """Every head from what its encoder gives."""
     inputs, _, ids = model._rows(inputs, None, ids)
     valid = None if ids is None else ids > 0
     inputs = real_only(inputs, valid)
-    h, _ = forward(model.encoder, inputs, None, ids, rngs)
+    if packed is None:
+        h, _ = forward(model.encoder, inputs, None, ids, rngs)
+    else:
+        packed = packed._replace(places=packed.places.reshape(inputs.shape[:2]))
+        made, _ = forward(model.encoder, packed.pack(inputs), None, packed.segment_ids(), rngs)
+        h = packed.unpack(made)
     if model.head == "contrast":
         made = model.contrast(model.encoder.embed(inputs), h)
         return made.astype(jnp.promote_types(made.dtype, jnp.float32))

@@ -14,6 +14,7 @@ from seqzoo.models.foreign import address
 from seqzoo.models.mixers import MIXERS
 from seqzoo.models.pretrained.adapters import adapter_of
 from seqzoo.models.registry import current_options
+from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.data.identity import changes
 from seqzoo.tasks.task import Task
 from seqzoo.train import code
@@ -21,6 +22,7 @@ from seqzoo.train.checked import checked
 from seqzoo.train.shapes import check_mixer, checked_config, tuples, with_mappings
 
 MOST_SEEDS = 10_000  # of one model
+CHUNK = 64  # of which packed rows have a multiple, unless their length is given
 MOST_THREADS, MOST_AHEAD = 1000, 10_000  # that read, batches that wait: more only take memory
 
 # Fields that change where and how a run is computed but not what: they may differ on resume.
@@ -109,6 +111,7 @@ class TrainConfig:
     adapter: str = ""
     eval_every: int = 200  # steps between evaluations of the whole validation split; 0: at the end
     eval_batch_size: int = 0  # examples at once in evaluation; 0: batch_size
+    pack: int = 0  # tokens of a row that examples share; -1: what the longest needs; 0: a row each
     save_every: int = _runtime(200)  # steps between checkpoints; 0: at the end
     save_seconds: float = _runtime(0.0)  # after which a checkpoint is written too; 0: never
     keep_best: bool = True  # save at each best validation result; replicas keep a copy of theirs
@@ -130,6 +133,7 @@ class TrainConfig:
         most = {"replicas": MOST_SEEDS, "threads": MOST_THREADS, "prefetch": MOST_AHEAD}
         for name, limit in most.items():
             _check(getattr(self, name) <= limit, self, name, f"must be at most {limit}")
+        _check(self.pack >= -1, self, "pack", "is tokens of a row, -1 or 0")
         _check(0 <= self.max_skipped <= 1, self, "max_skipped", "is a share of steps in [0, 1]")
         if self.batch_size % self.accumulate:
             raise ValueError(
@@ -174,6 +178,34 @@ class Experiment:
         if not isinstance(self.model, str):
             parts = self.model if isinstance(self.model, tuple | list) else (self.model,)
             object.__setattr__(self, "model", ",".join(map(_mixer_name, parts)))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What task and loop need of a model. Raises ValueError for rows that cannot be packed."""
+        spec = self.task.spec
+        return dataclasses.replace(spec, packed=True) if self.packed_length else spec
+
+    @property
+    def packed_length(self) -> int:
+        """Tokens of a row that examples share, 0 where each has its own.
+
+        Raises ValueError for rows that cannot be packed.
+        """
+        pack, spec = self.train.pack, self.task.spec
+        if not pack:
+            return 0
+        if spec.packed or self.task.stateful:
+            raise ValueError(
+                f"the rows of task {self.task.name} are full as they are; pack joins short "
+                f"examples: leave it out; got {pack=}"
+            )
+        if 0 < pack < spec.length:
+            raise ValueError(
+                f"pack must have room for the longest example of task {self.task.name}, "
+                f"{spec.length} tokens; got {pack=}: -1 takes what it needs"
+            )
+        # Most scans run in chunks of 64.
+        return pack if pack > 0 else spec.length + -spec.length % CHUNK
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that JSON can hold; `from_dict` reverses it."""

@@ -7,13 +7,12 @@ of exactly one position.
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
+from seqzoo.tasks.data.shared_rows import best_fit
 from seqzoo.tasks.language.windows import Stream
 from seqzoo.tasks.task import IGNORED, Example
 
@@ -51,33 +50,3 @@ def packed_row(stream: Stream, packing: Packing, length: int, index: int) -> Exa
         ids[at : at + size] = i
         at += size
     return {"inputs": inputs, "targets": targets, "segment_ids": ids}
-
-
-def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Bins of items whose lengths sum to at most `capacity`, by best fit from the longest down.
-
-    Bins are ordered by their first item, items rise within a bin. Raises ValueError for a length
-    above the capacity.
-    """
-    if max(lengths, default=0) > capacity:
-        raise ValueError(f"an item of {max(lengths)} does not fit into {capacity}")
-    bins: list[list[int]] = []
-    with_room: dict[int, list[int]] = {}  # room left -> bins
-    rooms: list[int] = []  # the keys of `with_room`, rising
-    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = bisect.bisect_left(rooms, lengths[item])
-        if place == len(rooms):
-            room, chosen = capacity, len(bins)
-            bins.append([])
-        else:
-            room = rooms[place]
-            chosen = with_room[room].pop()
-            if not with_room[room]:
-                del with_room[room], rooms[place]
-        bins[chosen].append(item)
-        room -= lengths[item]
-        if room:
-            if room not in with_room:
-                bisect.insort(rooms, room)
-            with_room.setdefault(room, []).append(chosen)
-    return sorted((sorted(items) for items in bins), key=lambda items: items[0])

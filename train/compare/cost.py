@@ -23,12 +23,11 @@ PROBES = 8  # of the interval of expansions
 
 def cost(experiment: Experiment) -> dict[str, Any]:
     """Parameters and state of a model, without building it. Raises ValueError if it cannot be."""
-    task = experiment.task
     options = _at_length(experiment)
 
     def make() -> nnx.Module:
         return build_model(
-            task.spec, experiment.model, experiment.backbone, options, rngs=nnx.Rngs(0)
+            experiment.spec, experiment.model, experiment.backbone, options, rngs=nnx.Rngs(0)
         )
 
     model = nnx.eval_shape(make)

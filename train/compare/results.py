@@ -61,7 +61,7 @@ class ModelResult:
     parameters: int | None = None
     state_size: int | None = None  # elements of recurrent state per sequence
     state_growth: str = "constant"  # "linear" where state_size is that of a full-length row
-    tokens_per_second: float | None = None  # of one seed, the same batch for all, with padding
+    tokens_per_second: float | None = None  # real ones, of one seed, the same batch for all
     train_seconds: float | None = None  # wall time of the steps, compilation and evaluation not in
     compile_seconds: float | None = None
     claims: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of mixers from outside

@@ -143,7 +143,8 @@ def caption(comparison: Comparison) -> str:
         "one is further), each seed below; "
         f"{selected(comparison)} and over the whole {comparison.final_split} split. "
         "State: elements carried from token to token, per sequence. "
-        "Tokens per second: of one seed in training, on the same batch for all, padding counted."
+        "Tokens per second: real ones, without padding, of one seed in training, on one batch "
+        "for all."
     )
     if any(map(failed, comparison.models)):
         text += (

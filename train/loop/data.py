@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array
 
+from seqzoo.tasks.data.shared_rows import PACKED, PackedBatches, Packing
 from seqzoo.tasks.task import Example, Source, Task
 
 HostBatch = dict[str, np.ndarray]
@@ -32,6 +33,7 @@ def train_batches(
     start: int = 0,
     rows: Sequence[int] | None = None,
     lanes: bool = False,
+    packing: Packing | None = None,
     threads: int = 1,
     prefetch: int = 8,
 ) -> Iterator[HostBatch]:
@@ -45,6 +47,7 @@ def train_batches(
         rows: those of each global batch that are wanted here; all by default.
         lanes: not shuffled: row i of a batch continues row i of the one before, for a state that
             is carried; `fresh` marks rows that start again.
+        packing: has the tables of packed rows added.
         threads: reading threads; 0 reads when asked.
         prefetch: batches read ahead.
     """
@@ -53,7 +56,7 @@ def train_batches(
     else:
         order = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     rows = range(batch_size) if rows is None else rows
-    return _batches(_Rows(order, batch_size, rows), rows, start, threads, prefetch)
+    return _batches(order, batch_size, rows, packing, start, threads, prefetch)
 
 
 def eval_batches(
@@ -62,13 +65,14 @@ def eval_batches(
     *,
     rows: Sequence[int] | None = None,
     lanes: bool = False,
+    packing: Packing | None = None,
     threads: int = 1,
     prefetch: int = 8,
 ) -> Iterator[HostBatch]:
     """The whole split in order (or in `lanes`); rows that only fill batches have `weight` 0."""
     rows = range(batch_size) if rows is None else rows
     padded = (_Lanes if lanes else _Padded)(source, batch_size)
-    return _batches(_Rows(padded, batch_size, rows), rows, 0, threads, prefetch)
+    return _batches(padded, batch_size, rows, packing, 0, threads, prefetch)
 
 
 def rows_of_process(sharding: NamedSharding, batch_size: int) -> Sequence[int]:
@@ -88,7 +92,11 @@ def to_devices(batch: HostBatch, sharding: NamedSharding) -> HostBatch | dict[st
 
 
 def batch_shapes(
-    task: Task, batch_size: int, sharding: NamedSharding, length: int = 0
+    task: Task,
+    batch_size: int,
+    sharding: NamedSharding,
+    length: int = 0,
+    packing: Packing | None = None,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch as they lie on devices; `length` tokens a row instead of its."""
     own = task.spec.length
@@ -100,13 +108,27 @@ def batch_shapes(
         kind = jax.dtypes.canonicalize_dtype(value.dtype)
         return jax.ShapeDtypeStruct((batch_size, *row), kind, sharding=sharding)
 
-    return {name: shape(value) for name, value in example.items()}
+    made = {name: shape(value) for name, value in example.items()}
+    if packing is not None:
+        shapes = (packing.rows, packing.length), made["segment_ids"].shape
+        kinds = (jax.ShapeDtypeStruct(size, np.int32, sharding=sharding) for size in shapes)
+        made |= dict(zip(PACKED, kinds, strict=True))
+    return made
 
 
 def _batches(
-    source: Source, rows: Sequence[int], start: int, threads: int, prefetch: int
+    order: Source,
+    size: int,
+    rows: Sequence[int],
+    packing: Packing | None,
+    start: int,
+    threads: int,
+    prefetch: int,
 ) -> Iterator[HostBatch]:
-    dataset = grain.MapDataset.source(source).batch(len(rows))
+    if packing is None:
+        dataset = grain.MapDataset.source(_Rows(order, size, rows)).batch(len(rows))
+    else:
+        dataset = grain.MapDataset.source(PackedBatches(order, size, rows, packing))
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=prefetch if threads else 0
     )

@@ -20,7 +20,9 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Key, PyTree
 
 from seqzoo.models.heads import build_model
+from seqzoo.models.ops.layout.sharding import SEQUENCE_AXIS
 from seqzoo.models.pretrained.adapters import adapt
+from seqzoo.tasks.task import Task
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 from seqzoo.train.devices.sharding import (
     batch_sharding,
@@ -69,7 +71,22 @@ def mesh_for(
     mesh = make_mesh(experiment.mesh, devices)
     check_batch(mesh, experiment.train.batch_size, experiment.train.accumulate)
     check_length(mesh, length or experiment.task.spec.length)
+    if experiment.packed_length:
+        _check_packed(experiment.task, mesh)
     return mesh
+
+
+def _check_packed(task: Task, mesh: Mesh) -> None:
+    if mesh.shape[SEQUENCE_AXIS] > 1:
+        raise ValueError(
+            "packed rows stay whole, and the mesh divides rows along their length "
+            f"(seq={mesh.shape[SEQUENCE_AXIS]}); choose --mesh.seq 1 or --pack 0"
+        )
+    if "segment_ids" not in task.source("train")[0]:
+        raise ValueError(
+            f"the rows of task {task.name} have no padding, so there is nothing to pack; "
+            "choose --pack 0"
+        )
 
 
 def make_program(
@@ -186,7 +203,7 @@ def model_factory(experiment: Experiment) -> ModelFactory:
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         model = build_model(
-            experiment.task.spec,
+            experiment.spec,
             experiment.model,
             experiment.backbone,
             experiment.mixer,

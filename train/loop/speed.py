@@ -7,9 +7,11 @@ import time
 
 import jax
 
+from seqzoo.tasks.data.shared_rows import PACKED, packing_for
 from seqzoo.tasks.task import Task
 from seqzoo.train.devices.chips import chip_of
 from seqzoo.train.devices.flops import Operations, operations
+from seqzoo.train.loop import stateful
 from seqzoo.train.loop.data import HostBatch, batch_shapes, to_devices
 from seqzoo.train.loop.program import Program, replica_keys
 from seqzoo.train.loop.state import TrainState
@@ -57,7 +59,7 @@ class Speed:
 
 
 def tokens_per_second(program: Program, state: TrainState, batch: HostBatch) -> float:
-    """Positions that training steps on one batch take in a second, padding included; a median.
+    """Real tokens that training steps on one batch take in a second, without padding; a median.
 
     For numbers that can be compared the program is of one replica, and the batch the same. The
     state is donated.
@@ -71,7 +73,7 @@ def tokens_per_second(program: Program, state: TrainState, batch: HostBatch) -> 
         seconds.append(time.perf_counter() - started)
     train = program.experiment.train
     share = len(batch["inputs"]) / train.batch_size  # of several processes each has a part
-    tokens = program.experiment.task.positions(batch) / share
+    tokens = program.experiment.task.real_tokens(batch) / share
     return tokens / statistics.median(seconds[1:])  # the first one compiles
 
 
@@ -80,11 +82,15 @@ def forward_operations(
 ) -> Operations:
     """Operations of one forward pass over a training batch, of one replica."""
 
-    def forward(params: dict, rest: dict, inputs: object, ids: object) -> object:
-        return program.plan.merge(params, rest)(inputs, ids)
+    def forward(params: dict, rest: dict, batch: dict) -> object:
+        return stateful.forward(program.plan.merge(params, rest), batch, ())[0]
 
-    batch = batch_shapes(task, batch_size, program.eval_rows, length)
+    packing, packed = None, program.experiment.packed_length
+    if packed and not length:
+        packing = packing_for(task.source("train"), batch_size, packed)
+    batch = batch_shapes(task, batch_size, program.eval_rows, length, packing)
     variables = program.like.params, program.like.rest
     if program.experiment.train.replicas > 1:
         variables = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables)
-    return operations(forward, *variables, batch["inputs"], batch.get("segment_ids"))
+    read = {name: x for name, x in batch.items() if name in ("inputs", "segment_ids", *PACKED)}
+    return operations(forward, *variables, read)

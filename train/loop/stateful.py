@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, PyTree
 
+from seqzoo.models.ops.layout.packed import Packed
+from seqzoo.tasks.data.shared_rows import PACKED
 from seqzoo.tasks.task import Task
 from seqzoo.train.loop.state import Arrays, Blueprint
 
@@ -27,7 +29,8 @@ def forward(
     """Outputs and the carry after them; a model that carries nothing is called as a whole."""
     ids = batch.get("segment_ids")
     if not jax.tree.leaves(carry):
-        return model(batch["inputs"], ids, rngs=rngs), carry
+        packed = {"packed": Packed(*map(batch.get, PACKED))} if PACKED[0] in batch else {}
+        return model(batch["inputs"], ids, rngs=rngs, **packed), carry
     if "fresh" in batch:
         carry = _forget(batch["fresh"], model.init_state(len(batch["fresh"])), carry)
     return model.extend(batch["inputs"], carry, ids, rngs=rngs)

@@ -94,7 +94,7 @@ def make_eval_step(task: Task, plan: Blueprint) -> Callable[[Arrays, Arrays, Bat
     def eval_step(params: Arrays, rest: Arrays, batch: Batch) -> Measured:
         model = plan.merge(params, rest)
         batch = along_sequence(batch, _length_axis(task))
-        outputs = model(batch["inputs"], batch.get("segment_ids"))
+        outputs, _ = forward(model, batch, ())
         counted = jnp.sum(batch["weight"])
         return {**task.measure(outputs, batch), "examples": (counted, jnp.ones(()))}
 

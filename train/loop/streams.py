@@ -6,13 +6,14 @@ that later models need not wait for what an earlier one has read.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
 from jax.sharding import Mesh
 
+from seqzoo.tasks.data.shared_rows import Packing, packing_for, side_by_side
 from seqzoo.tasks.task import Source
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.sharding import BATCH_AXES, batch_sharding
@@ -96,6 +97,7 @@ class RunData:
         wanted = train.eval_batch_size or train.batch_size
         size = -(-wanted // self._shards) * self._shards
         options = {"rows": rows_of_process(self._sharding, size), "lanes": lanes, **self._reading}
+        options["packing"] = self._packing(source, size)
         return lambda n: itertools.islice(eval_batches(source, size, **options), n, None)
 
     @property
@@ -113,10 +115,20 @@ class RunData:
             reads = train.steps / (train.eval_every or train.steps) + (self._keep > 0)
         return task.prepare(split, seed) if reads > 1 else source
 
+    def _packing(self, source: Source, size: int, accumulate: int = 1) -> Packing | None:
+        length = self._experiment.packed_length
+        if not length:
+            return None
+        options = {"shards": self._shards, "accumulate": accumulate}
+        packing = packing_for(source, size, length, **options)
+        own = packing and rows_of_process(self._sharding, packing.rows)
+        return packing and dataclasses.replace(packing, own=own)
+
     def _stream(self) -> Callable[[int], Iterator[HostBatch]]:
         train = self._experiment.train
         sources = [self._source("train", seed) for seed in train.seeds]
         rows = rows_of_process(self._sharding, train.batch_size)
+        packing = self._packing(sources[0], train.batch_size, train.accumulate)
 
         def start(position: int) -> Iterator[HostBatch]:
             streams = [
@@ -127,15 +139,13 @@ class RunData:
                     start=position,
                     rows=rows,
                     lanes=self._experiment.task.stateful,
+                    packing=packing,
                     **self._reading,
                 )
                 for source, seed in zip(sources, train.seeds, strict=True)
             ]
             if len(streams) == 1:
                 return streams[0]
-            return (
-                {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-                for parts in zip(*streams, strict=True)
-            )
+            return map(side_by_side, zip(*streams, strict=True))
 
         return start

@@ -145,7 +145,7 @@ class Training:
         """The state after a step and what follows it, and whether that was the last one."""
         # A process has its part of the batch.
         rows = batch["inputs"].shape[self.config.replicas > 1]
-        self.tokens = self.task.positions(batch) * self.config.batch_size // rows
+        self.tokens = self.task.real_tokens(batch) * self.config.batch_size // rows
         placed = to_devices(batch, self.program.rows)
         with self.watch.step():
             state, metrics = self.program.step(state, placed, self.key)
