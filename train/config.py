@@ -164,12 +164,15 @@ class Experiment:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=RUNTIME)
+    # Number of the optimiser -> its value in each trial: replicas are trials times seeds.
+    swept: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """A task may be given by name, address or class, a mixer by its class, several in a tuple.
 
         Raises ValueError for what does not exist.
         """
+        self._check_swept()
         if isinstance(self.task, str):
             object.__setattr__(self, "task", tasks.build(self.task))
         elif isinstance(self.task, type):
@@ -207,12 +210,43 @@ class Experiment:
         # Most scans run in chunks of 64.
         return pack if pack > 0 else spec.length + -spec.length % CHUNK
 
+    def _check_swept(self) -> None:
+        trials, replicas = {len(values) for values in self.swept.values()}, self.train.replicas
+        fits = len(trials) == 1 and 0 not in trials and replicas % max(trials) == 0 < replicas - 1
+        if self.swept and not fits:
+            raise ValueError(
+                "swept has one value of each field for each trial, and replicas are trials times "
+                f"seeds; got {dict(self.swept)} and {replicas=}"
+            )
+
+    @property
+    def trials(self) -> int:
+        """How many values `swept` has of each field."""
+        return len(next(iter(self.swept.values()), (None,)))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those of the replicas: all seeds of the first trial, of the second, ..."""
+        return self.train.seeds[: self.train.replicas // self.trials] * self.trials
+
+    def alone(self, place: int) -> Experiment:
+        """What the replica at a place trains, as a run of its own."""
+        trial = place // (self.train.replicas // self.trials)
+        optim = {name: values[trial] for name, values in self.swept.items()}
+        return dataclasses.replace(
+            self,
+            optim=dataclasses.replace(self.optim, **optim),
+            train=dataclasses.replace(self.train, replicas=1, seed=self.seeds[place]),
+            swept={},
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data that JSON can hold; `from_dict` reverses it."""
         parts = {
             field.name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) is not self.task
+            and (value or field.name != "swept")
         }
         task = {"name": tasks.name_of(self.task), **dataclasses.asdict(self.task)}
         data = json.loads(json.dumps({"task": task, **parts}, default=_plain))
@@ -240,6 +274,7 @@ class Experiment:
             optim=OptimConfig(**tuples(data["optim"])),
             train=train_of(data, where),
             mesh=MeshConfig(**tuples(data["mesh"])),
+            swept=tuples(data.get("swept", {})),
         )
 
     def key(self) -> str:
@@ -258,6 +293,7 @@ class _Config(TypedDict):
     optim: OptimConfig
     train: TrainConfig
     mesh: MeshConfig
+    swept: NotRequired[Mapping[str, list[float]]]
     data: NotRequired[Mapping[str, Mapping[str, str]]]
 
 

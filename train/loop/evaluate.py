@@ -118,16 +118,18 @@ def load_run(
     own = RunFolder(run).experiment()
     place = _place(own.train, seed)
 
-    def program_of(experiment: Experiment, replicas: int = 1) -> Program:
-        train = dataclasses.replace(
-            experiment.train, replicas=replicas, seed=own.train.seeds[0 if replicas > 1 else place]
-        )
-        alone = dataclasses.replace(experiment, mesh=MeshConfig(), train=train)
-        return make_program(alone, make_model=make_model, devices=jax.local_devices()[:1])
+    alone = own.alone(place)
 
-    program = program_of(own)
+    def program_of(experiment: Experiment) -> Program:
+        here = dataclasses.replace(experiment, mesh=MeshConfig())
+        return make_program(here, make_model=make_model, devices=jax.local_devices()[:1])
+
+    program = program_of(alone)
     if experiment is not None:
-        kept, program = program.like, program_of(experiment)
+        kept, program = (
+            program.like,
+            program_of(dataclasses.replace(experiment, train=alone.train, swept={})),
+        )
         _check_like(kept, program.like)
     fallback: list[str] = []
 
@@ -135,7 +137,7 @@ def load_run(
         say_on_stderr(text)
         fallback.append(text)
 
-    whole = program if own.train.replicas == 1 else program_of(own, own.train.replicas)
+    whole = program if own.train.replicas == 1 else program_of(own)
     with contextlib.closing(Checkpoints(run)) as checkpoints:
         step = _choose(checkpoints, which, own.train, passed)
         state, best = from_saved(checkpoints.restore(step, saved_like(whole)))

@@ -14,6 +14,7 @@ it is added to the gradient.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -33,7 +34,17 @@ Direction = optax.GradientTransformation
 MATRIX = re.compile(r"(.*/)?(\w*kernel)")  # names of parameters that are matrices
 NO_MATRIX = re.compile(r"(out_proj|head)\w*/kernel|.*(conv|embed)\w*/.*")  # heads, tables
 MUON_RMS = 0.2  # of a step, as AdamW's are
+# Numbers that only enter the update, so that replicas may each have their own.
+NUMBERS = ("peak_lr", "dynamics_lr", "final_lr", "weight_decay", "clip_norm")
 FASTEST = 10.0  # steps over which an average begins
+
+
+def with_numbers(optim: OptimConfig, numbers: Mapping[str, Any]) -> OptimConfig:
+    """The configuration with arrays, traced ones too, in place of some of `NUMBERS`."""
+    made = copy.copy(optim)
+    for name, value in numbers.items():
+        object.__setattr__(made, name, value)  # checks of a configuration need values
+    return made
 
 
 def make_schedule(optim: OptimConfig, steps: int, peak: float | None = None) -> Schedule:
@@ -83,12 +94,15 @@ def make_optimizer(
     """
     decayed = {path: group == "default" for path, group in groups.items()}
     peaks = {"default": optim.peak_lr, "no_decay": optim.peak_lr}
-    peaks["dynamics"] = min(optim.peak_lr, optim.dynamics_lr)
+    rates = (optim.peak_lr, optim.dynamics_lr)
+    known = all(isinstance(rate, float | int) for rate in rates)
+    peaks["dynamics"] = min(rates) if known else jnp.minimum(*rates)
     rates = {
         group: optax.scale_by_learning_rate(make_schedule(optim, steps, peak))
         for group, peak in peaks.items()
     }
-    clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
+    clips = not isinstance(optim.clip_norm, float | int) or optim.clip_norm > 0
+    clip = optax.clip_by_global_norm(optim.clip_norm) if clips else optax.identity()
     decay = optax.add_decayed_weights(optim.weight_decay, mask=decayed)
     rate, direction = optax.partition(rates, dict(groups)), _direction(optim)
     parts = (decay, direction) if optim.name in COUPLED else (direction, decay)

@@ -23,7 +23,7 @@ from seqzoo.models.heads import build_model
 from seqzoo.models.ops.layout.sharding import SEQUENCE_AXIS
 from seqzoo.models.pretrained.adapters import adapt
 from seqzoo.tasks.task import Task
-from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
+from seqzoo.train.config import Experiment, OptimConfig
 from seqzoo.train.devices.sharding import (
     batch_sharding,
     behind_replicas,
@@ -33,7 +33,12 @@ from seqzoo.train.devices.sharding import (
     place_state,
     replicated,
 )
-from seqzoo.train.loop.optimizer import evaluated_weights, make_optimizer, make_schedule
+from seqzoo.train.loop.optimizer import (
+    evaluated_weights,
+    make_optimizer,
+    make_schedule,
+    with_numbers,
+)
 from seqzoo.train.loop.state import (
     Arrays,
     Blueprint,
@@ -108,15 +113,14 @@ def make_program(
     make_model = make_model or model_factory(experiment)
     plan = blueprint(make_model)
     tx = make_optimizer(optim, train.steps, plan.groups)
-    schedule = make_schedule(optim, train.steps)
     start = functools.partial(initial_carry, task, lanes=train.batch_size)
     each = _each_of(train.replicas)
     init = each(functools.partial(init_state, make_model, plan, tx, start=start))
-    shapes = jax.eval_shape(init, replica_keys(train)[0])
+    shapes = jax.eval_shape(init, replica_keys(experiment)[0])
     whole, eval_rows = replicated(mesh), batch_sharding(mesh)
     rows = behind_replicas(eval_rows) if train.replicas > 1 else eval_rows
     placement = place_state(shapes, mesh, rows)
-    step = each(make_train_step(task, plan, tx, schedule, accumulate=train.accumulate))
+    step = _each_with(experiment, functools.partial(_step_with, experiment, plan))
     state = placement.shardings
     return Program(
         experiment,
@@ -167,11 +171,36 @@ def _each_of(replicas: int) -> Callable[..., Callable]:
     return each
 
 
-def replica_keys(train: TrainConfig) -> tuple[Key[Array, "*S"], Key[Array, "*S"]]:
+def _step_with(experiment: Experiment, plan: Blueprint, numbers: Arrays) -> TrainStep:
+    """A training step with some numbers of the optimiser in place of the configuration's."""
+    train, optim = experiment.train, with_numbers(experiment.optim, numbers)
+    tx = make_optimizer(optim, train.steps, plan.groups)
+    schedule = make_schedule(optim, train.steps)
+    return make_train_step(experiment.task, plan, tx, schedule, accumulate=train.accumulate)
+
+
+def _each_with(experiment: Experiment, make: Callable[[Arrays], Callable]) -> Callable:
+    """What `make` gives, for every replica with the numbers of its trial."""
+    each = _each_of(experiment.train.replicas)
+    if not experiment.swept:
+        return each(make({}))
+    seeds = experiment.train.replicas // experiment.trials
+    numbers = {
+        name: np.repeat(np.asarray(values, jnp.result_type(float)), seeds)
+        for name, values in experiment.swept.items()
+    }
+
+    def call(numbers: Arrays, *args: PyTree) -> PyTree:
+        return make(numbers)(*args)
+
+    return functools.partial(each(call), numbers)
+
+
+def replica_keys(experiment: Experiment) -> tuple[Key[Array, "*S"], Key[Array, "*S"]]:
     """`seed_keys` of the run's seed, or of the seeds of its replicas in front of each other."""
-    if train.replicas == 1:
-        return seed_keys(train.seed)
-    first, steps = zip(*map(seed_keys, train.seeds), strict=True)
+    if experiment.train.replicas == 1:
+        return seed_keys(experiment.train.seed)
+    first, steps = zip(*map(seed_keys, experiment.seeds), strict=True)
     return jnp.stack(first), jnp.stack(steps)
 
 

@@ -64,7 +64,7 @@ def tokens_per_second(program: Program, state: TrainState, batch: HostBatch) -> 
     For numbers that can be compared the program is of one replica, and the batch the same. The
     state is donated.
     """
-    _, key = replica_keys(program.experiment.train)
+    _, key = replica_keys(program.experiment)
     placed, seconds = to_devices(batch, program.rows), []
     while len(seconds) < LEAST or (sum(seconds[1:]) < ENOUGH and len(seconds) < MOST):
         started = time.perf_counter()

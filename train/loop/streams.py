@@ -126,7 +126,9 @@ class RunData:
 
     def _stream(self) -> Callable[[int], Iterator[HostBatch]]:
         train = self._experiment.train
-        sources = [self._source("train", seed) for seed in train.seeds]
+        seeds = list(dict.fromkeys(self._experiment.seeds))  # trials of one seed share its rows
+        sources = [self._source("train", seed) for seed in seeds]
+        trials = self._experiment.trials
         rows = rows_of_process(self._sharding, train.batch_size)
         packing = self._packing(sources[0], train.batch_size, train.accumulate)
 
@@ -142,10 +144,10 @@ class RunData:
                     packing=packing,
                     **self._reading,
                 )
-                for source, seed in zip(sources, train.seeds, strict=True)
+                for source, seed in zip(sources, seeds, strict=True)
             ]
-            if len(streams) == 1:
+            if train.replicas == 1:
                 return streams[0]
-            return map(side_by_side, zip(*streams, strict=True))
+            return (side_by_side(parts * trials) for parts in zip(*streams, strict=True))
 
         return start

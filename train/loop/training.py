@@ -56,7 +56,7 @@ class Training:
         self.fallback: list[str] = []  # checkpoints that were passed over, and why
         self.late, self.speed, self.watch = Late(), Speed(program), Stopwatch()
         self.saved = time.monotonic()
-        initial, self.key = replica_keys(self.config)
+        initial, self.key = replica_keys(self.experiment)
         self.state, self.done = self._start(initial)
         self.ballot = Ballot(program.mesh)
         options = {"seeds": self.config.seeds, "guard": folder.guard}
@@ -126,7 +126,7 @@ class Training:
         return result
 
     def _result(self, data_wait: float | None, complete: bool) -> dict[str, Any]:
-        several = {"seeds": list(self.config.seeds)} if self.config.replicas > 1 else {}
+        several = {"seeds": list(self.experiment.seeds)} if self.config.replicas > 1 else {}
         return {
             "step": self.done,
             "complete": complete,
