@@ -28,6 +28,7 @@ MOST_THREADS, MOST_AHEAD = 1000, 10_000  # that read, batches that wait: more on
 # Fields that change where and how a run is computed but not what: they may differ on resume.
 RUNTIME = {"runtime": True}
 DATA = "data"  # in the configuration of a run's folder: what its data hold, by split and file
+NEWER = {"vocab": 0}  # options of tasks that older runs lack, and what these meant
 INIT = "init_from"  # among these: the checkpoint that it started from
 
 
@@ -363,7 +364,15 @@ def comparable(data: Mapping[str, Any]) -> dict[str, Any]:
         if part in made:
             newest = json.loads(json.dumps(dataclasses.asdict(kind())))
             made[part] = newest | dict(made[part])
+    if "task" in made:
+        made["task"] = _as_before(made["task"])
     return code.comparable(made)
+
+
+def _as_before(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's options, and those of the task that it wraps, without new ones that say nothing."""
+    parts = {k: _as_before(v) if isinstance(v, Mapping) else v for k, v in task.items()}
+    return {k: v for k, v in parts.items() if k not in NEWER or v != NEWER[k]}
 
 
 def _plain(value: Any) -> Any:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -25,7 +27,15 @@ from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.language.compressors import bits_per_byte
 from seqzoo.tasks.language.corpus import Corpus, kept_arrays
 from seqzoo.tasks.language.packing import Packing, pack, packed_row
-from seqzoo.tasks.language.tokenizers import BYTES, Tokenizer, bpe
+from seqzoo.tasks.language.tokenizers import (
+    BPE,
+    BYTES,
+    Tokenizer,
+    bpe,
+    check_room,
+    is_file,
+    library,
+)
 from seqzoo.tasks.language.windows import Stream, count_windows, window
 from seqzoo.tasks.task import (
     IGNORED,
@@ -48,20 +58,25 @@ class LanguageModelling(Task):
     data: str = ""  # the file or folder of the corpus
     length: int = 1024  # tokens of a row
     rows: Literal["windows", "packed", "lanes"] = "windows"  # lanes: state goes on to the next row
-    tokenizer: Literal["byte", "bpe"] = "byte"
+    tokenizer: str = "byte"  # byte, bpe, or a tokenizer.json
     bpe_size: int = 4096  # tokens of the byte-pair encoding, learned from the train split
+    vocab: int = 0  # tokens of a model whose tokenizer.json has fewer; 0: as many
     validation_bytes: int = 0  # of the validation split's beginning that count; 0: all
 
     def __post_init__(self) -> None:
         check_count(self, "length")
         check_count(self, "bpe_size", least=257, most=2**20)
         check_count(self, "validation_bytes", least=0)
-        for field, known in (("rows", tuple(_ROWS)), ("tokenizer", ("byte", "bpe"))):
-            if getattr(self, field) not in known:
+        check_count(self, "vocab", least=0)
+        words = ("byte", "bpe", "the name of a tokenizer.json that is there")
+        for field, known in (("rows", tuple(_ROWS)), ("tokenizer", words)):
+            if getattr(self, field) not in known and not is_file(getattr(self, field)):
                 raise ValueError(
                     f"task {self.name}: {field} must be one of {', '.join(known)}; "
                     f"got {getattr(self, field)!r}"
                 )
+        if is_file(self.tokenizer):
+            check_room(f"task {self.name}", self.tokenizer, self.vocab)
 
     @abc.abstractmethod
     def _text(self, split: Split) -> Corpus:
@@ -85,7 +100,10 @@ class LanguageModelling(Task):
     @property
     def spec(self) -> ModelSpec:
         """One token at every position."""
-        size = self.bpe_size if self.tokenizer == "bpe" else self._characters.size
+        size = self.bpe_size if self.tokenizer == "bpe" else self.vocab
+        if self.tokenizer == "byte":
+            size = self._characters.size
+        size = size or self.make_tokenizer().size
         return ModelSpec(
             head="lm",
             vocab_size=size,
@@ -103,11 +121,13 @@ class LanguageModelling(Task):
         """The tokenizer; byte-pair encoding is learned from the train split, once."""
         if self.tokenizer == "byte":
             return self._characters
+        if is_file(self.tokenizer):
+            return BPE(library(self.tokenizer))
         return _bpe_of(self._text_only())
 
     def _text_only(self) -> LanguageModelling:
         """This task with nothing set that does not change text or tokenizer."""
-        return dataclasses.replace(self, length=1, rows="windows", validation_bytes=0)
+        return dataclasses.replace(self, length=1, rows="windows", vocab=0, validation_bytes=0)
 
     def _source(self, split: Split, seed: int) -> Source:
         stream = self.stream(split)
@@ -192,8 +212,11 @@ def _stream_of(task: LanguageModelling, split: Split) -> Stream:
         return Stream(*text)
     if task.tokenizer == "byte":
         return Stream(tokenizer.encode(text.data.tobytes()), text.starts)
-    name = f"tokens-{task.corpus_key()}-{split}-{task.bpe_size}-{task.validation_bytes}"
-    dtype = np.uint16 if task.bpe_size <= 2**16 else np.uint32
+    made_by = str(task.bpe_size)
+    if is_file(task.tokenizer):
+        made_by = hashlib.sha256(Path(task.tokenizer).read_bytes()).hexdigest()[:16]
+    name = f"tokens-{task.corpus_key()}-{split}-{made_by}-{task.validation_bytes}"
+    dtype = np.uint16 if tokenizer.size <= 2**16 else np.uint32
     return Stream(*kept_arrays(name, dtype, lambda: map(tokenizer.encode, text.documents())))
 
 

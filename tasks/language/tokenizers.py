@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -96,11 +98,11 @@ class BPE:
     @functools.cached_property
     def bytes_of(self) -> Int32[np.ndarray, "size"]:
         """How many bytes each token stands for."""
-        # The library writes one character for each byte of a token.
         words = self._library.get_vocab(with_added_tokens=False)
+        bytewise = "ByteLevel" in json.dumps(json.loads(self._library.to_str())["decoder"])
         counts = np.zeros(self.size, np.int32)
         for word, i in words.items():
-            counts[i] = len(word)
+            counts[i] = len(word) if bytewise else _written(word)
         return counts
 
     def encode(self, data: bytes) -> np.ndarray:
@@ -132,12 +134,37 @@ class Published(BPE):
 
 def published(file: epath.Path) -> Published:
     """The tokenizer in a file. Raises ValueError for one that the library cannot read."""
-    import tokenizers
+    return Published(library(str(file)))
+
+
+@functools.lru_cache(maxsize=4)
+def library(file: str) -> tokenizers.Tokenizer:
+    """The library's tokenizer in a file. Raises ValueError without it and for another file."""
+    from etils import epath
 
     try:
-        return Published(tokenizers.Tokenizer.from_str(file.read_text()))
+        import tokenizers
+    except ImportError:
+        raise ValueError("tokenizer files need `pip install 'seqzoo[text]'`") from None
+    try:
+        return tokenizers.Tokenizer.from_str(epath.Path(file).read_text())
     except Exception as error:  # which is all that the library says of its own
-        raise ValueError(f"{file} is no tokenizer: {error}") from None
+        raise ValueError(f"{file} is no tokenizer of the library tokenizers: {error}") from None
+
+
+def is_file(name: str) -> bool:
+    """Whether a name of a task's tokens is that of a tokenizer's file, which is there."""
+    return name.endswith(".json") and Path(name).is_file()
+
+
+def check_room(what: str, file: str, room: int) -> None:
+    """Raises ValueError where a tokenizer has more tokens than a model; `room` 0: all it has."""
+    size = library(file).get_vocab_size()
+    if room and size > room:
+        raise ValueError(
+            f"{what}: {file} has {size} tokens and the model {room}, so they do not belong "
+            "together; give the tokenizer of these weights, or other tokens (byte)"
+        )
 
 
 def bpe(text: Corpus, size: int, key: str) -> BPE:
@@ -158,6 +185,13 @@ def bpe(text: Corpus, size: int, key: str) -> BPE:
 
     name = f"bpe-{size}-{key}-v{VERSION}.json"
     return BPE(text_entry(name, learned, tokenizers.Tokenizer.from_str))
+
+
+def _written(word: str) -> int:
+    """Bytes of a token as tokenizers of characters write it: ▁ a space, ## a word's end, <0x0A>."""
+    if re.fullmatch(r"<0x[0-9A-F]{2}>", word):
+        return 1
+    return len(word.replace("▁", " ").removeprefix("##").encode())
 
 
 def _utf8(data: bytes) -> str:

@@ -10,12 +10,12 @@ import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from seqzoo.models.errors import unknown
+from seqzoo.tasks.language.tokenizers import is_file, library
 
 Form = Literal["text", "tokens", "words", "reals"]
 Tokens = str  # byte, character, or the file of a tokenizer
@@ -153,7 +153,7 @@ class Reading:
             return self.size
         if self.form == "words" or self.tokens == "character":
             return len(self.symbols) + 1
-        return 256 if self.tokens == "byte" else _library(self.tokens).get_vocab_size()
+        return 256 if self.tokens == "byte" else library(self.tokens).get_vocab_size()
 
     def array(self, form: Form, value: Any) -> np.ndarray:
         """Ids [L] or reals [L, channels]. Raises RowError for what no training row is like."""
@@ -174,7 +174,7 @@ class Reading:
             return np.frombuffer(value, np.uint8).astype(np.int32)
         if self.tokens == "character":
             return np.array([self._ids.get(sign, UNKNOWN) for sign in _text(value)], np.int32)
-        ids = _library(self.tokens).encode(_text(value), add_special_tokens=False).ids
+        ids = library(self.tokens).encode(_text(value), add_special_tokens=False).ids
         return np.array(ids, np.int32)
 
     def words(self, ids: np.ndarray) -> str:
@@ -186,7 +186,7 @@ class Reading:
             return between.join(self.symbols[i - 1] if i else "?" for i in ids.tolist())
         if self.tokens == "byte":
             return ids.astype(np.uint8).tobytes().decode(errors="replace")
-        return _library(self.tokens).decode(ids.tolist())
+        return library(self.tokens).decode(ids.tolist())
 
     @functools.cached_property
     def _ids(self) -> Mapping[str, int]:
@@ -204,24 +204,12 @@ class Reading:
 def check_tokens(tokens: Tokens) -> None:
     """Raises ValueError for what names no way to make tokens of a text."""
     if tokens not in ("byte", "character"):
-        if tokens.endswith(".json") and Path(tokens).is_file():
-            _library(tokens)
+        if is_file(tokens):
+            library(tokens)
             return
         raise ValueError(
             f"{unknown('tokens', tokens, ('byte', 'character'))}, or a tokenizer.json file"
         )
-
-
-@functools.lru_cache(maxsize=4)
-def _library(path: str) -> Any:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise ValueError("tokenizer files need `pip install 'seqzoo[text]'`") from None
-    try:
-        return Tokenizer.from_file(path)
-    except Exception as error:  # the library raises plain exceptions
-        raise ValueError(f"{path} is no tokenizer of the library tokenizers: {error}") from error
 
 
 def _text(value: bytes) -> str:

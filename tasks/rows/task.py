@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from seqzoo.models.errors import unknown
 from seqzoo.models.spec import ModelSpec
+from seqzoo.tasks.language.tokenizers import check_room, is_file
 from seqzoo.tasks.rows.examples import Pieces, Whole
 from seqzoo.tasks.rows.facts import Facts
 from seqzoo.tasks.rows.measures import measure_steps, unigram
@@ -59,6 +60,7 @@ class Rows(Task):
     target: str = ""  # column of classes, tags or numbers; none for lm
     kind: Kind = "classify"  # tag: a class a step; regress: numbers a row or step; lm: next token
     tokens: str = "byte"  # of texts: byte, character, or a tokenizer.json
+    vocab: int = 0  # tokens of a model whose tokenizer.json has fewer; 0: as many
     form: Literal["auto", "numbers"] = "auto"  # numbers: texts hold numbers, as in 0.1 0.2
     length: int = 0  # steps that longer rows are cut to; 0: the longest (of lm 1024)
     lengths: str = ""  # column with the number of real steps, where arrays are padded
@@ -74,6 +76,9 @@ class Rows(Task):
             raise unknown("kind", self.kind, KINDS)
         check_count(self, "length", least=0)
         check_tokens(self.tokens)
+        check_count(self, "vocab", least=0)
+        if is_file(self.tokens):
+            check_room("task rows", self.tokens, self.vocab)
         shares = self.validation_share, self.test_share
         if not all(0 < share < 1 for share in shares) or sum(shares) >= 1:
             raise ValueError(
@@ -105,8 +110,10 @@ class Rows(Task):
         facts = self.facts_found
         heads = {"classify": "classify", "pairs": "two_tower", "tag": "lm", "lm": "lm"}
         head = heads.get(self.kind) or ("regress" if facts.steps else "classify")
-        outputs = facts.width or len(facts.classes) or facts.reading.vocab_size
         vocab = facts.reading.vocab_size
+        if facts.reading.form == "text" and is_file(self.tokens):
+            vocab = self.vocab or vocab
+        outputs = facts.width or len(facts.classes) or vocab
         return ModelSpec(
             head=head,
             outputs=outputs,

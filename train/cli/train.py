@@ -28,7 +28,7 @@ from seqzoo.train.devices.processes import Processes, is_first, joined
 from seqzoo.train.folder.files import run_path, write_atomically
 from seqzoo.train.loop import runner
 from seqzoo.train.loop.claims import as_claims
-from seqzoo.train.loop.learned import fine_tuning, settled
+from seqzoo.train.loop.learned import fine_tuning, settled, tokenized
 from seqzoo.train.published import published
 
 
@@ -87,8 +87,14 @@ def _initial(line: CommandLine) -> Experiment | None:
     for flag in ("--model", "--init-from", "--published"):
         if line.text(flag) is not None:
             raise ValueError(f"--init {folder} says what {flag} would; leave one of them out")
-    task = named_task(line, "listops")
-    return fine_tuning(run_path(folder), tasks.build(task))
+    task, place = named_task(line, "listops"), run_path(folder)
+    kind = tasks.kind(task)
+    default = tasks.build(task, **tokenized(place, kind))
+    # What model a task needs may depend on its data, so its flags are read first.
+    only = line._replace(given=tuple(f for f in line.given if f.name.startswith("--data.")))
+    fields = [("data", kind, dataclasses.field(default=default))]
+    made = dataclasses.make_dataclass("Data", fields, kw_only=True)
+    return fine_tuning(place, default if line.asks else parse(made, only, "seqzoo train").data)
 
 
 def _train(experiment: Experiment, own: TrainOptions) -> int:

@@ -14,6 +14,7 @@ from seqzoo.models.pretrained.adapters import adapter_of, merged
 from seqzoo.models.pretrained.folder import CONFIG, is_published, open_checkpoint
 from seqzoo.models.pretrained.load import translate
 from seqzoo.models.spec import ModelSpec
+from seqzoo.tasks.language.tokenizers import is_file
 from seqzoo.tasks.pretraining import Pretraining
 from seqzoo.tasks.task import Task
 from seqzoo.train.config import Experiment, TrainConfig
@@ -21,6 +22,7 @@ from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import load_run
 from seqzoo.train.loop.state import Arrays
 
+TOKENIZER, TOKENS = "tokenizer.json", ("tokens", "tokenizer")  # the file, and options that name it
 EMBEDDING, POSITIONS = "encoder/embed/embedding", "encoder/position_embed"
 
 
@@ -38,6 +40,7 @@ class Learned(NamedTuple):
 def learned(place: Path, task: Task) -> Learned:
     """What `place` has for a task. Raises ValueError where it is neither run nor weights."""
     if is_published(place):
+        _check_tokens(place, task)
         return _published(place, task.spec)
     program, state, meta = load_run(place)
     old = program.experiment.task
@@ -64,6 +67,30 @@ def _flat(model: nnx.Module, kind: Any) -> Arrays:
     """Variables of a kind by path."""
     found = nnx.to_flat_state(nnx.state(model, kind))
     return {"/".join(map(str, path)): leaf.get_value() for path, leaf in found}
+
+
+def tokenized(place: Path, kind: type[Task]) -> dict[str, Any]:
+    """Options of a task by which its texts become the tokens of published weights.
+
+    Nothing where the folder has no tokenizer.json, or the task no texts.
+    """
+    file = place / TOKENIZER
+    fields = {field.name for field in dataclasses.fields(kind)}
+    name = next((n for n in TOKENS if {n, "vocab"} <= fields), None)
+    if name is None or not file.exists():
+        return {}
+    return {name: str(file), "vocab": translate(open_checkpoint(place).config).vocab}
+
+
+def _check_tokens(place: Path, task: Task) -> None:
+    """Raises ValueError where a task's tokens are of another file than that of the weights."""
+    used = next((getattr(task, name) for name in TOKENS if hasattr(task, name)), "")
+    own = place / TOKENIZER
+    if is_file(used) and own.exists() and Path(used).read_bytes() != own.read_bytes():
+        raise ValueError(
+            f"task {task.name} makes tokens by {used}, which is not {own}: the weights know other "
+            "ones by these numbers; leave out the option and theirs are used"
+        )
 
 
 def _extra_tokens(task: Task) -> int:

@@ -6,23 +6,27 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from flax import nnx
 
 from seqzoo.models import from_pretrained
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.pretrained.adapters import OWN
 from seqzoo.models.spec import ModelSpec
-from seqzoo.tasks import build
+from seqzoo.tasks import build, kind
 from seqzoo.tasks.synthetic.mqar import MQAR
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare.comparison import check_models
 from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.door import load
 from seqzoo.train.folder.checkpoint import Checkpoints
-from seqzoo.train.loop.learned import fine_tuning, settled
+from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.loop.learned import fine_tuning, settled, tokenized
 from seqzoo.train.loop.program import make_program
 from seqzoo.train.loop.runner import run, run_program
 from seqzoo.train.loop.state import seed_keys
 from seqzoo.train.loop.warm_start import warm_start
+from tests.helpers import assert_close
 from tests.models.pretrained.published import folder
 
 BACKBONE = BackboneConfig(d_model=8, depth=1, feedforward="none", scan=False)
@@ -229,3 +233,53 @@ def test_a_run_of_published_weights_goes_on_and_knows_others(tmp_path, capsys):
     assert "weights" in capsys.readouterr().err
     assert dispatch([*argv, "--model=lru"]) == 2
     assert "leave one of them out" in capsys.readouterr().err
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A Llama with a tokenizer of fewer tokens than it has, and a text of these."""
+    path, words = tmp_path / "llama", ["the", "sea", "at", "night", "is", "dark", "and", "cold"]
+    shutil.copytree(folder("llama"), path)
+    vocabulary = {"[UNK]": 0} | {word: i + 1 for i, word in enumerate(words)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(path / "tokenizer.json"))
+    (tmp_path / "text").write_text("the sea is cold at night\n" * 80)
+    (tmp_path / "rows.csv").write_text("words,kind\n" + "the sea,0\nso cold,1\n" * 40)
+    return path
+
+
+@pytest.mark.of_the_day("the folder's tokenizer")
+def test_texts_become_the_tokens_of_the_weights_and_the_run_is_written_back(weights, tmp_path):
+    run = tmp_path / "run"
+    argv = ["train", f"--init={weights}", "--task=bytes", f"--data.data={tmp_path / 'text'}"]
+    argv += ["--data.length=8", "--batch-size=8", "--threads=0", "--steps=1"]
+    assert dispatch([*argv, f"--out={run}", "--adapter=lora:rank=2"]) == 0
+    task = RunFolder(run).experiment().task
+    assert (task.spec.vocab_size, task.make_tokenizer().size) == (37, 9)
+    assert task.make_tokenizer().bytes_of.tolist() == [5, 3, 3, 2, 5, 2, 4, 3, 4]
+    for form in ("adapter", "published"):
+        assert dispatch(["export", str(run), f"--form={form}", f"--out={tmp_path / form}"]) == 0
+    tokens = np.arange(12).reshape(2, 6)
+    expected = np.asarray(load(run)(tokens))
+    assert np.abs(expected - from_pretrained(weights)(tokens)).max() > 1e-4
+    for model in (
+        from_pretrained(tmp_path / "published"),
+        from_pretrained(weights, adapter=tmp_path / "adapter"),
+    ):
+        assert_close(model(tokens), expected, ratio=1e-5)
+    assert (tmp_path / "published" / "tokenizer.json").exists()
+
+
+def test_a_tokenizer_that_is_not_that_of_the_weights_is_refused(weights, tmp_path, capsys):
+    rows = [f"--data.data={tmp_path / 'rows.csv'}", "--data.inputs=words", "--data.target=kind"]
+    argv = ["train", f"--init={weights}", "--task=rows", *rows, f"--out={tmp_path / 'run'}"]
+    assert dispatch([*argv, "--data.vocab=5"]) == 2
+    assert "has 9 tokens and the model 5" in capsys.readouterr().err
+    other = tmp_path / "other.json"
+    other.write_text((weights / "tokenizer.json").read_text().replace("night", "day"))
+    assert dispatch([*argv, f"--data.tokens={other}", "--steps=1"]) == 2
+    assert "the weights know other ones" in capsys.readouterr().err
+    options = tokenized(weights, kind("rows")) | {"inputs": "words", "target": "kind"}
+    config = fine_tuning(weights, build("rows", data=str(tmp_path / "rows.csv"), **options))
+    assert (config.task.spec.vocab_size, config.task.spec.outputs) == (37, 2)
