@@ -74,6 +74,7 @@ FLOORS = {
         ("train/devices",),
         ("train/folder",),
         ("train/loop",),
+        ("train/cost",),
         ("train/compare", "train/plan", "train/bench"),
         ("train/cli",),
         ("train/door",),  # what `from seqzoo.train import run` finds

@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import re
 import shlex
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -29,8 +31,8 @@ from seqzoo.train.cli.experiment import (
 )
 from seqzoo.train.cli.flags import CommandLine, Run, bare_field, parse, read
 from seqzoo.train.compare import comparison
-from seqzoo.train.compare.comparison import Match, Vectorise
-from seqzoo.train.compare.cost import match_parameters
+from seqzoo.train.compare.comparison import Vectorise
+from seqzoo.train.compare.matching import matching
 from seqzoo.train.compare.page import FILE as REPORT
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.config import Experiment, TrainConfig
@@ -48,7 +50,9 @@ class CompareOptions:
     models: str = ""  # a,b,c=a,d+e: label=model, with a plus between the mixers of a pattern
     seeds: int = 3  # runs of each model
     vectorise: Vectorise = "auto"  # whether the seeds of a model share one program
-    match: Match = "none"  # parameters: feed-forwards so wide that all models are equally large
+    # what all models are made to cost the same in, by their widths or, where it must, more
+    match: Literal["none", "parameters", "flops", "state", "time"] = "none"
+    match_target: float = 0.0  # how much; 0: as the largest model, or as in the folder
     allow_broken: bool = False  # train mixers of your own that break a law, and say so
 
 
@@ -60,11 +64,15 @@ def main(argv: Sequence[str]) -> int:
     models = dict(labelled(needed(line, "--models", "attention")))
     options, processes, experiments = experiments_of(line, task, models)
     with joined(processes, exit_code):
-        if options.match == "parameters":
-            experiments = match_parameters(experiments)
+        sizes = None
+        if options.match != "none":
+            sizes = matching(options.out, experiments, options.match, options.match_target)
+            experiments = sizes.experiments
         claims = examined(experiments, options.allow_broken)
         if is_first():
             say_notes(next(iter(experiments.values())))
+            for label, words in sizes.words().items() if sizes else ():
+                print(f"{label}: {words}", file=sys.stderr)
         with contextlib.closing(ProgressBars(Console())) as bars:
             compared = comparison.compare(
                 experiments,
@@ -74,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
                 command=shlex.join(["seqzoo", "compare", *argv]),
                 progress=bars,
                 claims=claims,
+                matching=sizes,
             )
         missing = [label for label in experiments if compared.model(label) is None]
         if is_first():

@@ -21,7 +21,8 @@ from rich.console import Console
 from seqzoo.tasks.describe import describe
 from seqzoo.tasks.task import SPLITS, Source
 from seqzoo.train.compare import results
-from seqzoo.train.compare.cost import cost
+from seqzoo.train.compare.matching import Matching
+from seqzoo.train.cost.cost import cost
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.tables import broken_claims, failures, results_table
@@ -38,7 +39,6 @@ from seqzoo.train.loop.selection import check_kept
 from seqzoo.train.loop.signals import StopRequest
 
 Vectorise = Literal["auto", "always", "never"]
-Match = Literal["none", "parameters"]
 SMALL = 4_000_000  # parameters of all seeds together that "auto" trains in one program
 SHARED = ("task", "train")  # parts of a configuration that all models must have alike
 DIGESTED = 1000  # examples of a split that enter its digest
@@ -59,6 +59,7 @@ def compare(
     command: str = "",
     progress: ComparisonProgress = SILENT,
     claims: Mapping[str, Sequence[Verdict]] | None = None,
+    matching: Matching | None = None,
 ) -> Comparison:
     """Trains every model that `out` does not hold yet; writes results.json and report.html there.
 
@@ -73,6 +74,7 @@ def compare(
         command: how to make these results again, for the report.
         progress: hears of the models.
         claims: label -> what was found of mixers from outside (`loop/claims.py`).
+        matching: how the models were made to cost the same, which the folder keeps.
 
     Raises:
         ValueError: for models that do not share task and training, and where `out` holds results
@@ -87,6 +89,8 @@ def compare(
     costs = {label: cost(experiment) for label, experiment in models.items()}
     for label, found in (claims or {}).items():
         costs[label]["claims"] = as_claims(found)
+    for label, words in matching.words().items() if matching else ():
+        costs[label]["matched"] = words
 
     labels = list(models)
     held = held_by(first, needed=not (out / results.FILE).exists())
@@ -95,6 +99,8 @@ def compare(
         found = _found(models, out, places, held)
         if found is None and not results.create(_started(first, places, held), out):
             found = _found(models, out, places, held)  # another process was faster
+        if matching:
+            matching.save(out)
         found = _save(out, labels, command)
         missing = [label for label in models if found.model(label) is None]
         wanted = {k: _together(vectorise, seeds * costs[k]["parameters"]) for k in missing}

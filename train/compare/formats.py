@@ -48,7 +48,9 @@ def show_compact(value: float | None) -> str:
     """A count to three digits with a unit prefix, as in 17.2k."""
     if value is None:
         return "–"
-    for least, size, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+    for power, unit in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        size = 10.0**power
+        least = max(size, 1e4)
         if abs(value) >= least:
             return f"{value / size:.3g}{unit}"
     return f"{value:,.0f}"
@@ -59,3 +61,8 @@ def show_seconds(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
+
+
+def show_step(value: float | None) -> str:
+    """Seconds of one step, in milliseconds to three digits."""
+    return "–" if value is None else f"{1e3 * value:.3g} ms"

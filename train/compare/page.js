@@ -246,7 +246,7 @@
     const values = shown.flatMap((m) => [...m.final.seeds, m.final.mean]);
     values.push(...section.baselines.map((b) => b.value));
     const y = linear(...domain(values, section.metric), f.bottom, f.top);
-    xAxis(f, x, "state per sequence, elements (log)", compact);
+    xAxis(f, x, `state per sequence, ${section.stateUnit} (log)`, compact);
     yAxis(f, y, tick(section.metric));
     baselinesAcross(f, section, y, false);
     const within = (v) => Math.min(f.bottom, Math.max(f.top, y(v)));

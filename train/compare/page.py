@@ -112,26 +112,34 @@ def chart_data(comparison: Comparison, section_id: str) -> dict[str, Any]:
         for k in curve
         if k != "step"
     }
+    unit = _state_unit(comparison)
     return {
         "id": section_id,
         "metric": metric,
         "higher": comparison.higher_is_better,
         "finalSplit": comparison.final_split,
+        "stateUnit": unit,
         "splits": _ordered(splits, "validation"),
         "metrics": _ordered(metrics, metric),
         "baselines": [{"name": k, "value": v} for k, v in comparison.baselines.items()],
-        "models": [_model_data(m, i, metric) for i, m in enumerate(comparison.models)],
+        "models": [_model_data(m, i, metric, unit) for i, m in enumerate(comparison.models)],
     }
 
 
-def _model_data(model: ModelResult, index: int, metric: str) -> dict[str, Any]:
+def _state_unit(comparison: Comparison) -> str:
+    """What states are drawn in: bytes, or elements where a folder of before knows no bytes."""
+    known = (m.state_bytes for m in comparison.models if m.state_size)
+    return "elements" if None in known else "bytes"
+
+
+def _model_data(model: ModelResult, index: int, metric: str, unit: str) -> dict[str, Any]:
     final = tables.compared(model, metric)
     spread = interval(list(final.values()), bounds=bounds_of(metric))
     return {
         "name": model.name,
         "colour": index % len(LIGHT),
         "dash": DASHES[index // len(LIGHT) % len(DASHES)],
-        "state": model.state_size or 0,
+        "state": (model.state_bytes if unit == "bytes" else model.state_size) or 0,
         "grows": model.state_growth != "constant",
         "final": results.plain(
             {"mean": spread.mean, "ends": [spread.low, spread.high], "seeds": list(final.values())}

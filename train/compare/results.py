@@ -31,8 +31,9 @@ from seqzoo.train.shapes import checked_config
 
 FILE, TIMINGS, RUNS = "results.json", "timings.json", "runs"
 MODEL, TIMING = "model.json", "timing.json"
-TIMED = ("tokens_per_second", "train_seconds", "compile_seconds")  # fields that are no results
-VERSION = 1
+# Fields that are no results.
+TIMED = ("tokens_per_second", "step_seconds", "train_seconds", "compile_seconds")
+VERSION, OLDEST = 2, 1  # what is written, and the oldest that is read
 PACKAGES = ("seqzoo", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
 
 Curve = Mapping[str, list[float | None]]  # "step" and one list a metric, of the same length
@@ -60,8 +61,12 @@ class ModelResult:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # resolved, of seed 0
     parameters: int | None = None
     state_size: int | None = None  # elements of recurrent state per sequence
+    state_bytes: int | None = None  # the same in bytes, at the task's length
     state_growth: str = "constant"  # "linear" where state_size is that of a full-length row
+    step_flops: float | None = None  # operations of a training step of one seed
+    matched: str = ""  # how it was made to cost as much as the others
     tokens_per_second: float | None = None  # real ones, of one seed, the same batch for all
+    step_seconds: float | None = None  # of one seed's training step, the same batch for all
     train_seconds: float | None = None  # wall time of the steps, compilation and evaluation not in
     compile_seconds: float | None = None
     claims: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of mixers from outside
@@ -164,8 +169,14 @@ def load(path: Path) -> Comparison:
         ValueError: naming the file, and what it lacks or has too much.
     """
     content = read_json(path)
-    if not isinstance(content, dict) or content.pop("seqzoo_results", None) != VERSION:
-        raise ValueError(f"{path} is not a results file of version {VERSION} of this program")
+    version = content.pop("seqzoo_results", None) if isinstance(content, dict) else None
+    if not isinstance(version, int) or version < OLDEST:
+        raise ValueError(f"{path} is no results file of this program, version {OLDEST} to {VERSION}")
+    if version > VERSION:
+        raise ValueError(
+            f"{path} is of version {version}, written by a newer seqzoo than this one, which reads "
+            f"versions {OLDEST} to {VERSION}; install a newer one to read it"
+        )
     checked(content, Comparison, str(path))
     checked_config(content.get("config", {}), f"{path}, config")
     timings = _read_if_there(path.parent / TIMINGS, _Timings)
@@ -198,6 +209,7 @@ class _Timing(TypedDict):
     """What `TIMED` names of a model."""
 
     tokens_per_second: NotRequired[float | None]
+    step_seconds: NotRequired[float | None]
     train_seconds: NotRequired[float | None]
     compile_seconds: NotRequired[float | None]
 

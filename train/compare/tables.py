@@ -15,12 +15,16 @@ from seqzoo.train.compare.formats import (
     show_count,
     show_interval,
     show_seconds,
+    show_step,
 )
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.statistics import bounds_of, interval, share_interval
 from seqzoo.train.loop.claims import BROKEN
 
 GROWTH = {"constant": "", "undeclared": "not declared"}  # of a state
+
+
+WIDE = ("steps", "tokens/s")  # columns of the page alone
 
 
 class Cell(NamedTuple):
@@ -142,9 +146,9 @@ def caption(comparison: Comparison) -> str:
         "accuracies, in the logarithm of errors, so that it ends inside the range; both ends where "
         "one is further), each seed below; "
         f"{selected(comparison)} and over the whole {comparison.final_split} split. "
-        "State: elements carried from token to token, per sequence. "
-        "Tokens per second: real ones, without padding, of one seed in training, on one batch "
-        "for all."
+        "FLOPs: operations of a training step with backward pass and update. State: bytes carried "
+        "from token to token, of one sequence of the task's length. Step and tokens per second: of "
+        "one seed in training, the same batch for all; real tokens, without padding."
     )
     if any(map(failed, comparison.models)):
         text += (
@@ -185,7 +189,9 @@ def rows(comparison: Comparison) -> tuple[list[Column], list[list[Cell]]]:
         Column(metric, "mean ± 95%"),
         _learned_column(comparison),
         Column("params"),
-        Column("state", "elements"),
+        Column("FLOPs", "a step"),
+        Column("state", "bytes"),
+        Column("step", "one seed"),
         Column("tokens/s", "one seed"),
         Column("steps"),
         Column("time", "training"),
@@ -220,11 +226,11 @@ def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
     finals = final_values(model, metric)
     values = list(compared(model, metric).values())
     spread, lost = interval(values, bounds=bounds_of(metric)), failed(model)
-    grows = GROWTH.get(model.state_growth, "grows with length")
     claims = _claims(model)
     brief = f"{model.name} ({claims})" if claims.startswith(BROKEN) else ""
+    small = "; ".join(filter(None, [claims, model.matched]))
     return [
-        Cell(model.name, model.name, claims, brief),
+        Cell(model.name, model.name, small, brief),
         Cell(
             f"{lost} of {len(model.seeds)} failed" if lost else show_interval(spread, metric),
             spread.mean if spread.count else None,
@@ -233,11 +239,22 @@ def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
         ),
         _learned_cell(model, comparison),
         _count(model.parameters),
-        _count(model.state_size, grows),
+        Cell(show_compact(model.step_flops), model.step_flops),
+        _state(model),
+        Cell(show_step(model.step_seconds), model.step_seconds),
         _count(model.tokens_per_second),
         _count(model.steps, _tested(model)),
         Cell(show_seconds(model.train_seconds), model.train_seconds),
     ]
+
+
+def _state(model: ModelResult) -> Cell:
+    """Bytes of state; of a folder of before its elements, which is said."""
+    grows = GROWTH.get(model.state_growth, "grows with length")
+    if model.state_bytes is None and model.state_size is not None:
+        count = show_compact(model.state_size)
+        return Cell(f"{count} elements", None, grows, f"{count} el.")
+    return _count(model.state_bytes, grows)
 
 
 def _tested(model: ModelResult) -> str:
@@ -250,7 +267,7 @@ def _tested(model: ModelResult) -> str:
 def results_table(comparison: Comparison) -> Table:
     """The results for the terminal, narrow enough for 80 columns."""
     columns, table = rows(comparison)
-    kept = [i for i, column in enumerate(columns) if column.title != "steps"]
+    kept = [i for i, column in enumerate(columns) if column.title not in WIDE]
     out = Table(title=_title(comparison), title_justify="left", **_LOOK)
     for i in kept:
         unit = f"\n[dim]{columns[i].unit}[/dim]" if columns[i].unit else ""

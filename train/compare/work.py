@@ -12,9 +12,9 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import jax
 
@@ -28,6 +28,7 @@ from seqzoo.train.compare.results import (
     save_model,
 )
 from seqzoo.train.config import Experiment
+from seqzoo.train.cost.cost import step_flops
 from seqzoo.train.devices.processes import failing_together, from_first, is_first
 from seqzoo.train.folder.files import plain, write_atomically
 from seqzoo.train.folder.lease import LeaseError
@@ -39,7 +40,7 @@ from seqzoo.train.loop.program import Program, make_program
 from seqzoo.train.loop.progress import ComparisonProgress
 from seqzoo.train.loop.runner import train_owned
 from seqzoo.train.loop.signals import Interrupted, StopRequest
-from seqzoo.train.loop.speed import tokens_per_second
+from seqzoo.train.loop.speed import step_speed
 from seqzoo.train.loop.state import TrainState
 from seqzoo.train.loop.streams import KEPT_BYTES, RunData
 
@@ -50,6 +51,8 @@ POLL = 1.0  # seconds between looks whether another process has finished a model
 
 class _Speed(TypedDict):
     tokens_per_second: float | None
+    step_seconds: NotRequired[float | None]
+    step_flops: NotRequired[float | None]
 
 
 class _Test(TypedDict):
@@ -223,8 +226,8 @@ class Work:
         test = {"step": selected.steps, "metrics": found}
         speed = self._speed(unit, program, data, selected.state)
         if is_first():
-            rate, text = {"tokens_per_second": speed}, json.dumps(plain(test), allow_nan=False)
-            write_atomically(unit.path / SPEED, json.dumps(rate), folder.guard)
+            text = json.dumps(plain(test), allow_nan=False)
+            write_atomically(unit.path / SPEED, json.dumps(speed), folder.guard)
             write_atomically(unit.path / TEST, text, folder.guard)
 
     def _program(self, unit: Unit) -> Program:
@@ -245,8 +248,8 @@ class Work:
             self._data[train.replicas] = data
         return self._data[train.replicas]
 
-    def _speed(self, unit: Unit, program: Program, data: RunData, state: TrainState) -> float:
-        """Tokens a second of one seed alone on the first batch, whatever trains at once here."""
+    def _speed(self, unit: Unit, program: Program, data: RunData, state: TrainState) -> _Speed:
+        """A step of one seed alone on the first batch, whatever trains at once here."""
         train, batch = unit.experiment.train, next(iter(data.train))
         if train.replicas > 1:
             alone = dataclasses.replace(train, replicas=1)
@@ -255,11 +258,17 @@ class Work:
             # In one program, for arrays that lie on several hosts too.
             one = jax.jit(lambda s: jax.tree.map(lambda x: x[0], s), out_shardings=where)
             state, batch = one(state), {name: x[0] for name, x in batch.items()}
-        return tokens_per_second(program, state, batch)
+        flops = step_flops(program)
+        seconds, rate = step_speed(program, state, batch)
+        return {"tokens_per_second": rate, "step_seconds": seconds, "step_flops": flops}
 
     def _model(self, label: str, results: Sequence[Mapping[str, Any]]) -> ModelResult:
         units = self._units[label]
-        rates = [_read(unit.path / SPEED, _Speed).get("tokens_per_second") for unit in units]
+        speeds = [_read(unit.path / SPEED, _Speed) for unit in units]
+
+        def of(name: str, best: Callable) -> float | None:
+            return best((speed[name] for speed in speeds if speed.get(name)), default=None)
+
         return ModelResult(
             name=label,
             seeds=tuple(
@@ -269,7 +278,9 @@ class Work:
             ),
             steps=units[0].experiment.train.steps,
             config=self._own[label],
-            tokens_per_second=max((rate for rate in rates if rate), default=None),
+            tokens_per_second=of("tokens_per_second", max),
+            step_seconds=of("step_seconds", min),
+            step_flops=of("step_flops", min),
             train_seconds=sum(result["seconds"] for result in results),
             compile_seconds=sum(result["compile_seconds"] for result in results),
             **self._costs[label],

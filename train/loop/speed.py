@@ -58,8 +58,8 @@ class Speed:
         return {"step_seconds": now - last, "mfu": self._seconds_at_peak / (now - last)}
 
 
-def tokens_per_second(program: Program, state: TrainState, batch: HostBatch) -> float:
-    """Real tokens that training steps on one batch take in a second, without padding; a median.
+def step_speed(program: Program, state: TrainState, batch: HostBatch) -> tuple[float, float]:
+    """Seconds of a training step on one batch, a median, and real tokens a second.
 
     For numbers that can be compared the program is of one replica, and the batch the same. The
     state is donated.
@@ -74,7 +74,18 @@ def tokens_per_second(program: Program, state: TrainState, batch: HostBatch) -> 
     train = program.experiment.train
     share = len(batch["inputs"]) / train.batch_size  # of several processes each has a part
     tokens = program.experiment.task.real_tokens(batch) / share
-    return tokens / statistics.median(seconds[1:])  # the first one compiles
+    step = statistics.median(seconds[1:])  # the first one compiles
+    return step, tokens / step
+
+
+def training_shapes(
+    program: Program, task: Task, batch_size: int, length: int = 0
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch of one replica, packed where the experiment packs."""
+    packing, packed = None, program.experiment.packed_length
+    if packed and not length:
+        packing = packing_for(task.source("train"), batch_size, packed)
+    return batch_shapes(task, batch_size, program.eval_rows, length, packing)
 
 
 def forward_operations(
@@ -85,10 +96,7 @@ def forward_operations(
     def forward(params: dict, rest: dict, batch: dict) -> object:
         return stateful.forward(program.plan.merge(params, rest), batch, ())[0]
 
-    packing, packed = None, program.experiment.packed_length
-    if packed and not length:
-        packing = packing_for(task.source("train"), batch_size, packed)
-    batch = batch_shapes(task, batch_size, program.eval_rows, length, packing)
+    batch = training_shapes(program, task, batch_size, length)
     variables = program.like.params, program.like.rest
     if program.experiment.train.replicas > 1:
         variables = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables)

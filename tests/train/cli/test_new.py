@@ -8,7 +8,7 @@ import pytest
 from seqzoo import tasks
 from seqzoo.train import Experiment
 from seqzoo.train.cli import command as cli
-from seqzoo.train.compare.cost import cost
+from seqzoo.train.cost.cost import cost
 
 
 @pytest.mark.slow

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 
 from seqzoo import tasks
-from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.cli.compare import labelled
 from seqzoo.train.compare import comparison as module
 from seqzoo.train.compare import results, work
 from seqzoo.train.compare.comparison import digest_of
-from seqzoo.train.compare.cost import cost, match_parameters
+from seqzoo.train.cost.cost import cost
 from seqzoo.train.config import Experiment
 from seqzoo.train.folder.run_folder import RunFolder
 
@@ -306,21 +305,23 @@ def test_results_are_strict_json(tmp_path, trained):
     assert json.loads(text, parse_constant=lambda name: pytest.fail(name))
 
 
-def test_models_are_widened_to_the_parameters_of_the_largest():
-    task = tasks.build("mqar", length=16, num_pairs=4, vocab_size=18)
-    models = {name: Experiment(task=task, model=name) for name in ("lstm", "lru", "attention")}
-    sizes = [cost(e)["parameters"] for e in models.values()]
-    matched = [cost(e)["parameters"] for e in match_parameters(models).values()]
-    assert min(sizes) < 0.9 * max(sizes)
-    np.testing.assert_allclose(matched, max(sizes), rtol=0.03)
-
-
-def test_a_model_without_feedforward_cannot_be_widened():
-    task = tasks.build("mqar", length=16, num_pairs=4, vocab_size=18)
-    bare = BackboneConfig(feedforward="none")
-    models = {n: Experiment(task=task, model=n, backbone=bare) for n in ("lstm", "lru")}
-    with pytest.raises(ValueError, match=r"lru cannot have .* within 3%"):
-        match_parameters(models)
+def test_matched_models_keep_their_sizes_and_their_target(tmp_path, trained, capsys):
+    assert run(tmp_path, "lru,attention", "--match", "state") == 0
+    first = results.load(tmp_path / results.FILE)
+    lru, attention = first.models
+    assert lru.state_bytes == pytest.approx(attention.state_bytes, rel=0.03)
+    assert "as it is" in attention.matched
+    assert f"lru: {lru.matched}" in capsys.readouterr().err
+    assert lru.matched in (tmp_path / "report.html").read_text()
+    # A larger model comes to what is there, and nothing else is made anew.
+    more = ["--match", "state", "--mixer.mamba2.d-state", "64"]
+    assert run(tmp_path, "lru,attention,mamba2", *more) == 0
+    again = results.load(tmp_path / results.FILE)
+    assert again.models[:2] == first.models
+    assert again.models[2].state_bytes == pytest.approx(attention.state_bytes, rel=0.03)
+    assert [model for model, _ in trained] == ["lru", "attention", "mamba2"]
+    assert run(tmp_path, "lru,attention", "--match", "parameters") == 2
+    assert "holds models matched in state" in capsys.readouterr().err
 
 
 @pytest.fixture

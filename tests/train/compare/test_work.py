@@ -84,9 +84,9 @@ def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path, monkey
     def speed(program, state, batch):
         shape = {name: x.shape for name, x in state.params.items()}
         timed.append((program.experiment.train.replicas, shape, batch["inputs"].tobytes()))
-        return 1.0
+        return 2.0, 1.0
 
-    monkeypatch.setattr(work, "tokens_per_second", speed)
+    monkeypatch.setattr(work, "step_speed", speed)
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder, **_: traced.append(folder))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
     found = [
@@ -105,7 +105,8 @@ def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path, monkey
             for name, values in curve.items():
                 assert_close(values, two.curves[split][name], what=f"{split} {name}")
         assert_close(one.final["loss"], two.final["loss"])
-    assert all(model.tokens_per_second == 1.0 for model in found)
+    assert all((m.step_seconds, m.tokens_per_second) == (2.0, 1.0) for m in found)
+    assert found[0].step_flops == found[1].step_flops > 0  # of one seed
     # What is laid out in one way is so for whoever comes next.
     assert work.laid_out_together(tmp_path / "always", "a", (3, 4), wanted=False)
     assert not work.laid_out_together(tmp_path / "never", "a", (3, 4), wanted=True)

@@ -1,0 +1,1 @@
+"""What a model costs, and models made to cost the same."""
