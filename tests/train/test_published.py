@@ -15,8 +15,8 @@ from seqzoo.models.heads import build_model
 from seqzoo.models.registry import MIXERS
 from seqzoo.tasks.describe import check_example
 from seqzoo.train.cli.command import dispatch
-from seqzoo.train.cost.cost import cost
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
+from seqzoo.train.cost.cost import cost
 from seqzoo.train.loop.optimizer import make_optimizer
 from seqzoo.train.published import PUBLISHED, names, published
 

@@ -22,12 +22,12 @@ from seqzoo.tasks.describe import describe
 from seqzoo.tasks.task import SPLITS, Source
 from seqzoo.train.compare import results
 from seqzoo.train.compare.matching import Matching
-from seqzoo.train.cost.cost import cost
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.tables import broken_claims, failures, results_table
 from seqzoo.train.compare.work import Work, laid_out_together, units_of
 from seqzoo.train.config import DATA, MOST_SEEDS, Experiment, comparable, differences
+from seqzoo.train.cost.cost import cost
 from seqzoo.train.devices.processes import from_first, is_first
 from seqzoo.train.folder.files import plain, run_path
 from seqzoo.train.folder.run_folder import RunFolder

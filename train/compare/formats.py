@@ -64,5 +64,5 @@ def show_seconds(value: float | None) -> str:
 
 
 def show_step(value: float | None) -> str:
-    """Seconds of one step, in milliseconds to three digits."""
-    return "–" if value is None else f"{1e3 * value:.3g} ms"
+    """Seconds of one step as milliseconds, to three digits."""
+    return "–" if value is None else f"{1e3 * value:.3g}"

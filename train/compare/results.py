@@ -171,7 +171,9 @@ def load(path: Path) -> Comparison:
     content = read_json(path)
     version = content.pop("seqzoo_results", None) if isinstance(content, dict) else None
     if not isinstance(version, int) or version < OLDEST:
-        raise ValueError(f"{path} is no results file of this program, version {OLDEST} to {VERSION}")
+        raise ValueError(
+            f"{path} is no results file of this program, version {OLDEST} to {VERSION}"
+        )
     if version > VERSION:
         raise ValueError(
             f"{path} is of version {version}, written by a newer seqzoo than this one, which reads "

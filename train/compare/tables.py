@@ -191,7 +191,7 @@ def rows(comparison: Comparison) -> tuple[list[Column], list[list[Cell]]]:
         Column("params"),
         Column("FLOPs", "a step"),
         Column("state", "bytes"),
-        Column("step", "one seed"),
+        Column("step", "ms"),
         Column("tokens/s", "one seed"),
         Column("steps"),
         Column("time", "training"),

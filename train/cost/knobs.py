@@ -1,4 +1,4 @@
-"""The numbers of an experiment that change what it costs, each by itself: where it is, how it goes."""
+"""The numbers of an experiment that change what it costs, each by itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class Knob(NamedTuple):
 def expansion(experiment: Experiment) -> Iterator[Knob]:
     """Hidden units of the feed-forward in units of the width, where there is a feed-forward."""
     if experiment.backbone.feedforward != "none":
-        yield Knob("expansion", experiment.backbone.expansion, WIDEST, _field(experiment, "expansion"))
+        yield Knob(
+            "expansion", experiment.backbone.expansion, WIDEST, _field(experiment, "expansion")
+        )
 
 
 def width(experiment: Experiment, can_be: Callable[[Experiment], bool]) -> Iterator[Knob]:
@@ -42,11 +44,10 @@ def width(experiment: Experiment, can_be: Callable[[Experiment], bool]) -> Itera
 
 
 def depth(experiment: Experiment) -> Iterator[Knob]:
-    """Blocks, in whole patterns."""
+    """Blocks, in whole patterns, at most twice as many: another depth is another model."""
+    now, step = experiment.backbone.depth, len(resolve(experiment.model).pattern)
     if experiment.backbone.arrangement != "listed":
-        step = len(resolve(experiment.model).pattern)
-        set_ = _field(experiment, "depth")
-        yield Knob("depth", experiment.backbone.depth, LARGEST, set_, step)
+        yield Knob("depth", now, 2 * now, _field(experiment, "depth"), step)
 
 
 def options(

@@ -1,8 +1,8 @@
 """Models made to cost the same: in parameters, operations, state or time.
 
 The largest model stays as it is, or all come to a number that is given. What is turned, one after
-another and as far as it must: the width of the feed-forward, or of what keeps the state, so that the
-residual stream stays as wide for all; the stream's width; both; the depth.
+another and as far as it must: the width of the feed-forward, or of what keeps the state, so that
+the residual stream stays as wide for all; the stream's width; both; the depth.
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ def _tries(start: Matched, metric: Metric, measure: Measure) -> Iterator[Matched
         return bool(cost(experiment))
 
     def fine(base: Matched) -> Iterator[Knob]:
-        return options(base.experiment, measure) if metric == "state" else expansion(base.experiment)
+        return (
+            options(base.experiment, measure) if metric == "state" else expansion(base.experiment)
+        )
 
     def rest(base: Matched) -> Iterator[Knob]:
         cheap = metric in ("parameters", "flops")  # of time each probe is a compilation
@@ -141,7 +143,6 @@ def _tries(start: Matched, metric: Metric, measure: Measure) -> Iterator[Matched
         for more in (fine, rest):
             for base in bases:
                 yield from along(base, more(base))
-    yield from along(start, rest(start))
 
 
 def turn(base: Matched, knob: Knob, measure: Measure, metric: Metric) -> list[Matched]:
@@ -184,7 +185,7 @@ def _ends(knob: Knob, at: At, target: float, metric: Metric) -> tuple[Point, Poi
             factor = _far(target / size, knob)
         then = _on_grid(now * factor, knob)
         found = at(then) if 0 < then <= knob.most and then != now else None
-        if found is None or found == size :  # the end, or nothing that this knob decides
+        if found is None or found == size:  # the end, or nothing that this knob decides
             return None
         if (found >= target) == up:
             pair = ((now, size), (then, found))
@@ -206,9 +207,7 @@ def _on_grid(value: float, knob: Knob) -> float:
     return knob.now + round((value - knob.now) / knob.step) * knob.step
 
 
-def _between(
-    ends: tuple[Point, Point], at: At, target: float, step: int, metric: Metric
-) -> None:
+def _between(ends: tuple[Point, Point], at: At, target: float, step: int, metric: Metric) -> None:
     """Probes by false position: a straight line, of logarithms for whole numbers."""
     (low, least), (high, most) = ends
     for _ in range(PROBES):

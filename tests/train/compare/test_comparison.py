@@ -10,8 +10,8 @@ from seqzoo.train.cli.compare import labelled
 from seqzoo.train.compare import comparison as module
 from seqzoo.train.compare import results, work
 from seqzoo.train.compare.comparison import digest_of
-from seqzoo.train.cost.cost import cost
 from seqzoo.train.config import Experiment
+from seqzoo.train.cost.cost import cost
 from seqzoo.train.folder.run_folder import RunFolder
 
 SMALL = [

@@ -34,7 +34,8 @@ def model(name, top, *, state=64, failed=None):
         final = {"accuracy": values[-1], "loss": 2 - 2 * values[-1]}
         curves = {"train": curve, "validation": curve}
         runs.append(SeedResult(seed=seed, final=final, curves=curves, failure=failure))
-    counts = {"parameters": round(1e5 * top), "state_size": state, "tokens_per_second": 9e4 * top}
+    counts = {"parameters": round(1e5 * top), "state_size": state, "state_bytes": 4 * state}
+    counts |= {"tokens_per_second": 9e4 * top, "step_flops": 1.1194e12, "step_seconds": 0.1234}
     return ModelResult(name=name, seeds=tuple(runs), steps=STEPS[-1], **counts)
 
 
@@ -216,7 +217,7 @@ def test_skipped_steps_are_told():
     runs[1] = dataclasses.replace(runs[1], failure={**runs[1].failure, "skipped": 2})
     c = comparison(models=(dataclasses.replace(one, seeds=tuple(runs)),))
     _, table = tables.rows(c)
-    assert table[0][6].small == "6 not finite, skipped"
+    assert table[0][8].small == "6 not finite, skipped"
     assert tables.failures(c) == ["lru, seed 1: not finite at step 7 (dynamics), after 1 skipped"]
 
 
@@ -266,7 +267,16 @@ def test_the_terminal_table_fits_eighty_columns_and_prints_brackets():
     timed = tuple(dataclasses.replace(m, train_seconds=600.0) for m in models)
     console.print(tables.results_table(comparison(models=timed)))
     text = console.export_text()
-    for shown in ("a[b]", "51.0 ± 2.5%", "98.0(93–99)%", "10.0 min", "training"):
+    for shown in (
+        "a[b]",
+        "51.0 ± 2.5%",
+        "98.0(93–99)%",
+        "10.0 min",
+        "training",
+        "1.12T",
+        "256",
+        "123 ",
+    ):
         assert shown in text
     assert "…" not in text
 

@@ -86,8 +86,8 @@ def test_times_are_matched_by_few_compilations(monkeypatch):
 
 
 def test_widths_go_in_the_steps_that_heads_allow():
-    models = experiments("attention", feedforward="none")
-    wide = dataclasses.replace(models["attention"], mixer={"num_heads": 8})
+    (model,) = experiments("local_attention", feedforward="none").values()
+    wide = dataclasses.replace(model, mixer={"num_heads": 8})
     (knob,) = width(wide, lambda e: bool(cost(e)))
     assert knob.step == 16  # of eight heads each has an even width, for its positions
     # What lies between two steps gets the nearest, and the difference is said.
