@@ -46,6 +46,8 @@ from seqzoo.models.ssm.dss import DSS
 from seqzoo.models.ssm.h3 import H3
 from seqzoo.models.ssm.hippo_cell import HippoCell
 from seqzoo.models.ssm.hyena import Hyena
+from seqzoo.models.ssm.linoss import LinOSS
+from seqzoo.models.ssm.longhorn import Longhorn
 from seqzoo.models.ssm.lru import LRU
 from seqzoo.models.ssm.mamba import Mamba
 from seqzoo.models.ssm.mamba2 import Mamba2
@@ -101,8 +103,10 @@ MIXERS: dict[str, type[Mixer]] = {
     "dss": DSS,
     "s5": S5,
     "lru": LRU,
+    "linoss": LinOSS,
     "mamba": Mamba,
     "mamba2": Mamba2,
+    "longhorn": Longhorn,
     "h3": H3,
     "hyena": Hyena,
     "mega": Mega,

@@ -13,6 +13,8 @@ backward pass goes through the chunks in reverse, computes the states of one aga
 so that no array of B L D N elements exists. Two forms, chosen by `forms.py`: a loop over the steps
 of a chunk, and a parallel prefix inside wider chunks. Channels are kept on the last axis, where
 vector units and reductions over N want them.
+
+Without A the decay is a_t = 1 - dt_t B_t², an online learner's (Longhorn, arXiv:2407.14207).
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class _Inputs(NamedTuple):
 def selective_scan(
     u: Float[Array, "B L D"],
     dt: Float[Array, "B L D"],
-    A: Inexact[Array, "D N"],
+    A: Inexact[Array, "D N"] | None,
     B: Inexact[Array, "B L N"],
     C: Inexact[Array, "B L N"],
     D: Float[Array, "D"] | None = None,
@@ -68,7 +70,8 @@ def selective_scan(
     Args:
         u: inputs.
         dt: step sizes, positive already (after softplus).
-        A: continuous-time decays, their real parts negative.
+        A: continuous-time decays, their real parts negative. None: decays are 1 - dt B², dt and B
+            real, dt |B|² at most 1.
         B: input weights, shared by the channels.
         C: output weights, shared by the channels.
         D: direct weights from u to y; None for none.
@@ -84,24 +87,26 @@ def selective_scan(
     """
     _check(u, dt, A, B, C, D, h0, chunk_size)
     batch, length, width = u.shape
-    wide = jnp.promote_types(jnp.result_type(u, dt, A, B, C), jnp.float32)
+    some = (u, dt, B, C) if A is None else (u, dt, A, B, C)
+    wide = jnp.promote_types(jnp.result_type(*some), jnp.float32)
     layout = as_segments(segment_ids, length)
     forget = None
     if layout.masked:
         valid = layout.valid[..., None]
         u, dt = jnp.where(valid, u, 0), jnp.where(valid, dt, 0)  # decay 1, input 0
         forget = layout.starts[..., None].astype(wide)
-    state = jnp.zeros((batch, A.shape[1], width), wide)
+    state = jnp.zeros((batch, B.shape[2], width), wide)
     if h0 is not None:
         state = jnp.swapaxes(h0, 1, 2).astype(wide)
     if not length:
         return u, jnp.swapaxes(state, 1, 2)
     chunk = min(CHUNK if chunk_size is None else chunk_size, length // parts(length))
     x = _Inputs(u, dt, B, C, forget)
-    if jnp.iscomplexobj(A):
+    of_pairs = A is not None and jnp.iscomplexobj(A)
+    if of_pairs:
         x = jax.tree.map(lambda a: a.astype(wide), x)
-    y, h = _ROWS((chunk, A.T.astype(wide)), x, state)
-    if jnp.iscomplexobj(A):
+    y, h = _ROWS((chunk, None if A is None else A.T.astype(wide)), x, state)
+    if of_pairs:
         y = (2 * y.real).astype(u.dtype)
     if D is not None:
         y = y + (D * u).astype(y.dtype)
@@ -109,12 +114,13 @@ def selective_scan(
 
 
 def _check(u, dt, A, B, C, D, h0, chunk_size: int | None) -> None:
-    if u.ndim != 3 or A.ndim != 2:
+    if u.ndim != 3 or B.ndim != 3 or (A is not None and A.ndim != 2):
         raise ValueError(
-            f"selective_scan: u must be [B, L, D] and A [D, N]; got {u.shape}, {A.shape}"
+            "selective_scan: u must be [B, L, D], B [B, L, N] and A [D, N]; got "
+            f"{u.shape}, {B.shape}, {None if A is None else A.shape}"
         )
     batch, length, width = u.shape
-    states = A.shape[1]
+    states = B.shape[2] if A is None else A.shape[1]
     expected = {
         "dt": (dt, (batch, length, width)),
         "A": (A, (width, states)),
@@ -130,28 +136,31 @@ def _check(u, dt, A, B, C, D, h0, chunk_size: int | None) -> None:
         raise ValueError(f"selective_scan: chunk_size must be at least 1; got {chunk_size}")
 
 
-def _rows(shared: tuple[int, Array], x: _Inputs, h: Array) -> tuple[Array, Array]:
+def _rows(shared: tuple[int, Array | None], x: _Inputs, h: Array) -> tuple[Array, Array]:
     chunk, A = shared
     return _scan(chunk, x, A, h)
 
 
-def _summarize(shared: tuple[int, Array], x: _Inputs, nothing: Array) -> tuple[Array, Array]:
+def _summarize(shared: tuple[int, Array | None], x: _Inputs, nothing: Array) -> tuple[Array, Array]:
     A = shared[1]
-    kept = jnp.exp(x.dt.astype(A.dtype).sum(1)[:, None] * A)
-    if x.forget is not None:
-        kept = kept * (1 - x.forget.max(1)[:, None])
+    if A is None:
+        kept = jnp.prod(_decays(x, A), axis=1)
+    else:
+        kept = jnp.exp(x.dt.astype(A.dtype).sum(1)[:, None] * A)
+        if x.forget is not None:
+            kept = kept * (1 - x.forget.max(1)[:, None])
     return kept, _rows(shared, x, nothing)[1]
 
 
 _ROWS = Recurrence(_rows, _summarize, decayed)
 
 
-def _either_form(chunk: int, x: _Inputs, A: Array, h0: Array) -> tuple[Array, Array]:
+def _either_form(chunk: int, x: _Inputs, A: Array | None, h0: Array) -> tuple[Array, Array]:
     """y and the last state; A is [N, D], states are [B, N, D]."""
     return _scan_forward(chunk, x, A, h0)[0]
 
 
-def _scan_forward(chunk: int, x: _Inputs, A: Array, h0: Array):
+def _scan_forward(chunk: int, x: _Inputs, A: Array | None, h0: Array):
     table = {
         "sequential": functools.partial(_forward, _loop_states, chunk, 1),
         "associative": functools.partial(_forward, _prefix_states, chunk, WIDE),
@@ -176,7 +185,7 @@ _scan = with_backward(_either_form, _scan_forward, _scan_backward)
 # Both forms go over the chunks alike; `borders` holds the states before every chunk.
 
 
-def _forward(states: Callable, chunk: int, wide: int, x: _Inputs, A: Array, h0: Array):
+def _forward(states: Callable, chunk: int, wide: int, x: _Inputs, A: Array | None, h0: Array):
     length = x.u.shape[1]
     count = -(-length // chunk)  # of borders
     wide = min(wide, count)
@@ -184,13 +193,13 @@ def _forward(states: Callable, chunk: int, wide: int, x: _Inputs, A: Array, h0: 
 
     def body(g: Array, carry):
         h, y, borders = carry
-        part = _cut(x, g, steps, A.dtype)
+        part = _cut(x, g, steps, h0.dtype)
         y_part, h, before = states(part, A, h, wide)
         borders = lax.dynamic_update_slice_in_dim(borders, before, g * wide, 0)
         return h, _put(y, y_part, g, steps), borders
 
     groups = x.u.shape[1] // steps
-    empty = jnp.zeros((groups * wide, *h0.shape), A.dtype)
+    empty = jnp.zeros((groups * wide, *h0.shape), h0.dtype)
     h, y, borders = lax.fori_loop(0, groups, body, (h0, jnp.zeros_like(x.u), empty))
     return y[:, :length], h, borders[:count]
 
@@ -206,14 +215,15 @@ def _backward(adjoint: Callable, chunk: int, wide: int, x: _Inputs, A, borders, 
     def body(j: Array, carry):
         g = groups - 1 - j
         dh, dA, grads = carry
-        part, dy_part = _cut((x, dy), g, steps, A.dtype)
+        part, dy_part = _cut((x, dy), g, steps, borders.dtype)
         parts, dA_part, dh = adjoint(part, A, borders[g * wide], dy_part, dh)
         grads = tuple(_put(a, p, g, steps) for a, p in zip(grads, parts, strict=True))
-        return dh, dA + dA_part, grads
+        return dh, None if A is None else dA + dA_part, grads
 
     zeros = tuple(jnp.zeros(a.shape, t) for a, t in zip(x[:4], dtypes, strict=True))
-    dh, dA, grads = lax.fori_loop(0, groups, body, (dh, jnp.zeros_like(dh), zeros))
-    return tuple(a[:, :length] for a in grads), dA.sum(0), dh
+    dA = None if A is None else jnp.zeros_like(dh)
+    dh, dA, grads = lax.fori_loop(0, groups, body, (dh, dA, zeros))
+    return tuple(a[:, :length] for a in grads), None if A is None else dA.sum(0), dh
 
 
 def _padded(tree, multiple: int):
@@ -238,18 +248,35 @@ def _put(whole: Array, part: Array, g: Array, steps: int) -> Array:
     return lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), g * steps, 1)
 
 
-def _decays(x: _Inputs, A: Array) -> Array:
+def _decay(dt: Array, B: Array, A: Array | None) -> Array:
+    """a of steps dt [..., D] and B [..., N] without segments, [..., N, D]."""
+    if A is None:
+        return 1 - dt[..., None, :] * B[..., None] ** 2
+    return jnp.exp(dt[..., None, :] * A)
+
+
+def _decays(x: _Inputs, A: Array | None) -> Array:
     """a of all steps, [B, T, N, D]."""
-    a = jnp.exp(x.dt[:, :, None] * A)
+    a = _decay(x.dt, x.B, A)
     return a if x.forget is None else a * (1 - x.forget[:, :, None])
 
 
-def _gradients(x: _Inputs, h: Array, l: Array, e_A: Array, dy: Array) -> tuple[Array, ...]:
-    """Cotangents of u, dt, B and C from h, l and l w A of every step, [B, T, N, D]."""
+def _gradients(
+    x: _Inputs, A: Array | None, h: Array, l: Array, e: Array, dy: Array
+) -> tuple[Array, ...]:
+    """Cotangents of u, dt, B and C from arrays of every step, [B, T, N, D].
+
+    They are h, l, and l w A, or that of the decays where there is no A.
+    """
     d_input = jnp.einsum("BTND,BTN->BTD", l, x.B)
     dB = jnp.einsum("BTND,BTD->BTN", l, x.dt * x.u)
     dC = jnp.einsum("BTND,BTD->BTN", h, dy)
-    return d_input * x.dt, e_A.sum(2) + d_input * x.u, dB, dC
+    if A is None:
+        ddt = -jnp.einsum("BTND,BTN->BTD", e, x.B**2)
+        dB = dB - 2 * x.B * jnp.einsum("BTND,BTD->BTN", e, x.dt)
+    else:
+        ddt = e.sum(2)
+    return d_input * x.dt, ddt + d_input * x.u, dB, dC
 
 
 # The loop. Every buffer is either read or written in it, so that XLA updates it in place.
@@ -268,14 +295,14 @@ def _outer(states: Array, channels: Array, i: Array) -> Array:
     return _at(states, i)[:, :, None] * _at(channels, i)[:, None]
 
 
-def _loop_states(x: _Inputs, A: Array, h: Array, wide: int) -> tuple[Array, Array, Array]:
+def _loop_states(x: _Inputs, A: Array | None, h: Array, wide: int) -> tuple[Array, Array, Array]:
     """y, the state behind the chunk and the one before it."""
     before = h[None]
     source = x.dt * x.u
 
     def step(i: Array, carry):
         h, y = carry
-        a = jnp.exp(_at(x.dt, i)[:, None] * A)
+        a = _decay(_at(x.dt, i), _at(x.B, i), A)
         if x.forget is not None:
             a = a * (1 - _at(x.forget, i)[:, None])
         h = a * h + _outer(x.B, source, i)
@@ -285,17 +312,19 @@ def _loop_states(x: _Inputs, A: Array, h: Array, wide: int) -> tuple[Array, Arra
     return y, h, before
 
 
-def _loop_adjoint(x: _Inputs, A: Array, h: Array, dy: Array, dh: Array):
+def _loop_adjoint(x: _Inputs, A: Array | None, h: Array, dy: Array, dh: Array):
     """Cotangents of u, dt, B, C, of A per row, and of the state before the chunk."""
     length = x.u.shape[1]
+    kept = None if x.forget is None else 1 - x.forget
     a, source = _decays(x, A), x.dt * x.u
     empty = jnp.zeros_like(a)
 
     def forward(i: Array, carry):
         h, all_h, all_w = carry
         w = _at(a, i) * h
+        of_decay = w if A is not None else h if kept is None else h * _at(kept, i)[:, None]
         h = w + _outer(x.B, source, i)
-        return h, _set(all_h, h, i), _set(all_w, w, i)
+        return h, _set(all_h, h, i), _set(all_w, of_decay, i)
 
     _, all_h, all_w = lax.fori_loop(0, length, forward, (h, empty, empty))
 
@@ -304,12 +333,13 @@ def _loop_adjoint(x: _Inputs, A: Array, h: Array, dy: Array, dh: Array):
         dh, dA, all_l, all_e = carry
         l = dh + _outer(x.C, dy, i)
         e = l * _at(all_w, i)
-        dA = dA + e * _at(x.dt, i)[:, None]
-        return _at(a, i) * l, dA, _set(all_l, l, i), _set(all_e, e * A, i)
+        if A is not None:
+            dA, e = dA + e * _at(x.dt, i)[:, None], e * A
+        return _at(a, i) * l, dA, _set(all_l, l, i), _set(all_e, e, i)
 
-    start = (dh, jnp.zeros_like(dh), empty, empty)
+    start = (dh, None if A is None else jnp.zeros_like(dh), empty, empty)
     dh, dA, all_l, all_e = lax.fori_loop(0, length, backward, start)
-    return _gradients(x, all_h, all_l, all_e, dy), dA, dh
+    return _gradients(x, A, all_h, all_l, all_e, dy), dA, dh
 
 
 # The parallel prefix.
@@ -324,14 +354,14 @@ def _prefix(a: Array, b: Array, reverse: bool = False) -> Array:
     return lax.associative_scan(compose, (a, b), reverse=reverse, axis=1)[1]
 
 
-def _prefix_all(x: _Inputs, A: Array, h: Array) -> tuple[Array, Array]:
+def _prefix_all(x: _Inputs, A: Array | None, h: Array) -> tuple[Array, Array]:
     """Decays and states of every step."""
     a = _decays(x, A)
     b = x.B[..., None] * (x.dt * x.u)[:, :, None]
     return a, _prefix(a, b.at[:, 0].add(a[:, 0] * h))
 
 
-def _prefix_states(x: _Inputs, A: Array, h: Array, wide: int) -> tuple[Array, Array, Array]:
+def _prefix_states(x: _Inputs, A: Array | None, h: Array, wide: int) -> tuple[Array, Array, Array]:
     """y, the state behind the chunks and those before each of them."""
     _, all_h = _prefix_all(x, A, h)
     chunk = x.u.shape[1] // wide
@@ -340,12 +370,17 @@ def _prefix_states(x: _Inputs, A: Array, h: Array, wide: int) -> tuple[Array, Ar
     return y, all_h[:, -1], jnp.moveaxis(before, 1, 0)
 
 
-def _prefix_adjoint(x: _Inputs, A: Array, h: Array, dy: Array, dh: Array):
+def _prefix_adjoint(x: _Inputs, A: Array | None, h: Array, dy: Array, dh: Array):
     """See `_loop_adjoint`."""
     a, all_h = _prefix_all(x, A, h)
-    w = a * jnp.concatenate([h[:, None], all_h[:, :-1]], axis=1)
+    before = jnp.concatenate([h[:, None], all_h[:, :-1]], axis=1)
     g = x.C[..., None] * dy[:, :, None]
     l = _prefix(jnp.roll(a, -1, axis=1), g.at[:, -1].add(dh), reverse=True)
-    e = l * w
+    dh = a[:, 0] * l[:, 0]
+    if A is None:
+        e = l * before
+        e = e if x.forget is None else e * (1 - x.forget[:, :, None])
+        return _gradients(x, A, all_h, l, e, dy), None, dh
+    e = l * a * before
     dA = (e * x.dt[:, :, None]).sum(1)
-    return _gradients(x, all_h, l, e * A, dy), dA, a[:, 0] * l[:, 0]
+    return _gradients(x, A, all_h, l, e * A, dy), dA, dh

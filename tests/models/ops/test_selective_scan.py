@@ -51,7 +51,8 @@ def plain(u, dt, A, B, C, D, h0, segment_ids=None):
     def step(h, x):
         u, dt, B, C, start = x
         h = jnp.where(start[:, None, None], 0, h)
-        h = jnp.exp(dt[..., None] * A) * h + (dt * u)[..., None] * B[:, None]
+        decay = 1 - dt[..., None] * B[:, None] ** 2 if A is None else jnp.exp(dt[..., None] * A)
+        h = decay * h + (dt * u)[..., None] * B[:, None]
         return h, jnp.einsum("BDN,BN->BD", h, C) + D * u
 
     h, y = jax.lax.scan(step, h0, [jnp.moveaxis(a, 1, 0) for a in (u, dt, B, C, starts)])
@@ -97,6 +98,22 @@ def test_nothing_optional_means_zeros(form):
     expected_y, expected_h = reference(**arguments)
     assert_close(y, expected_y, ratio=1e-12)
     assert_close(h, expected_h, ratio=1e-12)
+
+
+@pytest.mark.every_case
+def test_decays_of_an_online_learner(form):
+    """Values and gradients without A, over segments and several groups of chunks."""
+    ids = np.repeat([[1, 2, 3], [1, 1, 2]], 25, axis=1)
+    arguments = {**draw(2, 75), "A": None}
+    with x64():
+        arguments = jax.tree.map(jnp.asarray, arguments)
+        power = jnp.sum(arguments["B"] ** 2, -1, keepdims=True)
+        arguments["dt"] = jax.nn.sigmoid(arguments["dt"]) / (1 + power)
+        fast = functools.partial(selective_scan, chunk_size=4, segment_ids=ids)
+        slow = functools.partial(plain, segment_ids=ids)
+        assert_trees_close(*(jax.jit(lambda a, f=f: f(**a))(arguments) for f in (fast, slow)))
+        grads = [jax.jit(jax.grad(both_losses(f)))(arguments) for f in (fast, slow)]
+        assert_trees_close(*grads, ratio=1e-10)
 
 
 @pytest.mark.parametrize("length", [1, 75])  # 75 is three groups of chunks for the prefix
