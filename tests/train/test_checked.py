@@ -15,7 +15,8 @@ from seqzoo.train.cli.errors import exit_code
 from seqzoo.train.compare import results
 from seqzoo.train.compare.page import render
 from seqzoo.train.compare.run_page import comparison_of_run
-from seqzoo.train.compare.work import SPEED, TEST, Unit, Work
+from seqzoo.train.compare.units import TEST, Plan, Unit
+from seqzoo.train.compare.work import SPEED, Work
 from seqzoo.train.config import Experiment, TrainConfig, differences
 from seqzoo.train.folder.checkpoint import FOLDER, MANIFEST, META, Checkpoints
 from seqzoo.train.folder.lease import LOCK, Lease
@@ -50,7 +51,19 @@ SEEDS = (
 COMPARED = results.Comparison(
     title="mqar",
     main_metric="loss",
-    models=(results.ModelResult(name="a", seeds=SEEDS, steps=2, config={"model": "lru"}),),
+    models=(
+        results.ModelResult(
+            name="a",
+            seeds=SEEDS,
+            steps=2,
+            config={"model": "lru"},
+            trials=(
+                results.Trial(values={"optim.peak_lr": 0.1}, scores=(1.0,), losses=(2.0,)),
+                results.Trial(values={"optim.peak_lr": 0.2}, scores=(None,), failure="why"),
+            ),
+            chosen=0,
+        ),
+    ),
     config={"task": {"name": "mqar"}, "train": {"steps": 2}, "data": {"test": {"a": "1"}}},
     baselines={"chance": 1.0},
     notes=("a",),
@@ -98,8 +111,12 @@ def result(folder):
         unit = Unit(label="a", experiment=experiment, path=folder)
         (folder / TEST).write_text(json.dumps({"step": None, "metrics": {}}))
         if (found := unit.result()) is not None:
-            work = Work({"a": [unit]}, {"a": {}}, {"a": {}}, {}, None, None)
-            tried(lambda found=found, work=work: work._model("a", [found]))
+            tried(lambda found=found, unit=unit: model_of(unit, found))
+
+
+def model_of(unit, found):
+    plan = Plan(label="a", experiment=EXPERIMENT, out=unit.path, seeds=(0, 1), together=True)
+    Work({"a": plan}, {"a": {}}, lambda _: {}, {}, None, None)._model(plan, [unit], [found])
 
 
 def of_test(folder):
@@ -107,9 +124,8 @@ def of_test(folder):
         if not (folder / name).exists():
             (folder / name).write_text(json.dumps(FILES[name][0](folder)))
     unit = Unit(label="a", experiment=EXPERIMENT, path=folder)
-    work = Work({"a": [unit]}, {"a": {}}, {"a": {}}, {}, None, None)
     whole = {"failure": [None, None], "skipped": [0, 0], "seconds": 1.0, "compile_seconds": 1.0}
-    tried(lambda: work._model("a", [whole]))
+    tried(lambda: model_of(unit, whole))
 
 
 def checkpoint(folder):

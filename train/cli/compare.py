@@ -31,9 +31,9 @@ from seqzoo.train.cli.experiment import (
 )
 from seqzoo.train.cli.flags import CommandLine, Run, bare_field, parse, read
 from seqzoo.train.compare import comparison
-from seqzoo.train.compare.comparison import Vectorise
 from seqzoo.train.compare.matching import matching
 from seqzoo.train.compare.page import FILE as REPORT
+from seqzoo.train.compare.plans import Vectorise
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.devices.processes import Processes, is_first, joined

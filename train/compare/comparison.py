@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -23,9 +23,12 @@ from seqzoo.tasks.task import SPLITS, Source
 from seqzoo.train.compare import results
 from seqzoo.train.compare.matching import Matching
 from seqzoo.train.compare.page import write_report
+from seqzoo.train.compare.plans import Vectorise, layout_of, plans_of, trials_of
 from seqzoo.train.compare.results import Comparison
+from seqzoo.train.compare.sweep import Sweep, fields_of, with_values
 from seqzoo.train.compare.tables import broken_claims, failures, results_table
-from seqzoo.train.compare.work import Work, laid_out_together, units_of
+from seqzoo.train.compare.tuning import tuning_note
+from seqzoo.train.compare.work import Work
 from seqzoo.train.config import DATA, MOST_SEEDS, Experiment, comparable, differences
 from seqzoo.train.cost.cost import cost
 from seqzoo.train.devices.processes import from_first, is_first
@@ -38,8 +41,6 @@ from seqzoo.train.loop.progress import SILENT, ComparisonProgress
 from seqzoo.train.loop.selection import check_kept
 from seqzoo.train.loop.signals import StopRequest
 
-Vectorise = Literal["auto", "always", "never"]
-SMALL = 4_000_000  # parameters of all seeds together that "auto" trains in one program
 SHARED = ("task", "train")  # parts of a configuration that all models must have alike
 DIGESTED = 1000  # examples of a split that enter its digest
 NOTES = (
@@ -55,6 +56,7 @@ def compare(
     out: Path | str,
     *,
     seeds: int = 3,
+    sweep: Sweep | None = None,
     vectorise: Vectorise = "auto",
     command: str = "",
     progress: ComparisonProgress = SILENT,
@@ -70,7 +72,8 @@ def compare(
         models: label -> experiment; `train.seed` is the first seed.
         out: the folder of the comparison.
         seeds: runs of each model.
-        vectorise: whether the seeds of a model share one compiled program.
+        sweep: what is tried for each model before, on other seeds and on validation alone.
+        vectorise: whether the seeds of a model, and its trials, share one compiled program.
         command: how to make these results again, for the report.
         progress: hears of the models.
         claims: label -> what was found of mixers from outside (`loop/claims.py`).
@@ -84,6 +87,7 @@ def compare(
     check_models(models, seeds)
     first = next(iter(models.values()))
     places = tuple(range(first.train.seed, first.train.seed + seeds))
+    trials = trials_of(models, sweep, matched=matching is not None)
     # Building each model and asking for each cost finds what cannot be before anything is written.
     mesh_for(first)
     costs = {label: cost(experiment) for label, experiment in models.items()}
@@ -94,26 +98,28 @@ def compare(
 
     labels = list(models)
     held = held_by(first, needed=not (out / results.FILE).exists())
+    shared = _shared(first, places, held, sweep)
 
-    def look() -> dict[str, bool]:
-        found = _found(models, out, places, held)
-        if found is None and not results.create(_started(first, places, held), out):
-            found = _found(models, out, places, held)  # another process was faster
+    def look() -> dict[str, tuple[bool, int]]:
+        found = _found(models, out, shared)
+        if found is None and not results.create(_started(first, places, shared, sweep), out):
+            found = _found(models, out, shared)  # another process was faster
         if matching:
             matching.save(out)
         found = _save(out, labels, command)
         missing = [label for label in models if found.model(label) is None]
-        wanted = {k: _together(vectorise, seeds * costs[k]["parameters"]) for k in missing}
-        return {k: laid_out_together(out, k, places, wanted[k]) for k in missing}
+        sizes = {label: costs[label]["parameters"] for label in missing}
+        return {
+            k: layout_of(out, k, sizes[k], places, trials[k], sweep, vectorise) for k in missing
+        }
 
-    together = from_first("what is missing", look)
-    units = {k: units_of(k, models[k], places, out, together=together[k]) for k in together}
-    own = {label: _own(experiment) for label, experiment in models.items()}
-    done = len(models) - len(units)
+    layouts = from_first("what is missing", look)
+    plans = plans_of(models, out, places, sweep, trials, layouts)
+    done = len(models) - len(plans)
     progress = progress if is_first() else SILENT
     progress.models(len(models), done)
     with StopRequest(first.train.stop_seconds, lambda: work.release()) as stop:
-        work = Work(units, costs, own, held, stop, progress)
+        work = Work(plans, costs, _own, held, stop, progress)
         for _ in work.each():
             done += 1
             if is_first():
@@ -190,7 +196,7 @@ def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
 
 
 def _found(
-    models: Mapping[str, Experiment], out: Path, seeds: tuple[int, ...], held: Held
+    models: Mapping[str, Experiment], out: Path, shared: Mapping[str, Any]
 ) -> Comparison | None:
     """What `out` holds already. Raises ValueError if that is of another configuration."""
     if out.exists() and not out.is_dir():
@@ -201,13 +207,14 @@ def _found(
         return None
     found = results.load(out / results.FILE)
     first = next(iter(models.values()))
-    changed = _changes(found.config, _shared(first, seeds, held))
+    changed = _changes(found.config, shared)
     if found.selection != first.task.selection:
         changed.append(f"model selection: {found.selection!r} there, {first.task.selection!r} here")
     for label, experiment in models.items():
         old = found.model(label)
         if old is not None:
-            changed += _changes(old.config, _own(experiment), f"{label}: ")
+            chosen = {} if old.chosen is None else old.trials[old.chosen].values
+            changed += _changes(old.config, _tuned(experiment, chosen), f"{label}: ")
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)
         raise ValueError(
@@ -223,18 +230,32 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
     return [f"{prefix}{d}" for d in differences(old, new)]
 
 
-def _shared(experiment: Experiment, seeds: tuple[int, ...], held: Held) -> dict[str, Any]:
+def _tuned(experiment: Experiment, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`_own` with what was chosen, as far as this model has it."""
+    known = {name: value for name, value in values.items() if name in fields_of(experiment)}
+    return _own(with_values(experiment, known))
+
+
+def _shared(
+    experiment: Experiment, seeds: tuple[int, ...], held: Held, sweep: Sweep | None
+) -> dict[str, Any]:
     whole = comparable(experiment.to_dict())
     whole["train"].pop("replicas")  # `seeds` says it, however they are trained
     data = {DATA: held} if held else {}
-    return {**{part: whole[part] for part in SHARED}, "seeds": list(seeds), **data}
+    tried = {"sweep": sweep.to_dict()} if sweep else {}
+    return {**{part: whole[part] for part in SHARED}, "seeds": list(seeds), **tried, **data}
 
 
 def _own(experiment: Experiment) -> dict[str, Any]:
     return {k: v for k, v in comparable(experiment.to_dict()).items() if k not in SHARED}
 
 
-def _started(experiment: Experiment, seeds: tuple[int, ...], held: Held) -> Comparison:
+def _started(
+    experiment: Experiment,
+    seeds: tuple[int, ...],
+    shared: Mapping[str, Any],
+    sweep: Sweep | None,
+) -> Comparison:
     """A comparison without models."""
     task = experiment.task
     return Comparison(
@@ -244,14 +265,19 @@ def _started(experiment: Experiment, seeds: tuple[int, ...], held: Held) -> Comp
         main_metric=task.main_metric,
         higher_is_better=task.higher_is_better,
         models=(),
-        config=_shared(experiment, seeds, held),
+        config=shared,
         versions=results.versions(),
         data=_about_data(experiment, seeds),
         baselines=task.baselines("test"),
-        notes=(_selection_note(experiment), *NOTES, *task.notes),
+        notes=(*_notes_of(sweep, experiment), *NOTES, *task.notes),
         selection=task.selection,
         solved_at=task.solved_at,
     )
+
+
+def _notes_of(sweep: Sweep | None, experiment: Experiment) -> tuple[str, ...]:
+    first = _selection_note(experiment)
+    return (first, tuning_note(sweep, experiment.task)) if sweep else (first,)
 
 
 def _selection_note(experiment: Experiment) -> str:
@@ -288,7 +314,3 @@ def digest_of(source: Source, count: int = DIGESTED) -> str:
             total.update(f"{name} {value.dtype.str} {value.shape}".encode())
             total.update(value.tobytes())
     return total.hexdigest()
-
-
-def _together(vectorise: Vectorise, parameters: int) -> bool:
-    return vectorise == "always" or (vectorise == "auto" and parameters <= SMALL)

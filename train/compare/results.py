@@ -32,7 +32,13 @@ from seqzoo.train.shapes import checked_config
 FILE, TIMINGS, RUNS = "results.json", "timings.json", "runs"
 MODEL, TIMING = "model.json", "timing.json"
 # Fields that are no results.
-TIMED = ("tokens_per_second", "step_seconds", "train_seconds", "compile_seconds")
+TIMED = (
+    "tokens_per_second",
+    "step_seconds",
+    "train_seconds",
+    "compile_seconds",
+    "tuning_seconds",
+)
 VERSION, OLDEST = 2, 1  # what is written, and the oldest that is read
 PACKAGES = ("seqzoo", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
 
@@ -49,6 +55,16 @@ class SeedResult:
     tested: int | None = None  # the step whose parameters `final` is of; None: the last
     failure: Failure | None = None  # step, groups, loss and skipped; None: it finished
     skipped: int = 0  # steps that were not finite
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What was tried before the final runs, on seeds of its own and on validation alone."""
+
+    values: Mapping[str, Any]  # "optim.peak_lr" -> its value
+    scores: tuple[float | None, ...] = ()  # of each seed, in main_metric, as the task selects
+    losses: tuple[float | None, ...] = ()  # of each seed at its last step, also on validation
+    failure: str = ""  # why it counts for nothing; empty: it does
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +86,9 @@ class ModelResult:
     train_seconds: float | None = None  # wall time of the steps, compilation and evaluation not in
     compile_seconds: float | None = None
     claims: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of mixers from outside
+    trials: tuple[Trial, ...] = ()  # in their order; none where nothing was swept
+    chosen: int | None = None  # the trial whose values the final runs have
+    tuning_seconds: float | None = None  # of the trials, as train_seconds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,6 +233,7 @@ class _Timing(TypedDict):
     step_seconds: NotRequired[float | None]
     train_seconds: NotRequired[float | None]
     compile_seconds: NotRequired[float | None]
+    tuning_seconds: NotRequired[float | None]
 
 
 class _Timings(TypedDict):
@@ -232,7 +252,11 @@ def _model(content: Mapping[str, Any], timing: Mapping[str, Any], path: Path) ->
                     "many values as steps; the file is damaged"
                 )
     timed = {name: timing[name] for name in TIMED if name in timing}
-    return ModelResult(**{**content, **timed, "seeds": seeds})
+    trials = tuple(Trial(**trial) for trial in content.get("trials", ()))
+    chosen = content.get("chosen")
+    if chosen is not None and not 0 <= chosen < len(trials):
+        raise ValueError(f"{path}: {content['name']} has no trial {chosen}; the file is damaged")
+    return ModelResult(**{**content, **timed, "seeds": seeds, "trials": trials})
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> Path:

@@ -19,6 +19,7 @@ from seqzoo.train.compare.formats import (
 )
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.statistics import bounds_of, interval, share_interval
+from seqzoo.train.folder.run_folder import Failure
 from seqzoo.train.loop.claims import BROKEN
 
 GROWTH = {"constant": "", "undeclared": "not declared"}  # of a state
@@ -108,13 +109,16 @@ def failures(comparison: Comparison) -> list[str]:
     for model in comparison.models:
         for run in model.seeds:
             if run.failure is not None:
-                groups = ", ".join(run.failure.get("groups", ())) or "the loss"
-                step = run.failure.get("step")
-                lines.append(
-                    f"{model.name}, seed {run.seed}: not finite at step {step} ({groups})"
-                    f"{_after(run.failure.get('skipped', 1))}"
-                )
+                lines.append(f"{model.name}, seed {run.seed}: {_reason(run.failure)}")
     return lines
+
+
+def _reason(failure: Failure) -> str:
+    if failure.get("reason"):
+        return failure["reason"]
+    groups = ", ".join(failure.get("groups", ())) or "the loss"
+    after = _after(failure.get("skipped", 1))
+    return f"not finite at step {failure.get('step')} ({groups}){after}"
 
 
 def broken_claims(comparison: Comparison) -> list[str]:

@@ -20,15 +20,12 @@ import jax
 
 from seqzoo.train.checked import check_replicas, checked, read_json
 from seqzoo.train.compare.curves import read_curves, until
-from seqzoo.train.compare.results import (
-    MODEL,
-    RUNS,
-    ModelResult,
-    SeedResult,
-    save_model,
-)
+from seqzoo.train.compare.results import MODEL, ModelResult, SeedResult, save_model
+from seqzoo.train.compare.sweep import changes_model, with_values
+from seqzoo.train.compare.tuning import Tuned, stage_of, tuned_of, units_at
+from seqzoo.train.compare.units import TEST, Plan, Unit
 from seqzoo.train.config import Experiment
-from seqzoo.train.cost.cost import step_flops
+from seqzoo.train.cost.cost import cost, step_flops
 from seqzoo.train.devices.processes import failing_together, from_first, is_first
 from seqzoo.train.folder.files import plain, write_atomically
 from seqzoo.train.folder.lease import LeaseError
@@ -44,7 +41,7 @@ from seqzoo.train.loop.speed import step_speed
 from seqzoo.train.loop.state import TrainState
 from seqzoo.train.loop.streams import KEPT_BYTES, RunData
 
-TEST, SPEED = "test.json", "speed.json"
+SPEED = "speed.json"
 CURVE_POINTS = 40  # training metrics are means over a fortieth of the run
 POLL = 1.0  # seconds between looks whether another process has finished a model
 
@@ -60,59 +57,13 @@ class _Test(TypedDict):
     metrics: Mapping[str, float | list[float | None] | None]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Unit:
-    """Seeds of a model that share one program: one run, one folder."""
-
-    label: str
-    experiment: Experiment
-    path: Path
-
-    @property
-    def title(self) -> str:
-        """The label, with the seed where the unit is not the whole model."""
-        train = self.experiment.train
-        return self.label if self.path.name == self.label else f"{self.label} seed {train.seed}"
-
-    def result(self) -> dict[str, Any] | None:
-        """What the run has reported, if it is through: finished and tested, or failed."""
-        result = RunFolder(self.path).result()
-        replicas = self.experiment.train.replicas
-        if result is not None and not _is_of(result, replicas):
-            return None  # damaged: it is made again from the last checkpoint
-        through = result is not None and (_all_failed(result) or (self.path / TEST).exists())
-        return result if through else None
-
-
-def laid_out_together(out: Path, label: str, seeds: Sequence[int], wanted: bool) -> bool:
-    """Whether all seeds of a model are one unit; a folder that is there decides."""
-    path = out / RUNS / label
-    if len(seeds) == 1 or RunFolder(path).exists():
-        return True
-    return wanted and not any(RunFolder(path / f"seed{seed}").exists() for seed in seeds)
-
-
-def units_of(
-    label: str, experiment: Experiment, seeds: Sequence[int], out: Path, *, together: bool
-) -> list[Unit]:
-    """The units of a model: one for all seeds, or one for each."""
-    path = out / RUNS / label
-
-    def unit(path: Path, *seeds: int) -> Unit:
-        train = dataclasses.replace(experiment.train, seed=seeds[0], replicas=len(seeds))
-        own = dataclasses.replace(experiment, train=train)
-        return Unit(label=label, experiment=own, path=path)
-
-    return [unit(path, *seeds)] if together else [unit(path / f"seed{s}", s) for s in seeds]
-
-
 class Work:
     """The units that one process, or one group of processes, has to see through.
 
     Args:
-        units: label -> the units of a model.
+        plans: label -> what is trained of a model.
         costs: label -> fields of `ModelResult` that no run tells.
-        own: label -> configuration that the models do not share.
+        own: the configuration of a model that the others do not share.
         held: what the data hold.
         stop: asks for an end.
         progress: hears of the runs.
@@ -120,17 +71,17 @@ class Work:
 
     def __init__(
         self,
-        units: Mapping[str, list[Unit]],
+        plans: Mapping[str, Plan],
         costs: Mapping[str, Mapping[str, Any]],
-        own: Mapping[str, Mapping[str, Any]],
+        own: Callable[[Experiment], Mapping[str, Any]],
         held: Held,
         stop: StopRequest,
         progress: ComparisonProgress,
     ):
-        self._units, self._costs, self._own, self._held = units, costs, own, held
+        self._plans, self._costs, self._own, self._held = plans, costs, own, held
         self._stop, self._progress = stop, progress
-        self._data: dict[int, RunData] = {}  # by number of replicas
-        self._programs: dict[str, Program] = {}  # of the model at hand, by label
+        self._data: dict[tuple[int, ...], RunData] = {}  # by the replicas' seeds
+        self._programs: dict[str, Program] = {}  # the newest, by its configuration but for the seed
         self._mine: RunFolder | None = None  # the folder of the unit at hand
         self._stopped = False
 
@@ -144,7 +95,7 @@ class Work:
 
         Those of other processes are waited for. It ends early when a stop is requested.
         """
-        left = list(self._units)
+        left = list(self._plans)
         while left:
             through = from_first("which models are through", lambda: self._through(left))
             for label in through:
@@ -162,19 +113,22 @@ class Work:
     def _through(self, labels: Sequence[str]) -> list[str]:
         found = []
         for label in labels:
-            units = self._units[label]
-            folder = units[0].path if len(units) == 1 else units[0].path.parent
-            if not (folder / MODEL).exists():
+            plan = self._plans[label]
+            if not (plan.path / MODEL).exists():
+                stage = stage_of(plan)
+                units = units_at(plan, stage)
                 results = [unit.result() for unit in units]
-                if None in results:
+                if not stage["through"] or None in results:
                     continue
-                save_model(self._model(label, results), folder)
+                save_model(self._model(plan, units, results), plan.path)
             found.append(label)
         return found
 
     def _do_next(self, labels: Sequence[str]) -> None:
         """Trains and tests the first unit that nobody else has; waits a little if there is none."""
-        waiting = [unit for label in labels for unit in self._units[label]]
+        plans = [self._plans[label] for label in labels]
+        stages = from_first("what is due", lambda: [stage_of(plan) for plan in plans])
+        waiting = [u for p, s in zip(plans, stages, strict=True) for u in units_at(p, s)]
         with contextlib.ExitStack() as stack:
             if is_first():
                 stack.enter_context(failing_together(self.release))
@@ -220,6 +174,11 @@ class Work:
         if not result["complete"]:
             self._stopped = True  # on all processes, whichever was asked
             return
+        if not unit.trials:
+            self._test(unit, program, data, folder)
+
+    def _test(self, unit: Unit, program: Program, data: RunData, folder: RunFolder) -> None:
+        """Writes what the selected parameters give on the test split, and how fast they train."""
         selected = load_selected(program, unit.path)
         found = evaluate_batches(program, selected.params, selected.rest, *data.whole("test"))
         found.pop("examples")
@@ -232,21 +191,23 @@ class Work:
 
     def _program(self, unit: Unit) -> Program:
         """The unit's program; the seeds of a model use one after another the same."""
-        if unit.label not in self._programs:
-            self._programs = {unit.label: make_program(unit.experiment)}
-        return self._programs[unit.label]._replace(experiment=unit.experiment)
+        train = dataclasses.replace(unit.experiment.train, seed=0)
+        key = dataclasses.replace(unit.experiment, train=train).key()
+        if key not in self._programs:
+            self._programs = {key: make_program(unit.experiment)}
+        return self._programs[key]._replace(experiment=unit.experiment)
 
     def _data_of(self, unit: Unit, program: Program) -> RunData:
         """The data of the unit; all models share it where they have all seeds at once."""
-        train = unit.experiment.train
+        train, seeds = unit.experiment.train, unit.experiment.seeds
         if train.replicas == 1:
             return RunData(unit.experiment, program.mesh, keep=KEPT_BYTES)
-        if train.replicas not in self._data:
+        if seeds not in self._data:
             data = RunData(unit.experiment, program.mesh, keep=KEPT_BYTES)
             # The first model would otherwise be timed with the making of everybody's data.
             data.train.fill(train.steps)
-            self._data[train.replicas] = data
-        return self._data[train.replicas]
+            self._data[seeds] = data
+        return self._data[seeds]
 
     def _speed(self, unit: Unit, program: Program, data: RunData, state: TrainState) -> _Speed:
         """A step of one seed alone on the first batch, whatever trains at once here."""
@@ -262,29 +223,44 @@ class Work:
         seconds, rate = step_speed(program, state, batch)
         return {"tokens_per_second": rate, "step_seconds": seconds, "step_flops": flops}
 
-    def _model(self, label: str, results: Sequence[Mapping[str, Any]]) -> ModelResult:
-        units = self._units[label]
+    def _model(
+        self, plan: Plan, units: Sequence[Unit], results: Sequence[Mapping[str, Any]]
+    ) -> ModelResult:
+        """What came of a model; without units where none of its trials has finished."""
+        tuned = tuned_of(plan) if plan.trials else None
+        values = {} if tuned is None or tuned["chosen"] is None else plan.trials[tuned["chosen"]]
+        experiment = with_values(plan.experiment, values)
         speeds = [_read(unit.path / SPEED, _Speed) for unit in units]
+        pairs = zip(units, results, strict=True)
+        seeds = [seed for unit, result in pairs for seed in _seed_results(unit, result)]
 
         def of(name: str, best: Callable) -> float | None:
             return best((speed[name] for speed in speeds if speed.get(name)), default=None)
 
         return ModelResult(
-            name=label,
-            seeds=tuple(
-                seed
-                for unit, result in zip(units, results, strict=True)
-                for seed in _seed_results(unit, result)
-            ),
-            steps=units[0].experiment.train.steps,
-            config=self._own[label],
+            name=plan.label,
+            seeds=tuple(seeds or _untrained(plan)),
+            steps=experiment.train.steps,
+            config=self._own(experiment),
             tokens_per_second=of("tokens_per_second", max),
             step_seconds=of("step_seconds", min),
             step_flops=of("step_flops", min),
             train_seconds=sum(result["seconds"] for result in results),
             compile_seconds=sum(result["compile_seconds"] for result in results),
-            **self._costs[label],
+            **(_tuning_of(tuned) if tuned else {}),
+            **{**self._costs[plan.label], **(cost(experiment) if changes_model(values) else {})},
         )
+
+
+def _tuning_of(tuned: Tuned) -> dict[str, Any]:
+    fields = {"trials": tuple(tuned["trials"]), "chosen": tuned["chosen"]}
+    return {**fields, "tuning_seconds": tuned["seconds"]}
+
+
+def _untrained(plan: Plan) -> list[SeedResult]:
+    """The seeds of a model that has no values to be trained with."""
+    why = f"each of its {len(plan.trials)} trials failed"
+    return [SeedResult(seed=seed, failure={"step": 0, "reason": why}) for seed in plan.seeds]
 
 
 def _seed_results(unit: Unit, result: Mapping[str, Any]) -> list[SeedResult]:
@@ -313,23 +289,6 @@ def _seed_results(unit: Unit, result: Mapping[str, Any]) -> list[SeedResult]:
             )
         )
     return made
-
-
-def _is_of(result: Mapping[str, Any], replicas: int) -> bool:
-    """Whether a result has what a comparison reads, of as many replicas."""
-    if not {"failure", "skipped", "seconds", "compile_seconds"} <= result.keys():
-        return False
-    try:
-        for name in ("failure", "skipped"):
-            check_replicas(result[name], replicas, name)
-    except ValueError:
-        return False
-    return True
-
-
-def _all_failed(result: Mapping[str, Any]) -> bool:
-    failure = result.get("failure")
-    return bool(all(failure) if isinstance(failure, list) else failure)
 
 
 def _read(path: Path, kind: type) -> dict[str, Any]:

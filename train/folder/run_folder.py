@@ -41,6 +41,7 @@ class Failure(TypedDict):
     groups: NotRequired[list[str]]
     loss: NotRequired[float | None]
     skipped: NotRequired[int]
+    reason: NotRequired[str]  # of a run that was not begun
 
 
 class RunResult(TypedDict):

@@ -8,7 +8,7 @@ from seqzoo import tasks
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.cli.compare import labelled
 from seqzoo.train.compare import comparison as module
-from seqzoo.train.compare import results, work
+from seqzoo.train.compare import results, units, work
 from seqzoo.train.compare.comparison import digest_of
 from seqzoo.train.config import Experiment
 from seqzoo.train.cost.cost import cost
@@ -52,7 +52,7 @@ def finish(unit, accuracy, tested=None, failure=None):
     result |= {"train": {}, "validation": {}}
     RunFolder(unit.path).finish(result)
     tests = {"step": tested, "metrics": {"accuracy": each(accuracy), "loss": each(1.0)}}
-    (unit.path / work.TEST).write_text(json.dumps(tests))
+    (unit.path / units.TEST).write_text(json.dumps(tests))
     (unit.path / work.SPEED).write_text('{"tokens_per_second": 3.0}')
 
 
@@ -139,7 +139,7 @@ def test_models_of_two_processes_are_all_there_and_each_is_trained_once(tmp_path
         def do(self, unit):
             if not done:
                 assert unit.label == "gru"
-                lru = self._units["lru"][0]
+                (lru,) = self._plans["lru"].final_units({})
                 others.adopt(lru.experiment)
                 finish(lru, 0.5)
                 others.release()

@@ -6,7 +6,7 @@ import pytest
 
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.compare import comparison as module
-from seqzoo.train.compare import results, work
+from seqzoo.train.compare import results, units, work
 from seqzoo.train.compare.comparison import compare
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 from seqzoo.train.folder.lease import LOCK
@@ -108,8 +108,8 @@ def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path, monkey
     assert all((m.step_seconds, m.tokens_per_second) == (2.0, 1.0) for m in found)
     assert found[0].step_flops == found[1].step_flops > 0  # of one seed
     # What is laid out in one way is so for whoever comes next.
-    assert work.laid_out_together(tmp_path / "always", "a", (3, 4), wanted=False)
-    assert not work.laid_out_together(tmp_path / "never", "a", (3, 4), wanted=True)
+    assert units.laid_out_together(tmp_path / "always", "a", (3, 4), wanted=False)
+    assert not units.laid_out_together(tmp_path / "never", "a", (3, 4), wanted=True)
 
 
 @pytest.mark.of_the_day
