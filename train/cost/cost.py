@@ -55,7 +55,7 @@ def step_flops(program: Program) -> float:
     """
     task, train = program.experiment.task, program.experiment.train
     batch = training_shapes(program, task, train.batch_size)
-    return operations(program.step, program.like, batch, replica_keys(train)[1]).total
+    return operations(program.step, program.like, batch, replica_keys(program.experiment)[1]).total
 
 
 def _bytes(state: PyTree) -> int:

@@ -43,7 +43,7 @@ class _Timed:
     def __init__(self, experiment: Experiment, batch: HostBatch | None = None):
         self._program = make_program(experiment)
         self.batch = batch or next(iter(RunData(experiment, self._program.mesh).train))
-        first, self._key = replica_keys(experiment.train)
+        first, self._key = replica_keys(experiment)
         self._state: Any = self._program.init(first)
         self._placed = to_devices(self.batch, self._program.rows)
         self.step()  # compiles
