@@ -72,7 +72,7 @@ def trained(made, steps=2):
     devices = jax.devices()[: made.mesh.data * made.mesh.fsdp]
     program = make_program(made, devices=devices)
     data = RunData(made, program.mesh)
-    first, key = replica_keys(made.train)
+    first, key = replica_keys(made)
     state, found, packed = program.init(first), [], 0
     for batch in itertools.islice(data.train, steps):
         packed += PACKED[0] in batch
