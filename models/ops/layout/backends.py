@@ -31,6 +31,8 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     # (Performer 171 against 208); on a v5e 1.2 times the cycles for V=128 and one (docs/forms.md),
     # more for narrower heads.
     "normaliser": {"cpu": "apart", "gpu": "together", "tpu": "together"},
+    # Of an H100 the compiler starts TODO.
+    "chunks": {"cpu": "walk", "gpu": "together", "tpu": "walk"},
     "attention": {"cpu": "small blocks", "gpu": "large blocks", "tpu": "large blocks"},
 }
 

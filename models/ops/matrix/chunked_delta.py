@@ -19,8 +19,15 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence
-from seqzoo.models.ops.matrix.chunks import check_decays, decays, over_chunks
-from seqzoo.models.ops.matrix.decayed_pairs import Masks, PerHead, Reader, at_borders, decayed_pairs
+from seqzoo.models.ops.matrix.chunks import Affine, check_decays, decays, over_chunks
+from seqzoo.models.ops.matrix.decayed_pairs import (
+    Masks,
+    Pairs,
+    PerHead,
+    Reader,
+    at_borders,
+    decayed_pairs,
+)
 from seqzoo.models.ops.matrix.triangular import unit_inverse
 
 # Steps per chunk, about the key width. B=4, H=4, K=V=32, L=2048 on one CPU core, forward and
@@ -78,8 +85,9 @@ def _rows(
     """All chunks of rows."""
     (most, before), (terms, layout) = shared, inputs
     most = power_of_two(min(most, terms.q.shape[1]))
-    step, rows = functools.partial(_step, before), terms._replace(log_decay=None)
-    s, o = over_chunks(step, s0, rows, terms.log_decay, layout, most)
+    step, chunk = functools.partial(_step, before), functools.partial(_chunk, before)
+    rows = terms._replace(log_decay=None)
+    s, o = over_chunks(chunk, s0, rows, terms.log_decay, layout, most, step=step)
     return o, s
 
 
@@ -116,28 +124,56 @@ def power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
+def _pairs(
+    before: bool, terms: Inputs, decay: PerHead | Array | None, masks: Masks | None
+) -> Pairs:
+    """What a and q read, and b and k write."""
+    writers = [terms.b] if terms.k is None else [terms.b, terms.k]
+    readers = [Reader(terms.a, own=False, before=before), Reader(terms.q, own=True)]
+    return at_borders(decayed_pairs(readers, writers, decay), masks)
+
+
 def _step(
     before: bool, s: Array, terms: Inputs, decay: PerHead | Array | None, masks: Masks | None
 ) -> tuple[Array, Array]:
     """One chunk: the state after it and its outputs [B, H, C, V]."""
-    q, a, b, u, k, v, _ = terms
-    writers = [b] if k is None else [b, k]
-    readers = [Reader(a, own=False, before=before), Reader(q, own=True)]
-    pairs = at_borders(decayed_pairs(readers, writers, decay), masks)
+    u, v = terms.u, terms.v
+    pairs = _pairs(before, terms, decay, masks)
     (a_b, *a_k), from_q = pairs.products
     a, q = pairs.reads
     right = a @ s
     if u is not None:
         right = right + u
-    if k is not None:
+    if v is not None:
         right = right + a_k[0] @ v
     w = unit_inverse(a_b) @ right
-    written = [w] if k is None else [w, v]
+    written = [w] if v is None else [w, v]
     o = q @ s + sum(p @ x for p, x in zip(from_q, written, strict=True))
     s = s if pairs.whole is None else s * pairs.whole
     for y, x in zip(pairs.writes, written, strict=True):
         s = s + jnp.swapaxes(y, -1, -2) @ x
     return s, o
+
+
+def _chunk(
+    before: bool, terms: Inputs, decay: PerHead | Array | None, masks: Masks | None
+) -> Affine:
+    """The same as a matrix for the state: `_step` with w = (inverse a) s + inverse right."""
+    u, v = terms.u, terms.v
+    pairs = _pairs(before, terms, decay, masks)
+    (a_b, *a_k), from_q = pairs.products
+    a, q = pairs.reads
+    right = [x for x in (u, None if v is None else a_k[0] @ v) if x is not None]
+    w = unit_inverse(a_b) @ jnp.concatenate([a, sum(right)], -1)
+    o, s = from_q[0] @ w, jnp.swapaxes(pairs.writes[0], -1, -2) @ w
+    keys = a.shape[-1]
+    (read, own), (keep, add) = (jnp.split(x, [keys], axis=-1) for x in (o, s))
+    if v is not None:
+        own = own + from_q[1] @ v
+        add = add + jnp.swapaxes(pairs.writes[1], -1, -2) @ v
+    kept = jnp.eye(keys, dtype=keep.dtype)
+    keep = keep + (kept if pairs.whole is None else kept * pairs.whole)
+    return Affine(keep, add, q + read, own)
 
 
 def check(op: str, q, like_q: dict[str, Array], v, log_decay, s0, chunk_size) -> None:

@@ -1,8 +1,15 @@
-"""What the ops that run in chunks share: cutting rows, and decays that broadcast."""
+"""What the ops that run in chunks share: cutting rows, walking over chunks, decays that broadcast.
+
+What a chunk does to a state is affine, so the chunks of a row need not wait for each other: a
+platform that starts many small kernels dearly computes them at once, with a prefix over what they
+do to the state; a CPU walks from chunk to chunk.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.matrix.decayed_pairs import masks_of, prepared, whole_blocks
 
@@ -33,18 +41,44 @@ def to_rows(o: Shaped[Array, "N B H C D"], length: int) -> Shaped[Array, "B L H 
     return o.transpose(1, 0, 3, 2, 4).reshape(batch, count * size, heads, width)[:, :length]
 
 
+# Chunks that are computed at once, the next as many after them: what lies between their products
+# and their outputs is kept no longer.
+AT_ONCE = 64
+
+
+class Affine(NamedTuple):
+    """A chunk as a function of the state s before it: after it keep s + add, outputs read s + own.
+
+    The leaves of `add` and `own` are parts of the state's and the outputs' columns.
+    """
+
+    # A matrix, or factors [B, H, #K, 1] of the rows of s, or None where all is kept.
+    keep: Float[Array, "B H #K #K"] | None
+    add: PyTree[Float[Array, "B H K V"]]
+    read: Float[Array, "B H C K"]
+    own: PyTree[Float[Array, "B H C V"]]
+
+    def of(self, s: PyTree) -> tuple[PyTree, PyTree]:
+        """The state after the chunk, and its outputs."""
+        o = jax.tree.map(lambda s, own: self.read @ s + own, s, self.own)
+        return jax.tree.map(lambda s, add: _kept(self.keep, s) + add, s, self.add), o
+
+
 def over_chunks(
-    step: Callable[..., tuple[PyTree, PyTree]],
+    chunk: Callable[..., Affine],
     s0: PyTree[Float[Array, "B H K V"]],
     rows: PyTree[Shaped[Array, "B L H D"]],
     log_decay: Float[Array, "#B L H #K"] | None,
     layout: Segments,
     most: int,
+    *,
+    step: Callable[..., tuple[PyTree, PyTree]] | None = None,
 ) -> tuple[PyTree[Float[Array, "B H K V"]], PyTree[Float[Array, "B L H V"]]]:
-    """The last state and all outputs of step(state, rows, decays, masks) -> (state, outputs).
+    """The last state and all outputs of what `chunk` makes of (rows, decays, masks).
 
     Chunks have at most `most` steps, rounded up to what `decayed_pairs` takes. Gradients keep the
-    rows and one state a chunk; the rest is computed again.
+    rows and one state a chunk, or `AT_ONCE` chunks; the rest is computed again. `step` is
+    (state, rows, decays, masks) -> (state, outputs) where that is cheaper than by the matrix.
     """
     length = layout.position.shape[1]
     size = whole_blocks(min(most, length))
@@ -55,14 +89,70 @@ def over_chunks(
         run = to_chunks(layout.run[..., None, None], size)
         last = run[..., -1:, :]
         runs = run, jnp.concatenate([jnp.zeros_like(last[:1]), last[:-1]])  # s0 is of run 0
+    step = step or (lambda s, *terms: chunk(*terms).of(s))
+    walk = functools.partial(_walk, step)
+    together = functools.partial(_together, chunk)
+    if len(jax.tree.leaves(chunks)[0]) == 1:
+        s_last, o = walk(s0, (chunks, g, runs))
+    else:
+        s_last, o = forms.run("chunks", {"walk": walk, "together": together}, s0, (chunks, g, runs))
+    return s_last, jax.tree.map(lambda x: to_rows(x, length), o)
 
+
+def _masked(chunk: tuple) -> tuple:
+    rows, g, runs = chunk
+    return rows, g, None if runs is None else masks_of(*runs)
+
+
+def _walk(step: Callable, s0: PyTree, chunks: tuple) -> tuple[PyTree, PyTree]:
     def body(state: PyTree, chunk: tuple) -> tuple[PyTree, PyTree]:
-        rows, g, runs = chunk
-        return step(state, rows, g, None if runs is None else masks_of(*runs))
+        return step(state, *_masked(chunk))
 
     # Inside a scan no barrier is needed to keep the recomputation.
-    s_last, o = lax.scan(jax.checkpoint(body, prevent_cse=False), s0, (chunks, g, runs))
-    return s_last, jax.tree.map(lambda x: to_rows(x, length), o)
+    return lax.scan(jax.checkpoint(body, prevent_cse=False), s0, chunks)
+
+
+def _together(chunk: Callable[..., Affine], s0: PyTree, chunks: tuple) -> tuple[PyTree, PyTree]:
+    """Many chunks at once; those that fill up the last of several groups leave the state as is."""
+    count = len(jax.tree.leaves(chunks)[0])
+    groups = -(-count // AT_ONCE)
+    each = -(-count // groups)
+
+    def grouped(x: Array) -> Array:
+        mode = "edge" if jnp.issubdtype(x.dtype, jnp.integer) else "constant"
+        rest = [(0, groups * each - count), *[(0, 0)] * (x.ndim - 1)]
+        return jnp.pad(x, rest, mode=mode).reshape(groups, each, *x.shape[1:])
+
+    def body(s: PyTree, group: tuple) -> tuple[PyTree, PyTree]:
+        affine = jax.vmap(lambda *terms: chunk(*_masked(terms)))(*group)
+        before, last = _states(affine, s)
+        o = jax.tree.map(lambda s, own: affine.read @ s + own, before, affine.own)
+        return last, o
+
+    last, o = lax.scan(jax.checkpoint(body, prevent_cse=False), s0, jax.tree.map(grouped, chunks))
+    return last, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], o)
+
+
+def _states(chunks: Affine, s: PyTree) -> tuple[PyTree, PyTree]:
+    """The states before each chunk, and behind the last, by a parallel prefix over their maps."""
+    keep, add = chunks.keep, chunks.add
+    keep_first = None if keep is None else keep[0]
+    add = jax.tree.map(lambda s, x: x.at[0].add(_kept(keep_first, s)), s, add)
+
+    def then(one: tuple, two: tuple) -> tuple:
+        (keep_one, add_one), (keep_two, add_two) = one, two
+        add = jax.tree.map(lambda x, y: _kept(keep_two, x) + y, add_one, add_two)
+        return None if keep_one is None else _kept(keep_two, keep_one), add
+
+    _, after = lax.associative_scan(then, (keep, add))
+    before = jax.tree.map(lambda s, x: jnp.concatenate([s[None], x[:-1]]), s, after)
+    return before, jax.tree.map(lambda x: x[-1], after)
+
+
+def _kept(keep: Array | None, s: Array) -> Array:
+    if keep is None:
+        return s
+    return keep * s if keep.shape[-1] == 1 else keep @ s
 
 
 def decays(

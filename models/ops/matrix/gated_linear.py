@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.ops.layout import backends as forms
@@ -26,7 +27,7 @@ from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.cpu import last_column_apart
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence, decayed
-from seqzoo.models.ops.matrix.chunks import check_decays, decays, over_chunks
+from seqzoo.models.ops.matrix.chunks import Affine, check_decays, decays, over_chunks
 from seqzoo.models.ops.matrix.decayed_pairs import (
     Masks,
     PerHead,
@@ -193,9 +194,9 @@ def _in_columns(
 ) -> tuple[Array, Array]:
     """`_rows`, with products apart for so many columns of v each."""
     q, k, v, g, layout = inputs
-    step = functools.partial(_step, read_before, feature_map)
+    chunk = functools.partial(_chunk, read_before, feature_map, s0.dtype)
     rows = q, k, _columns(v, widths)
-    s_last, o = over_chunks(step, _columns(s0, widths), rows, g, layout, most)
+    s_last, o = over_chunks(chunk, _columns(s0, widths), rows, g, layout, most)
     return jnp.concatenate(o, -1), jnp.concatenate(s_last, -1)
 
 
@@ -203,25 +204,22 @@ def _columns(x: Array, widths: tuple[int, ...]) -> tuple[Array, ...]:
     return tuple(jnp.split(x, list(itertools.accumulate(widths))[:-1], axis=-1))
 
 
-def _step(
+def _chunk(
     read_before: bool,
     feature_map: FeatureMap | None,
-    state: tuple,
+    dtype: DTypeLike,
     rows: tuple,
     g: PerHead | Array | None,
     masks: Masks | None,
-) -> tuple[tuple, tuple]:
-    """One chunk: the state after it and its outputs, each by columns of v."""
+) -> Affine:
+    """What one chunk does to the state, by columns of v."""
     q, k, v = rows
-    q, k, *v = (x.astype(state[0].dtype) for x in (q, k, *v))
+    q, k, *v = (x.astype(dtype) for x in (q, k, *v))
     q, k = feature_map(q, k) if feature_map else (q, k)
     reader = Reader(q, own=not read_before, before=read_before)
     pairs = at_borders(decayed_pairs([reader], [k], g), masks)
     [[within]], [reads], [writes] = pairs.products, pairs.reads, pairs.writes
     heads = v[0].shape[1]
     within, reads, writes = (for_heads(x, heads) for x in (within, reads, writes))
-    o = tuple(reads @ x + within @ y for x, y in zip(state, v, strict=True))
     writes = jnp.swapaxes(writes, -1, -2)
-    kept = state if pairs.whole is None else tuple(x * pairs.whole for x in state)
-    after = (x + writes @ y for x, y in zip(kept, v, strict=True))
-    return tuple(after), o
+    return Affine(pairs.whole, tuple(writes @ y for y in v), reads, tuple(within @ y for y in v))

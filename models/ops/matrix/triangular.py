@@ -23,8 +23,9 @@ def unit_inverse(p: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
     if side <= BLOCK or side % 2:
         return _unit_inverse_block(p)
     half = side // 2
-    diagonal = jnp.stack([p[..., :half, :half], p[..., half:, half:]])
-    first, second = unit_inverse(diagonal)
+    diagonal = jnp.stack([p[..., :half, :half], p[..., half:, half:]], axis=-3)
+    inverse = unit_inverse(diagonal)
+    first, second = inverse[..., 0, :, :], inverse[..., 1, :, :]
     corner = _matmul(_matmul(second, p[..., half:, :half]), first)
     top = jnp.concatenate([first, jnp.zeros_like(corner)], -1)
     return jnp.concatenate([top, jnp.concatenate([corner, second], -1)], -2)
