@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import importlib
 import importlib.metadata
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from seqzoo.train.cli.errors import (
     CHECKPOINT,
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     only_sentences()
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:  # closed: the next file would take its number
-            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
+            setattr(sys, name, _nowhere("w" if number else "r"))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a terminal may not know all signs
     code = 0
@@ -72,6 +74,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         atexit._run_exitfuncs()
         os._exit(code)
     sys.exit(code)
+
+
+def _nowhere(mode: str) -> TextIO:
+    """What reads and writes nothing; in memory where no file can be opened."""
+    try:
+        return open(os.devnull, mode)
+    except OSError:
+        return io.TextIOWrapper(io.BytesIO())
 
 
 def dispatch(argv: Sequence[str], begin: Callable[[str], None] = lambda verb: None) -> int:

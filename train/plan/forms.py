@@ -278,6 +278,9 @@ def _all_forms() -> Iterator[Form]:
     yield from _in_chunks(
         "gated_delta_rule", ops.gated_delta_rule, _delta_arguments, (16, 32, 64, 128)
     )
+    for form in ("walk", "together"):
+        name = f"chunks, {form}"
+        yield Form("gated_delta_rule", name, ops.gated_delta_rule, _delta_arguments, "chunks", form)
     yield from _in_chunks(
         "dplr_delta_rule", ops.dplr_delta_rule, lambda n: _heads(n, *[WIDTH] * 3), (16, 32, 64)
     )

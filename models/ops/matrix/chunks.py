@@ -112,25 +112,27 @@ def _walk(step: Callable, s0: PyTree, chunks: tuple) -> tuple[PyTree, PyTree]:
     return lax.scan(jax.checkpoint(body, prevent_cse=False), s0, chunks)
 
 
-def _together(chunk: Callable[..., Affine], s0: PyTree, chunks: tuple) -> tuple[PyTree, PyTree]:
-    """Many chunks at once; those that fill up the last of several groups leave the state as is."""
-    count = len(jax.tree.leaves(chunks)[0])
-    groups = -(-count // AT_ONCE)
-    each = -(-count // groups)
+def _together(chunk: Callable[..., Affine], s: PyTree, chunks: tuple) -> tuple[PyTree, PyTree]:
+    """Many chunks at once, in groups of `AT_ONCE` and one of what is left."""
 
-    def grouped(x: Array) -> Array:
-        mode = "edge" if jnp.issubdtype(x.dtype, jnp.integer) else "constant"
-        rest = [(0, groups * each - count), *[(0, 0)] * (x.ndim - 1)]
-        return jnp.pad(x, rest, mode=mode).reshape(groups, each, *x.shape[1:])
-
-    def body(s: PyTree, group: tuple) -> tuple[PyTree, PyTree]:
-        affine = jax.vmap(lambda *terms: chunk(*_masked(terms)))(*group)
+    def group(s: PyTree, chunks: tuple) -> tuple[PyTree, PyTree]:
+        affine = jax.vmap(lambda *terms: chunk(*_masked(terms)))(*chunks)
         before, last = _states(affine, s)
         o = jax.tree.map(lambda s, own: affine.read @ s + own, before, affine.own)
         return last, o
 
-    last, o = lax.scan(jax.checkpoint(body, prevent_cse=False), s0, jax.tree.map(grouped, chunks))
-    return last, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], o)
+    groups, rest = divmod(len(jax.tree.leaves(chunks)[0]), AT_ONCE)
+    outs = []
+    if groups:
+        full = jax.tree.map(
+            lambda x: x[: groups * AT_ONCE].reshape(groups, AT_ONCE, *x.shape[1:]), chunks
+        )
+        s, o = lax.scan(jax.checkpoint(group, prevent_cse=False), s, full)
+        outs.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), o))
+    if rest:
+        s, o = jax.checkpoint(group)(s, jax.tree.map(lambda x: x[-rest:], chunks))
+        outs.append(o)
+    return s, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
 
 
 def _states(chunks: Affine, s: PyTree) -> tuple[PyTree, PyTree]:

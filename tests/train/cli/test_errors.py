@@ -123,6 +123,18 @@ def test_output_that_knows_few_signs_or_is_full(monkeypatch, capsys, raw, code):
         assert capsys.readouterr().err == ""
 
 
+def test_closed_streams_where_no_file_can_be_opened(monkeypatch):
+    def none_left(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(command, "open", none_left, raising=False)
+    monkeypatch.setattr(command, "only_sentences", lambda: None)
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+
+
 def test_the_version(capsys):
     assert dispatch(["--version"]) == 0
     assert capsys.readouterr().out == "seqzoo 0.1.0\n"
