@@ -31,9 +31,9 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     # (Performer 171 against 208); on a v5e 1.2 times the cycles for V=128 and one (docs/forms.md),
     # more for narrower heads.
     "normaliser": {"cpu": "apart", "gpu": "together", "tpu": "together"},
-    # A GPU starts kernels dearly. Forward and backward over 2,048 tokens, width 256, compiled for an
-    # H100, walking from chunk to chunk and at once: Gated DeltaNet 3,300 and 192 kernels, GLA 3,400
-    # and 115; RWKV-7 over 1,024 tokens 2,900 and 342. Estimates of a compiler, twice the memory.
+    # A GPU starts kernels dearly. Forward and backward over 2,048 tokens, width 256, compiled for
+    # an H100, walking from chunk to chunk and at once: Gated DeltaNet 3,300 and 192 kernels, GLA
+    # 3,400 and 115; RWKV-7 over 1,024 tokens 2,900 and 342, for twice the memory.
     "chunks": {"cpu": "walk", "gpu": "together", "tpu": "walk"},
     "attention": {"cpu": "small blocks", "gpu": "large blocks", "tpu": "large blocks"},
 }
