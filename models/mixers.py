@@ -31,6 +31,7 @@ from seqzoo.models.linear_attention.norm_attention import NormAttention
 from seqzoo.models.linear_attention.performer import Performer
 from seqzoo.models.linear_attention.retnet import RetNet
 from seqzoo.models.linear_attention.rwkv4 import RWKV4
+from seqzoo.models.linear_attention.rwkv5 import RWKV5
 from seqzoo.models.linear_attention.rwkv6 import RWKV6
 from seqzoo.models.linear_attention.rwkv7 import RWKV7
 from seqzoo.models.mixer import Mixer
@@ -88,6 +89,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "mlstm": MLSTM,
     "lightning_attention": LightningAttention,
     "rwkv4": RWKV4,
+    "rwkv5": RWKV5,
     "rwkv6": RWKV6,
     "rwkv7": RWKV7,
     "deltanet": DeltaNet,

@@ -119,6 +119,12 @@ PRESETS: dict[str, Preset] = {
         {**_RWKV, "feedforward": "rwkv", "expansion": 4.0},
         "Peng et al. 2023, arXiv:2305.13048",
     ),
+    "rwkv5_lm": Preset(
+        ("rwkv5",),
+        {},
+        {**_RWKV, "feedforward": "rwkv", "expansion": 3.5},
+        "Peng et al. 2024, arXiv:2404.05892, Eagle",
+    ),
     "rwkv6_lm": Preset(
         ("rwkv6",),
         {},

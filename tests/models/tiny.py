@@ -69,6 +69,7 @@ TINY = {
     "mlstm": {"num_heads": 2, "d_key": 3, "gate_cap": 5.0, "chunk_size": 4},
     "lightning_attention": {"num_heads": 2, "chunk_size": 4},
     "rwkv4": {"d_hidden": 6},
+    "rwkv5": {"num_heads": 2, "chunk_size": 8},
     "rwkv6": {"num_heads": 2, "mix_rank": 3, "decay_rank": 2, "chunk_size": 8},
     "rwkv7": {"num_heads": 2, "decay_rank": 2, "gate_rank": 3, "chunk_size": 8},
     "deltanet": {"num_heads": 2, "chunk_size": 4, "allow_negative_eigenvalues": True},

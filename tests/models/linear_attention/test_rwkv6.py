@@ -1,10 +1,10 @@
-"""RWKV-6 against its equations."""
+"""RWKV-5 and RWKV-6 against their equations."""
 
 import numpy as np
 import pytest
 from flax import nnx
 
-from seqzoo.models import RWKV6
+from seqzoo.models import RWKV5, RWKV6
 from tests.laws import PACKED, runs
 from tests.models.linear_attention import by_hand as hand
 from tests.references.gated_linear_attention import gated_linear_attention
@@ -31,13 +31,30 @@ def equations(w, x):
     )
     bonus = hand.heads(w["bonus"])
     o, _ = gated_linear_attention(r, k, v, d, segment_ids=PACKED, read_before=True, bonus=bonus)
+    return out(w, o, g)
+
+
+def out(w, o, g):
     o = (o - o.mean(-1, keepdims=True)) / np.sqrt(o.var(-1, keepdims=True) + 64e-5)
-    o = o.reshape(x.shape) * w["scale"] + w["bias"]
+    o = o.reshape(g.shape) * w["scale"] + w["bias"]
     return (o * hand.silu(g @ w["gate_proj"])) @ w["out_proj"]
+
+
+def fixed_equations(w, x):
+    r, k, v, g = (x + (shifted(x) - x) * share for share in w["mix"])
+    r, k, v = (hand.heads(z) for z in (r @ w["q_proj"], k @ w["k_proj"], v @ w["v_proj"]))
+    decay = np.broadcast_to(-np.exp(hand.heads(w["decay"])), r.shape)
+    bonus = hand.heads(w["bonus"])
+    o, _ = gated_linear_attention(r, k, v, decay, segment_ids=PACKED, read_before=True, bonus=bonus)
+    return out(w, o, g)
 
 
 def test_equals_the_equations():
     hand.check(RWKV6, equations, mix_rank=3, decay_rank=2, chunk_size=5)
+
+
+def test_rwkv5_equals_the_equations():
+    hand.check(RWKV5, fixed_equations, chunk_size=5)
 
 
 def test_initial_decays_span_the_channels_at_every_depth():
