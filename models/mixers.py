@@ -48,6 +48,7 @@ from seqzoo.models.ssm.h3 import H3
 from seqzoo.models.ssm.hippo_cell import HippoCell
 from seqzoo.models.ssm.hyena import Hyena
 from seqzoo.models.ssm.linoss import LinOSS
+from seqzoo.models.ssm.long_conv import LongConv
 from seqzoo.models.ssm.longhorn import Longhorn
 from seqzoo.models.ssm.lru import LRU
 from seqzoo.models.ssm.mamba import Mamba
@@ -111,6 +112,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "longhorn": Longhorn,
     "h3": H3,
     "hyena": Hyena,
+    "long_conv": LongConv,
     "mega": Mega,
     # recurrent
     "rnn": RNN,

@@ -172,14 +172,14 @@ class Hyena(Mixer):
             if past is None:
                 long = fft_conv(v, kernels[n], segment_ids=layout, strict=True)
             else:
-                long = _continued(past._replace(items=past.items[:, :, n]), v, kernels[n], tags)
+                long = continued(past._replace(items=past.items[:, :, n]), v, kernels[n], tags)
             v = long + self.D[n].astype(self.wide) * v
         if past is not None:
             past = past.after(jnp.stack(seen, axis=2), latest(past.tagged(tags)))
         return self.out_proj(v * gate), HyenaState(window, past)
 
 
-def _continued(past: Recent, v: Float[Array, "B C D"], kernel: Array, tags: Array) -> Array:
+def continued(past: Recent, v: Float[Array, "B C D"], kernel: Array, tags: Array) -> Array:
     """The convolution of what is remembered and of v, at v's tokens."""
     rows = past.before(v)
     if v.shape[1] == 1:  # a single token continues the run that is remembered, or is padding

@@ -99,6 +99,8 @@ TINY = {
     "mamba2": {"d_state": 3, "d_head": 4, "num_groups": 2, "chunk_size": 4},
     "h3": {"d_state": 4, "d_shift": 3, "d_head": 2, "chunk_size": 4},
     "hyena": {"order": 3, "filter_width": 4, "max_length": 32},
+    "long_conv": {"max_length": 32},
+    "long_conv@multiscale": {"kind": "multiscale", "width": 3, "gate": False, "max_length": 32},
     "mega": {"d_qk": 4, "expansion": 1.0, "averages": 2, "max_length": 32},
     "mega@chunk": {"d_qk": 4, "averages": 2, "kind": "softmax", "block_size": 4},
     "mamba2@plain": {"d_state": 2, "d_head": 8, "d_conv": 2, "norm": False},
