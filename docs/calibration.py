@@ -95,7 +95,7 @@ def trained(out: Path, units: int) -> None:
     from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 
     task = tasks.build(
-        "mqar", length=12, num_pairs=3, vocab_size=12, validation_size=64, test_size=500
+        "mqar", length=12, num_pairs=3, vocab_size=14, validation_size=64, test_size=500
     )
     train = TrainConfig(
         steps=160, batch_size=16, eval_every=0, eval_batch_size=500, save_every=0, seed=SEED

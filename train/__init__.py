@@ -8,6 +8,7 @@ import importlib
 
 _WHERE = {
     **dict.fromkeys(("Result", "compare", "evaluate", "load", "run"), ".door"),
+    **dict.fromkeys(("Range", "Sweep"), ".compare.sweep"),
     **dict.fromkeys(("Experiment", "MeshConfig", "OptimConfig", "TrainConfig"), ".config"),
 }
 

@@ -30,11 +30,13 @@ from seqzoo.train.cli.experiment import (
     say_notes,
 )
 from seqzoo.train.cli.flags import CommandLine, Run, bare_field, parse, read
+from seqzoo.train.cli.sweep import SweepOptions, every_sweep, sweep_of
 from seqzoo.train.compare import comparison
 from seqzoo.train.compare.matching import matching
 from seqzoo.train.compare.page import FILE as REPORT
 from seqzoo.train.compare.plans import Vectorise
 from seqzoo.train.compare.results import Comparison
+from seqzoo.train.compare.sweep import check_keeps_sizes
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.devices.processes import Processes, is_first, joined
 
@@ -42,7 +44,7 @@ TRAIN = TrainConfig(save_every=0, save_seconds=60.0)  # many small models: by ti
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(SweepOptions):
     """What to compare."""
 
     out: Run  # folder of the results; a comparison that was stopped continues there
@@ -58,14 +60,16 @@ class CompareOptions:
 
 def main(argv: Sequence[str]) -> int:
     """`seqzoo compare`."""
-    line = read(argv)
+    line = every_sweep(read(argv))
     task = named_task(line, "mqar")
     tasks.kind(task)
     models = dict(labelled(needed(line, "--models", "attention")))
     options, processes, experiments = experiments_of(line, task, models)
+    sweep = sweep_of(options, experiments)
     with joined(processes, exit_code):
         sizes = None
         if options.match != "none":
+            check_keeps_sizes(sweep)
             sizes = matching(options.out, experiments, options.match, options.match_target)
             experiments = sizes.experiments
         claims = examined(experiments, options.allow_broken)
@@ -78,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
                 experiments,
                 options.out,
                 seeds=options.seeds,
+                sweep=sweep,
                 vectorise=options.vectorise,
                 command=shlex.join(["seqzoo", "compare", *argv]),
                 progress=bars,

@@ -230,16 +230,17 @@ def _value(name: str, kind: Any, words: tuple[str, ...]) -> Any:
     if kind is bool:
         return True
     if typing.get_origin(kind) is not tuple:
-        return _word(name, kind, words[0])
+        return value_of(name, kind, words[0])
     kinds = typing.get_args(kind)
     if kinds[-1] is Ellipsis:
-        return tuple(_word(name, kinds[0], word) for word in words)
+        return tuple(value_of(name, kinds[0], word) for word in words)
     if len(kinds) != len(words):
         raise ValueError(f"{name} needs {len(kinds)} values; got {' '.join(words)}")
-    return tuple(_word(name, each, word) for each, word in zip(kinds, words, strict=True))
+    return tuple(value_of(name, each, word) for each, word in zip(kinds, words, strict=True))
 
 
-def _word(name: str, kind: Any, text: str) -> Any:
+def value_of(name: str, kind: Any, text: str) -> Any:
+    """What one word stands for. Raises ValueError naming what would be right."""
     if typing.get_origin(kind) in (Union, types.UnionType):
         kinds = typing.get_args(kind)
         if text == "None" and type(None) in kinds:

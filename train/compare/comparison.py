@@ -27,6 +27,7 @@ from seqzoo.train.compare.plans import Vectorise, layout_of, plans_of, trials_of
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.sweep import Sweep, fields_of, with_values
 from seqzoo.train.compare.tables import broken_claims, failures, results_table
+from seqzoo.train.compare.trials import edge_warning, tuned
 from seqzoo.train.compare.tuning import tuning_note
 from seqzoo.train.compare.work import Work
 from seqzoo.train.config import DATA, MOST_SEEDS, Experiment, comparable, differences
@@ -87,7 +88,7 @@ def compare(
     check_models(models, seeds)
     first = next(iter(models.values()))
     places = tuple(range(first.train.seed, first.train.seed + seeds))
-    trials = trials_of(models, sweep, matched=matching is not None)
+    trials = trials_of(models, sweep)
     # Building each model and asking for each cost finds what cannot be before anything is written.
     mesh_for(first)
     costs = {label: cost(experiment) for label, experiment in models.items()}
@@ -151,6 +152,10 @@ def _save(out: Path, labels: Sequence[str], command: str) -> Comparison:
 def show(comparison: Comparison, console: Console) -> None:
     """The table and the failed runs on the terminal."""
     console.print(results_table(comparison))
+    for line in tuned(comparison):
+        console.print(f"tuned: {line}", markup=False, highlight=False)
+    if warning := edge_warning(comparison):
+        console.print(warning, style="yellow", markup=False, highlight=False)
     for line in failures(comparison):
         console.print(f"failed: {line}", style="red", markup=False, highlight=False)
     for line in broken_claims(comparison):

@@ -270,6 +270,42 @@
     }
   }
 
+  // Trials: validation against each number that was swept
+
+  function drawTuning(section, box) {
+    const shown = section.models.filter((m) => !m.hidden);
+    const fields = [...new Set(shown.flatMap((m) => Object.keys(m.tuning)))];
+    clear(box);
+    for (const field of fields) drawSweep(section, add(box, "div", { class: "plot" }), shown, field);
+  }
+  function drawSweep(section, box, shown, field) {
+    const f = frame(box, 260, 52, `validation ${section.metric} against ${field}`);
+    const finite = (m) => (m.tuning[field] || []).filter((p) => p.mean !== null);
+    const points = shown.flatMap(finite);
+    if (!points.length) { add(f.svg, "text", { x: f.left, y: 60 }, "No trial to show."); return; }
+    const xs = extent(points.map((p) => p.x)), wide = xs[0] > 0 && xs[1] >= 8 * xs[0];
+    const x = wide ? logarithmic(xs[0] / 1.2, xs[1] * 1.2, f.left, f.right) : linear(xs[0], xs[1], f.left + 8, f.right - 8);
+    const y = linear(...domain([...points.map((p) => p.mean), ...section.baselines.map((b) => b.value)], section.metric), f.bottom, f.top);
+    xAxis(f, x, field + (wide ? " (log)" : ""), (v) => String(+v.toPrecision(2)));
+    yAxis(f, y, tick(section.metric));
+    baselinesAcross(f, section, y, false);
+    const best = section.higher ? Math.max : Math.min;
+    for (const model of shown) {
+      const own = finite(model), at = new Map();
+      for (const p of own) at.set(p.x, at.has(p.x) ? best(at.get(p.x), p.mean) : p.mean);
+      add(f.svg, "polyline", {
+        points: [...at].map(([v, mean]) => `${x(v)},${y(mean)}`).join(" "), fill: "none", "stroke-width": 2,
+        "stroke-dasharray": model.dash, "data-tuning": model.name,
+      }).style.stroke = paint(model);
+      for (const p of own) {
+        const dot = add(f.svg, "circle", { cx: x(p.x), cy: y(p.mean), r: p.chosen ? 6 : 3, "stroke-width": 2 });
+        dot.style.fill = p.chosen ? "var(--card)" : paint(model);
+        dot.style.stroke = paint(model);
+        add(dot, "title", {}, `${model.name}, ${field} ${p.x}: ${show(p.mean, section.metric)}${p.chosen ? ", chosen" : ""}`);
+      }
+    }
+  }
+
   // Controls
 
   function choices(bar, title, values, get, set) {
@@ -288,7 +324,7 @@
 
   function start(section) {
     const root = document.getElementById(section.id);
-    const boxes = [[drawCurves, "curves"], [drawFinals, "finals"], [drawStates, "states"]]
+    const boxes = [[drawCurves, "curves"], [drawFinals, "finals"], [drawStates, "states"], [drawTuning, "tuning"]]
       .map(([draw, kind]) => [draw, root.querySelector(`[data-plot=${kind}]`)]).filter(([, box]) => box);
     const draw = () => boxes.forEach(([paintIt, box]) => paintIt(section, box));
     section.view = { metric: section.metrics[0], split: section.splits[0], scale: "linear" };

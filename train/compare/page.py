@@ -25,6 +25,7 @@ from seqzoo.train.compare.formats import show
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.run_page import comparison_of_run
 from seqzoo.train.compare.statistics import band, bounds_of, interval
+from seqzoo.train.compare.trials import trials_html, tuning_data
 from seqzoo.train.config import DATA
 from seqzoo.train.folder.files import run_path, write_atomically
 
@@ -145,6 +146,7 @@ def _model_data(model: ModelResult, index: int, metric: str, unit: str) -> dict[
             {"mean": spread.mean, "ends": [spread.low, spread.high], "seeds": list(final.values())}
         ),
         "curves": _bands(model),
+        "tuning": tuning_data(model),
     }
 
 
@@ -250,6 +252,7 @@ baselines.</figcaption></figure>
 <figcaption>An open square is a state that grows with the row, at full length. Dashed: trivial
 baselines.</figcaption></figure>
 </div>
+{trials_html(comparison)}
 {_differences(comparison)}
 {_provenance(comparison)}
 </section>"""

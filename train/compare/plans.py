@@ -18,22 +18,11 @@ SMALL = 4_000_000  # parameters of all replicas together that "auto" trains in o
 Trials = Mapping[str, Sequence[Mapping[str, Any]]]  # label -> the values of each
 
 
-def trials_of(
-    models: Mapping[str, Experiment], sweep: Sweep | None, *, matched: bool = False
-) -> Trials:
-    """The trials of each model. Raises ValueError for what cannot be tried.
-
-    `matched` models cost the same and keep their sizes.
-    """
+def trials_of(models: Mapping[str, Experiment], sweep: Sweep | None) -> Trials:
+    """The trials of each model. Raises ValueError for what cannot be tried."""
     if sweep is None:
         return {label: [] for label in models}
     check_sweep(sweep, models)
-    if matched and changes_model(sweep.fields):
-        names = ", ".join(filter(lambda name: changes_model({name: None}), sweep.fields))
-        raise ValueError(
-            f"a sweep over {names} would change what was matched; sweep fields of the optimiser, "
-            "or leave out --match"
-        )
     found = {label: affordable(sweep, label, models[label]) for label in models}
     for label, trials in found.items():
         for trial in filter(changes_model, trials):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
@@ -217,9 +217,19 @@ def with_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment
     )
 
 
-def changes_model(values: Mapping[str, Any]) -> bool:
-    """Whether a trial has another model, and so another cost."""
-    return any(not name.startswith("optim.") for name in values)
+def changes_model(names: Iterable[str]) -> bool:
+    """Whether what has values for these fields has another model, and so another cost."""
+    return any(not name.startswith("optim.") for name in names)
+
+
+def check_keeps_sizes(sweep: Sweep | None) -> None:
+    """Raises ValueError for a sweep that would change what models were matched in."""
+    changed = [name for name in (sweep.fields if sweep else ()) if changes_model((name,))]
+    if changed:
+        raise ValueError(
+            f"a sweep over {', '.join(changed)} would change what was matched; sweep fields of the "
+            "optimiser, or leave out --match"
+        )
 
 
 def numbers_of(trials: list[Mapping[str, Any]]) -> dict[str, tuple[float, ...]] | None:

@@ -19,6 +19,7 @@ from seqzoo.train.compare.formats import (
 )
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.statistics import bounds_of, interval, share_interval
+from seqzoo.train.compare.trials import edge_warning, tuning_words
 from seqzoo.train.folder.run_folder import Failure
 from seqzoo.train.loop.claims import BROKEN
 
@@ -159,7 +160,7 @@ def caption(comparison: Comparison) -> str:
             " A model with a failed seed is ranked by none of its values; those of the seeds that "
             "finished stand below."
         )
-    return text + _about_learned(comparison)
+    return " ".join(filter(None, [text + _about_learned(comparison), edge_warning(comparison)]))
 
 
 def _about_learned(comparison: Comparison) -> str:
@@ -232,7 +233,7 @@ def _model_row(model: ModelResult, comparison: Comparison) -> list[Cell]:
     spread, lost = interval(values, bounds=bounds_of(metric)), failed(model)
     claims = _claims(model)
     brief = f"{model.name} ({claims})" if claims.startswith(BROKEN) else ""
-    small = "; ".join(filter(None, [claims, model.matched]))
+    small = "; ".join(filter(None, [claims, model.matched, tuning_words(model)]))
     return [
         Cell(model.name, model.name, small, brief),
         Cell(

@@ -28,6 +28,7 @@ from seqzoo.train import code
 from seqzoo.train.cli.console import ProgressBars
 from seqzoo.train.compare import comparison
 from seqzoo.train.compare.results import Comparison
+from seqzoo.train.compare.sweep import Sweep
 from seqzoo.train.config import Experiment
 from seqzoo.train.folder.files import run_path
 from seqzoo.train.folder.metrics import read_lines
@@ -114,6 +115,7 @@ def compare(
     out: Path | str,
     *,
     seeds: int = 3,
+    sweep: Sweep | Mapping[str, Any] | None = None,
     progress: bool = True,
     callback: Callback | None = None,
     allow_broken: bool = False,
@@ -127,6 +129,8 @@ def compare(
         models: label -> experiment, or what `Experiment(model=...)` takes.
         out: the comparison's folder, which gets results.json and report.html.
         seeds: runs of each model.
+        sweep: what is tried for each model before, on other seeds and validation:
+            `{"optim.peak_lr": (1e-3, 3e-3, 1e-2)}`, or a `Sweep`.
         progress: shows bars.
         callback: as for `run`; one that returns True stops the comparison, saved.
         allow_broken: trains mixers of one's own that break a law, and marks them.
@@ -136,11 +140,15 @@ def compare(
         label: model if isinstance(model, Experiment) else Experiment(model=model, **shared)
         for label, model in models.items()
     }
+    if sweep is not None and not isinstance(sweep, Sweep):
+        sweep = Sweep(fields=sweep)
     found = sound(experiments.values(), allow=allow_broken)
     claims = {label: own for label, own in zip(experiments, found, strict=True) if own}
     with contextlib.closing(_bars(progress)) as bars:
         told = _Told(bars, callback)
-        return comparison.compare(experiments, out, seeds=seeds, progress=told, claims=claims)
+        return comparison.compare(
+            experiments, out, seeds=seeds, sweep=sweep, progress=told, claims=claims
+        )
 
 
 def evaluate(

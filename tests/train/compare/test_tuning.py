@@ -1,0 +1,312 @@
+"""Sweeps: what is tried, for whom, and what is chosen; with a model that compiles in a second."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from seqzoo import tasks
+from seqzoo.models.backbone import BackboneConfig
+from seqzoo.train.cli.command import dispatch
+from seqzoo.train.compare import comparison as module
+from seqzoo.train.compare import results, tables, tuning, units, work
+from seqzoo.train.compare.comparison import compare
+from seqzoo.train.compare.page import chart_data, render
+from seqzoo.train.compare.results import Trial
+from seqzoo.train.compare.sweep import Range, Sweep
+from seqzoo.train.compare.trials import edge_warning, tuned
+from seqzoo.train.compare.tuning import affordable, choose, operations_of
+from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.loop.program import make_program
+from tests.helpers import assert_close
+from tests.train.compare.test_comparison import finish, run
+from tests.train.compare.test_work import models
+from tests.train.loop.test_replicas import make_model
+from tests.train.loop.test_runner import StopAfter
+from tests.train.tiny import Tiny
+
+RATES = (1e-3, 1e-2, 0.1)
+PEAK, DECAY = "optim.peak_lr", "optim.weight_decay"
+
+
+def test_a_grid_has_every_combination_in_its_order():
+    sweep = Sweep(fields={PEAK: (1e-3, 1e-2), DECAY: [0.0, 0.1]})
+    want = [(1e-3, 0.0), (1e-3, 0.1), (1e-2, 0.0), (1e-2, 0.1)]
+    assert [tuple(trial.values()) for trial in sweep.all()] == want
+    cut = dataclasses.replace(sweep, budget="trials=3").all()
+    assert len(cut) == 3
+    assert cut == dataclasses.replace(sweep, budget="trials=3").all()
+    assert cut != sweep.all()[:3], "a cut grid is no corner of it"
+    assert dataclasses.replace(sweep, budget="trials=4").all() == sweep.all()
+    assert sorted(map(str, dataclasses.replace(sweep, budget="seconds=1").all())) == sorted(
+        map(str, sweep.all())
+    )
+
+
+def test_draws_follow_their_seed_and_are_uniform_in_the_logarithm():
+    sweep = Sweep(fields={PEAK: Range(1e-4, 1.0), DECAY: (0.0, 0.1)}, trials="random:400")
+    drawn = sweep.all()
+    assert drawn == sweep.all() != dataclasses.replace(sweep, trials="random:400:1").all()
+    logs = np.log10([trial[PEAK] for trial in drawn])
+    assert -4 <= logs.min() < -3.9
+    assert -0.1 < logs.max() <= 0
+    assert abs(np.mean(logs) + 2) < 0.2
+    assert {trial[DECAY] for trial in drawn} == {0.0, 0.1}
+    whole = Sweep(fields={"backbone.depth": Range(1, 4)}, trials="random:50").all()
+    assert {trial["backbone.depth"] for trial in whole} <= {1, 2, 3, 4}
+    assert len(whole) <= 4, "none is tried twice"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--sweep", "optim.peak-rl=1,2"], "did you mean optim.peak_lr?"),
+        (["--sweep", "optm.peak-lr=1,2"], "did you mean optim.peak_lr?"),
+        (["--sweep", "mixer.d-stat=1,2"], "unknown field in a sweep of lru 'mixer.d_stat'"),
+        (["--sweep", "mixer.d-state=8,16"], "in a sweep of gru"),  # which has none
+        (["--sweep", "optim.peak-lr=fast,slow"], "optim.peak_lr must be a number; got 'fast'"),
+        (["--sweep", "backbone.depth=1,1.5"], "must be an integer"),
+        (["--sweep", "optim.schedule=cosine,cosin"], "did you mean cosine?"),
+        (["--sweep", "optim.peak-lr=1e-3,-1"], "peak_lr must be positive"),
+        (["--sweep", "optim.peak-lr="], "needs values"),
+        (["--sweep", "optim.peak-lr"], "no FIELD=A,B,C"),
+        (["--sweep", "optim.peak-lr=1e-3,1e-3"], "0.001 twice"),
+        (["--sweep", "optim.peak-lr=1,2", "--sweep", "optim.peak-lr=3"], "optim.peak_lr twice"),
+        (["--sweep", "optim.peak-lr=1e-2..1e-3"], "a positive number to a larger one"),
+        (["--sweep", "optim.weight-decay=0..0.1"], "a positive number to a larger one"),
+        (["--sweep", "optim.peak-lr=1e-3..1e-2"], "has no grid"),
+        (["--sweep", "steps=10,20"], "steps is the same for all models and trials"),
+        (["--sweep", "train.seed=1,2"], "seed is the same for all models"),
+        (["--sweep", "data.length=16,32"], "all models learn the same task"),
+        (["--sweep", "mesh.data=1,2"], "it changes no result"),
+        (["--sweep", "optim.peak-lr=1,2", "--trials", "all"], "grid, random:N or random:N:SEED"),
+        (["--sweep", "optim.peak-lr=1,2", "--trials", "random:0"], "grid, random:N"),
+        (["--sweep", "optim.peak-lr=1,2", "--budget", "hours=1"], "unknown budget 'hours'"),
+        (["--sweep", "optim.peak-lr=1,2", "--budget", "trials=1.5"], "a whole number"),
+        (["--sweep", "optim.peak-lr=1,2", "--budget", "flops=-1"], "a positive number"),
+        (["--sweep", "optim.peak-lr=1,2", "--budget", "flops=10"], "pays for no trial of lru"),
+        (["--sweep", "optim.peak-lr=1,2", "--tuning-seeds", "0"], "--tuning-seeds must be 1 to"),
+        (["--sweep", "backbone.d-model=8,9", "--match", "parameters"], "what was matched"),
+        (["--budget", "trials=3"], "--budget: of which trials?"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused_before_anything_is_written(tmp_path, capsys, flags, says):
+    assert run(tmp_path / "new", "lru,gru", *flags) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_best_mean_is_chosen_and_no_trial_for_its_survivors():
+    trials = [
+        Trial(values={}, scores=(0.9, 0.1), losses=(1.0, 1.0)),
+        Trial(values={}, scores=(0.6, 0.6), losses=(2.0, 0.5)),
+        Trial(values={}, scores=(1.0, None), losses=(0.1, None), failure="seed 7: not finite"),
+        Trial(values={}, scores=(0.6, 0.6), losses=(1.0, 1.0)),
+        Trial(values={}, scores=(0.6, 0.6), losses=(1.0, 1.0)),
+    ]
+    assert choose(trials, higher_is_better=True) == 3
+    assert choose(trials, higher_is_better=False) == 0
+    assert choose(trials[2:3], higher_is_better=True) is None
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Units whose training takes no time: (label, trials, seeds, rates), best at a rate of 0.1."""
+    calls = []
+
+    def do(self, unit):
+        experiment = unit.experiment
+        several = [experiment.alone(place).optim.peak_lr for place in range(len(experiment.seeds))]
+        calls.append((unit.label, unit.trials, experiment.seeds, tuple(several)))
+        finish(unit, 0.5)
+        if unit.trials:
+            (unit.path / units.TEST).unlink()
+            path = unit.path / "result.json"
+            result = json.loads(path.read_text())
+            scores = [0.9 - abs(np.log10(rate) + 1) / 10 for rate in several]
+            found = {"validation/accuracy": scores, "validation/loss": [1.0] * len(scores)}
+            if len(scores) == 1:
+                found = {name: value[0] for name, value in found.items()}
+            path.write_text(json.dumps({**result, "validation": found}))
+
+    monkeypatch.setattr(work.Work, "_do", do)
+    return calls
+
+
+SWEEP = ["--sweep", "optim.peak-lr=1e-3,1e-2,0.1", "--tuning-seeds", "2"]
+
+
+def test_every_model_has_the_same_trials_and_fresh_seeds_after_them(tmp_path, trained, capsys):
+    assert run(tmp_path, "lru,gru", *SWEEP) == 0
+    rates = tuple(rate for rate in RATES for _ in range(2))
+    final = (0.1, 0.1)
+    want = [((0, 1, 2), (2, 3) * 3, rates), ((), (0, 1), final)]
+    assert sorted(trained) == sorted((label, *row) for label in ("lru", "gru") for row in want)
+    found = results.load(tmp_path / results.FILE)
+    for model in found.models:
+        assert [trial.values for trial in model.trials] == [{PEAK: rate} for rate in RATES]
+        assert model.chosen == 2
+        assert model.config["optim"]["peak_lr"] == 0.1
+        assert [seed.seed for seed in model.seeds] == [0, 1]
+        assert model.tuning_seconds == 2.0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "tuned: lru: optim.peak_lr 0.1 (highest tried), of 3 trials" in printed
+    assert "At the edge of what was tried" in printed
+    assert not list((tmp_path / units.TRIALS).rglob(units.TEST)), "the test split is not read"
+    # The same command trains nothing again, another sweep is another comparison.
+    del trained[:]
+    assert run(tmp_path, "lru,gru", *SWEEP) == 0
+    assert trained == []
+    assert run(tmp_path, "lru,rnn", *SWEEP[:1], "optim.peak-lr=1e-3,1e-2") == 2
+    assert "sweep.fields.optim.peak_lr: [0.001, 0.01, 0.1] there" in capsys.readouterr().err
+    assert run(tmp_path, "lru") == 2
+    assert trained == []
+
+
+def test_trials_are_laid_out_as_they_were_and_as_large_models_need(tmp_path, trained):
+    flags = [*SWEEP, "--vectorise", "never"]
+    assert run(tmp_path / "a", "lru", *flags) == 0
+    assert [call[1:3] for call in trained] == [
+        *(((trial,), (seed,)) for trial in range(3) for seed in (2, 3)),
+        *(((), (seed,)) for seed in (0, 1)),
+    ]
+    assert units.laid_out_in_groups(tmp_path / "a", "lru", 3) == 0
+    del trained[:]
+    assert run(tmp_path / "b", "mlp=lru", *SWEEP[:2], "--sweep", "backbone.depth=1,2") == 0
+    assert [call[1] for call in trained] == [*((i,) for i in range(6)), ()]
+    assert units.laid_out_in_groups(tmp_path / "b", "mlp", 3) == 1
+    (model,) = results.load(tmp_path / "b" / results.FILE).models
+    assert [trial.values["backbone.depth"] for trial in model.trials] == [1, 2] * 3
+    assert model.trials[model.chosen].values == {PEAK: 0.1, "backbone.depth": 1}
+    assert model.config["backbone"]["depth"] == 1
+
+
+def test_a_budget_is_the_same_for_every_model(tmp_path, trained):
+    task = tasks.build("mqar", length=16, num_pairs=4, vocab_size=18)
+    small = BackboneConfig(d_model=8, depth=1)
+    train = TrainConfig(steps=3, batch_size=8)
+    one = Experiment(task=task, model="gru", backbone=small, train=train)
+    large = dataclasses.replace(one, backbone=dataclasses.replace(small, depth=2))
+    own, more = operations_of(one), operations_of(large)
+    assert own < more < 2 * own + 1e9
+    sweep = Sweep(fields={PEAK: RATES}, budget=f"flops={2.5 * own:g}")
+    assert len(affordable(sweep, "gru", one)) == 2
+    assert len(affordable(sweep, "gru", large)) == int(2.5 * own // more)
+    # Each unit has taken two seconds, and the first one begins in any case.
+    assert run(tmp_path / "a", "lru,gru", *SWEEP, "--budget", "seconds=3") == 0
+    for model in results.load(tmp_path / "a" / results.FILE).models:
+        assert len(model.trials) == 2
+    assert run(tmp_path / "b", "lru", *SWEEP, "--budget", "seconds=0.1") == 0
+    assert len(results.load(tmp_path / "b" / results.FILE).models[0].trials) == 1
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Programs of the tiny model; each is made once."""
+    made = {}
+
+    def program(experiment):
+        key = experiment.to_dict() | {"task": type(experiment.task).__name__}
+        key["train"] = {**key["train"], "seed": 0}
+        key = json.dumps(key)
+        if key not in made:
+            made[key] = make_program(experiment, make_model=make_model)
+        return made[key]._replace(experiment=experiment)
+
+    monkeypatch.setattr(work, "make_program", program)
+
+
+@pytest.mark.of_the_day("tuning side by side")
+def test_trials_side_by_side_and_one_after_another_find_the_same(tmp_path, tiny):
+    sweep = Sweep(fields={PEAK: (1e-4, 3e-2)}, seeds=2)
+    one, two = (
+        compare(models(Tiny(), "a"), tmp_path / how, seeds=2, sweep=sweep, vectorise=how)
+        for how in ("always", "never")
+    )
+    (a,), (b,) = one.models, two.models
+    assert (a.chosen, b.chosen) == (1, 1)
+    for x, y in zip(a.trials, b.trials, strict=True):
+        assert_close(np.array(x.scores), np.array(y.scores))
+        assert_close(np.array(x.losses), np.array(y.losses))
+    for x, y in zip(a.seeds, b.seeds, strict=True):
+        assert_close(x.final["loss"], y.final["loss"])
+
+
+@pytest.mark.of_the_day("tuning stopped")
+def test_tuning_that_is_stopped_goes_on_to_the_same_results(tmp_path, tiny, monkeypatch):
+    sweep, wanted = Sweep(fields={PEAK: (1e-3, 3e-2)}), models(Tiny(), "a", save_every=3)
+    options = {"seeds": 2, "sweep": sweep, "vectorise": "always"}
+    compare(wanted, tmp_path / "whole", **options)
+    for _ in range(20):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "StopRequest", lambda *_: StopAfter(5))
+            found = compare(wanted, tmp_path / "parts", **options)
+        if not found.missing:
+            break
+    files = [(tmp_path / name / results.FILE).read_bytes() for name in ("parts", "whole")]
+    assert files[0] == files[1]
+
+
+def test_a_failed_trial_is_a_trial_and_a_model_of_failed_ones_a_failed_row(tmp_path, tiny, capsys):
+    sweep = Sweep(fields={PEAK: (1e-2, 1e38)})
+    wanted = models(Tiny(), "a", "b", max_skipped=0.0)
+    never = dataclasses.replace(wanted["b"].optim, eps=1e-8)
+    (a, _) = compare(wanted, tmp_path / "one", seeds=2, sweep=sweep).models
+    assert a.chosen == 0
+    assert a.trials[1].failure.startswith("seed 5: not finite at step")
+    assert a.trials[1].scores == [None]
+    hopeless = Sweep(fields={PEAK: (1e37, 1e38)})
+    wanted = {"a": dataclasses.replace(wanted["a"], optim=never)}
+    found = compare(wanted, tmp_path / "two", seeds=2, sweep=hopeless)
+    (model,) = found.models
+    assert model.chosen is None
+    assert tables.failures(found) == [f"a, seed {s}: each of its 2 trials failed" for s in (3, 4)]
+    assert tables.rows(found)[1][0][1].text == "2 of 2 failed"
+    assert "each of 2 trials failed" in render([found])
+
+
+def swept(name, *scores, chosen):
+    trials = tuple(
+        Trial(values={PEAK: rate, DECAY: 0.1}, scores=(score,), losses=(1.0,))
+        for rate, score in zip(RATES, scores, strict=True)
+    )
+    run = results.SeedResult(seed=0, final={"accuracy": 0.5})
+    return results.ModelResult(name=name, seeds=(run,), steps=3, trials=trials, chosen=chosen)
+
+
+def test_the_page_shows_all_trials_and_who_stands_at_an_edge():
+    found = results.Comparison(
+        title="mqar",
+        main_metric="accuracy",
+        models=(swept("gru", 0.1, 0.7, 0.2, chosen=1), swept("<b>", 0.1, 0.2, 0.345, chosen=2)),
+    )
+    assert tuned(found)[0] == "gru: optim.peak_lr 0.01, optim.weight_decay 0.1, of 3 trials"
+    assert edge_warning(found).startswith(
+        "At the edge of what was tried, so that more may be better: <b> (optim.peak_lr, the highest"
+    )
+    page = render([found])
+    for shown in ("34.5%", "&lt;b&gt; (optim.peak_lr, the highest tried)", 'data-plot="tuning"'):
+        assert shown in page
+    assert edge_warning(found) in tables.caption(found)
+    first, second = chart_data(found, "s0")["models"]
+    assert [point["chosen"] for point in first["tuning"][PEAK]] == [False, True, False]
+    assert [point["mean"] for point in second["tuning"][PEAK]] == [0.1, 0.2, 0.345]
+    plain = dataclasses.replace(found.models[0], trials=(), chosen=None)
+    alone = dataclasses.replace(found, models=(plain,))
+    assert 'data-plot="tuning"' not in render([alone])
+    assert edge_warning(alone) == ""
+
+
+@pytest.mark.of_the_day("tuning by the command")
+def test_the_command_tunes(tmp_path, capsys):
+    flags = ["--sweep", "optim.peak-lr=1e-3,1e-2", "--sweep", "optim.weight-decay=0,0.1"]
+    assert run(tmp_path, "gru", *flags) == 0
+    (model,) = results.load(tmp_path / results.FILE).models
+    assert len(model.trials) == 4
+    assert model.chosen is not None
+    assert "chosen" in (tmp_path / "report.html").read_text()
+    assert dispatch(["show", str(tmp_path / units.TRIALS / "gru" / "000-003")]) == 0
+    assert tuning.TUNED in {path.name for path in (tmp_path / units.TRIALS / "gru").iterdir()}
