@@ -7,9 +7,10 @@ import dataclasses
 import re
 import shlex
 import sys
+import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -29,18 +30,37 @@ from seqzoo.train.cli.experiment import (
     needed,
     say_notes,
 )
-from seqzoo.train.cli.flags import CommandLine, Run, bare_field, parse, read
-from seqzoo.train.cli.sweep import SweepOptions, every_sweep, sweep_of
+from seqzoo.train.cli.flags import (
+    CommandLine,
+    Given,
+    Run,
+    bare_field,
+    parse,
+    read,
+    value_of,
+)
 from seqzoo.train.compare import comparison
 from seqzoo.train.compare.matching import matching
 from seqzoo.train.compare.page import FILE as REPORT
 from seqzoo.train.compare.plans import Vectorise
 from seqzoo.train.compare.results import Comparison
-from seqzoo.train.compare.sweep import check_keeps_sizes
+from seqzoo.train.compare.sweep import Range, Sweep, check_keeps_sizes, field_kind
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.devices.processes import Processes, is_first, joined
 
 TRAIN = TrainConfig(save_every=0, save_seconds=60.0)  # many small models: by time, not by steps
+
+SWEEP, TO = "--sweep", ".."  # a flag, and what is between the ends of a range
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What is tried for every model first, on validation; final runs have other seeds."""
+
+    sweep: tuple[str, ...] = ()  # optim.peak-lr=1e-3,3e-3,1e-2 or =1e-4..1e-2; several: their grid
+    trials: str = "grid"  # all combinations; random:N or random:N:SEED draws, ranges by logarithm
+    tuning_seeds: int = 1  # of each trial
+    budget: str = ""  # trials=N, flops=X or seconds=X for the trials of each model; empty: all
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,3 +196,46 @@ def _of_label(line: CommandLine, label: str, labels: Collection[str]) -> Command
 
 def _flag_name(label: str) -> str:
     return label.replace("+", "_")
+
+
+def every_sweep(line: CommandLine) -> CommandLine:
+    """The line with what all its --sweep flags say in one, as none counts for more."""
+    own = [flag for flag in line.given if flag.name == SWEEP]
+    if len(own) < 2:
+        return line
+    words = tuple(w for flag in own for w in flag.words)
+    rest = (flag for flag in line.given if flag.name != SWEEP)
+    return line._replace(given=(*rest, Given(SWEEP, words, False)))
+
+
+def sweep_of(options: SweepOptions, experiments: Mapping[str, Experiment]) -> Sweep | None:
+    """The sweep that was asked for. Raises ValueError for what cannot be tried."""
+    if not options.sweep:
+        own = [field for field in dataclasses.fields(SweepOptions) if field.name != "sweep"]
+        said = [f.name for f in own if getattr(options, f.name) != f.default]
+        if said:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in said)
+            raise ValueError(f"{flags}: of which trials? give --sweep optim.peak-lr=1e-3,3e-3,1e-2")
+        return None
+    fields: dict[str, Any] = {}
+    for text in options.sweep:
+        name, equals, values = text.partition("=")
+        if not equals:
+            raise ValueError(f"{SWEEP} {text!r} is no FIELD=A,B,C and no FIELD=LOW..HIGH")
+        name = name.strip().replace("-", "_")
+        if name in fields:
+            raise ValueError(f"{SWEEP} has {name} twice; give all its values in one")
+        kinds = [field_kind(name, experiment, label) for label, experiment in experiments.items()]
+        fields[name] = _values(name, kinds[0], values)
+    return Sweep(
+        fields=fields, trials=options.trials, seeds=options.tuning_seeds, budget=options.budget
+    )
+
+
+def _values(name: str, kind: Any, text: str) -> tuple[Any, ...] | Range:
+    """`A,B,C`, or, of numbers, `LOW..HIGH`."""
+    if TO in text and {int, float} & {kind, *typing.get_args(kind)}:
+        low, high, *more = (value_of(name, kind, end) for end in text.split(TO))
+        if not more:
+            return Range(low, high)
+    return tuple(value_of(name, kind, part.strip()) for part in text.split(",") if part.strip())
