@@ -88,6 +88,7 @@ class MeshConfig:
     seq: int = 1  # along the sequence
     tensor: int = 1  # within a layer
     expert: int = 1  # experts of a mixture
+    seeds: int = 1  # --replicas, or the seeds of a comparison: each has its part of them
 
     def __post_init__(self) -> None:
         sizes = dataclasses.astuple(self)

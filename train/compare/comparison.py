@@ -33,6 +33,7 @@ from seqzoo.train.compare.work import Work
 from seqzoo.train.config import DATA, MOST_SEEDS, Experiment, comparable, differences
 from seqzoo.train.cost.cost import cost
 from seqzoo.train.devices.processes import from_first, is_first
+from seqzoo.train.devices.sharding import SEEDS_AXIS, check_replicas
 from seqzoo.train.folder.files import plain, run_path
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.claims import Verdict, as_claims
@@ -90,7 +91,12 @@ def compare(
     places = tuple(range(first.train.seed, first.train.seed + seeds))
     trials = trials_of(models, sweep)
     # Building each model and asking for each cost finds what cannot be before anything is written.
-    mesh_for(first)
+    mesh = mesh_for(first)
+    check_replicas(mesh, seeds)
+    if mesh.shape[SEEDS_AXIS] > 1:  # it divides what is side by side
+        if vectorise == "never":
+            raise ValueError("the mesh's axis seeds needs seeds side by side: leave out vectorise")
+        vectorise = "always"
     costs = {label: cost(experiment) for label, experiment in models.items()}
     for label, found in (claims or {}).items():
         costs[label]["claims"] = as_claims(found)

@@ -27,6 +27,7 @@ from seqzoo.train.compare.units import TEST, Plan, Unit
 from seqzoo.train.config import Experiment
 from seqzoo.train.cost.cost import cost, step_flops
 from seqzoo.train.devices.processes import failing_together, from_first, is_first
+from seqzoo.train.devices.sharding import SEEDS_AXIS
 from seqzoo.train.folder.files import plain, write_atomically
 from seqzoo.train.folder.lease import LeaseError
 from seqzoo.train.folder.metrics import NonFiniteError
@@ -218,7 +219,11 @@ class Work:
             where = jax.tree.map(lambda x: x.sharding, program.like)
             # In one program, for arrays that lie on several hosts too.
             one = jax.jit(lambda s: jax.tree.map(lambda x: x[0], s), out_shardings=where)
-            state, batch = one(state), {name: x[0] for name, x in batch.items()}
+            if program.mesh.shape[SEEDS_AXIS] == 1:
+                batch = {name: x[0] for name, x in batch.items()}
+            else:  # processes hold other seeds, and this is of one
+                batch = next(iter(RunData(program.experiment, program.mesh).train))
+            state = one(state)
         flops = step_flops(program)
         seconds, rate = step_speed(program, state, batch)
         return {"tokens_per_second": rate, "step_seconds": seconds, "step_flops": flops}

@@ -20,6 +20,7 @@ from seqzoo.models.ops.layout.sharding import BATCH_AXES, SEQUENCE_AXIS, axis_si
 from seqzoo.models.partition import partition
 from seqzoo.train.config import MeshConfig
 
+SEEDS_AXIS = "seeds"  # that divides replicas; nothing is sent along it
 AXES = tuple(field.name for field in dataclasses.fields(MeshConfig))
 
 
@@ -57,14 +58,16 @@ def make_mesh(
 
 
 def hybrid(sizes: Sequence[int], slices: int) -> tuple[list[int], list[int]]:
-    """Mesh sizes within and between slices: one batch axis runs over the slow network.
+    """Mesh sizes within and between slices: one axis runs over the slow network.
 
-    It is the first of replica, data and fsdp that the slices divide. Raises ValueError for none.
+    It is the first of seeds, replica, data and fsdp that the slices divide. Raises ValueError for
+    none.
     """
-    axis = next((i for i in range(len(BATCH_AXES)) if sizes[i] % slices == 0), None)
+    names = (SEEDS_AXIS, *BATCH_AXES)
+    axis = next((i for i in map(AXES.index, names) if sizes[i] % slices == 0), None)
     if axis is None:
         raise ValueError(
-            f"one of the axes {', '.join(BATCH_AXES)} must be a multiple of the {slices} slices; "
+            f"one of the axes {', '.join(names)} must be a multiple of the {slices} slices; "
             f"got {dict(zip(AXES, sizes, strict=True))}"
         )
     between = [slices if i == axis else 1 for i in range(len(sizes))]
@@ -79,9 +82,25 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def behind_replicas(rows: NamedSharding) -> NamedSharding:
-    """`rows` for arrays with replicas in front of the rows, whole on every device."""
-    return NamedSharding(rows.mesh, PartitionSpec(None, *rows.spec))
+def replica_axis(mesh: Mesh, count: int) -> str | None:
+    """The axis that divides replicas; None where it cannot, and all devices have all of them."""
+    parts = mesh.shape[SEEDS_AXIS]
+    return SEEDS_AXIS if parts > 1 and count % parts == 0 else None
+
+
+def behind_replicas(rows: NamedSharding, axis: str | None) -> NamedSharding:
+    """`rows` for arrays with replicas in front of the rows, which `axis` divides."""
+    return NamedSharding(rows.mesh, PartitionSpec(axis, *rows.spec))
+
+
+def check_replicas(mesh: Mesh, count: int) -> None:
+    """Raises ValueError where the axis `seeds` cannot divide the replicas."""
+    parts = mesh.shape[SEEDS_AXIS]
+    if count % parts:
+        raise ValueError(
+            f"the seeds trained side by side must be a multiple of the mesh's axis seeds, {parts}; "
+            f"got {count}; {count + -count % parts} would do, or --mesh.seeds 1"
+        )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -144,8 +163,18 @@ def place(tree: PyTree, mesh: Mesh) -> Placement:
     return Placement(shardings, tuple(dict.fromkeys(by_shape)))
 
 
-def place_state(state: PyTree, mesh: Mesh, rows: NamedSharding) -> Placement:
-    """Where the leaves of a `TrainState` lie; its carry is laid out as `rows`."""
-    placed = place(state._replace(carry=()), mesh)
+def place_state(state: PyTree, mesh: Mesh, rows: NamedSharding, *, replicas: int = 1) -> Placement:
+    """Where the leaves of a `TrainState` lie; its carry is laid out as `rows`.
+
+    Several replicas lie in front of every leaf.
+    """
+    one = state._replace(carry=())
+    if replicas > 1:
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), one)
+    placed = place(one, mesh)
+    own = placed.shardings
+    if replicas > 1:
+        axis = replica_axis(mesh, replicas)
+        own = jax.tree.map(lambda sharding: behind_replicas(sharding, axis), own)
     carry = jax.tree.map(lambda _: rows, state.carry)
-    return placed._replace(shardings=placed.shardings._replace(carry=carry))
+    return placed._replace(shardings=own._replace(carry=carry))

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 import grain
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from seqzoo.tasks.data.shared_rows import PACKED, PackedBatches, Packing
 from seqzoo.tasks.task import Example, Source, Task
+from seqzoo.train.devices.sharding import replica_axis
 
 HostBatch = dict[str, np.ndarray]
 
@@ -82,6 +83,11 @@ def rows_of_process(sharding: NamedSharding, batch_size: int) -> Sequence[int]:
     """
     places = sharding.addressable_devices_indices_map((batch_size,)).values()
     return sorted({row for place in places for row in range(*place[0].indices(batch_size))})
+
+
+def seeds_of_process(mesh: Mesh, count: int) -> Sequence[int]:
+    """The places, of `count` replicas, that this process's devices hold."""
+    return rows_of_process(NamedSharding(mesh, PartitionSpec(replica_axis(mesh, count))), count)
 
 
 def to_devices(batch: HostBatch, sharding: NamedSharding) -> HostBatch | dict[str, Array]:

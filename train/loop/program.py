@@ -31,6 +31,7 @@ from seqzoo.train.devices.sharding import (
     check_length,
     make_mesh,
     place_state,
+    replica_axis,
     replicated,
 )
 from seqzoo.train.loop.optimizer import (
@@ -114,13 +115,14 @@ def make_program(
     plan = blueprint(make_model)
     tx = make_optimizer(optim, train.steps, plan.groups)
     start = functools.partial(initial_carry, task, lanes=train.batch_size)
-    each = _each_of(train.replicas)
+    axis = replica_axis(mesh, train.replicas)
+    each = _each_of(train.replicas, axis)
     init = each(functools.partial(init_state, make_model, plan, tx, start=start))
     shapes = jax.eval_shape(init, replica_keys(experiment)[0])
     whole, eval_rows = replicated(mesh), batch_sharding(mesh)
-    rows = behind_replicas(eval_rows) if train.replicas > 1 else eval_rows
-    placement = place_state(shapes, mesh, rows)
-    step = _each_with(experiment, functools.partial(_step_with, experiment, plan))
+    rows = behind_replicas(eval_rows, axis) if train.replicas > 1 else eval_rows
+    placement = place_state(shapes, mesh, rows, replicas=train.replicas)
+    step = _each_with(experiment, functools.partial(_step_with, experiment, plan), each)
     state = placement.shardings
     return Program(
         experiment,
@@ -155,7 +157,7 @@ def _weights(optim: OptimConfig, each: Callable[..., Callable]) -> Callable[[Tra
     return lambda state: made(state.opt_state, state.params)
 
 
-def _each_of(replicas: int) -> Callable[..., Callable]:
+def _each_of(replicas: int, axis: str | None) -> Callable[..., Callable]:
     """What makes a function of one replica one of all; its last `shared` arguments are shared."""
 
     def each(function: Callable, shared: int = 0) -> Callable:
@@ -164,7 +166,7 @@ def _each_of(replicas: int) -> Callable[..., Callable]:
 
         def call(*args: PyTree) -> PyTree:
             axes = (0,) * (len(args) - shared) + (None,) * shared
-            return jax.vmap(function, in_axes=axes)(*args)
+            return jax.vmap(function, in_axes=axes, spmd_axis_name=axis)(*args)
 
         return call
 
@@ -179,9 +181,10 @@ def _step_with(experiment: Experiment, plan: Blueprint, numbers: Arrays) -> Trai
     return make_train_step(experiment.task, plan, tx, schedule, accumulate=train.accumulate)
 
 
-def _each_with(experiment: Experiment, make: Callable[[Arrays], Callable]) -> Callable:
+def _each_with(
+    experiment: Experiment, make: Callable[[Arrays], Callable], each: Callable[..., Callable]
+) -> Callable:
     """What `make` gives, for every replica with the numbers of its trial."""
-    each = _each_of(experiment.train.replicas)
     if not experiment.swept:
         return each(make({}))
     seeds = experiment.train.replicas // experiment.trials

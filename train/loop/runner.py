@@ -17,6 +17,7 @@ import jax
 from seqzoo.train.config import DATA, Experiment, differences
 from seqzoo.train.devices.backend import keep_compiled
 from seqzoo.train.devices.processes import failing_together, from_first, is_first, process_index
+from seqzoo.train.devices.sharding import check_replicas
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.folder.trackers import names_of
 from seqzoo.train.loop.held import Held, held_by
@@ -60,6 +61,7 @@ def run(
         return before
     keep_compiled()
     program = make_program(experiment, make_model=make_model, devices=devices)
+    check_replicas(program.mesh, experiment.train.replicas)
     return run_program(program, out, change_steps=change_steps, progress=progress)
 
 

@@ -17,7 +17,13 @@ from seqzoo.tasks.data.shared_rows import Packing, packing_for, side_by_side
 from seqzoo.tasks.task import Source
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.sharding import BATCH_AXES, batch_sharding
-from seqzoo.train.loop.data import HostBatch, eval_batches, rows_of_process, train_batches
+from seqzoo.train.loop.data import (
+    HostBatch,
+    eval_batches,
+    rows_of_process,
+    seeds_of_process,
+    train_batches,
+)
 
 KEPT_BYTES = 2**28  # of host batches that the runs of a comparison keep, of each split
 
@@ -126,11 +132,17 @@ class RunData:
 
     def _stream(self) -> Callable[[int], Iterator[HostBatch]]:
         train = self._experiment.train
-        seeds = list(dict.fromkeys(self._experiment.seeds))  # trials of one seed share its rows
+        every = self._experiment.seeds
+        own = [every[i] for i in seeds_of_process(self._sharding.mesh, train.replicas)]
+        seeds = list(dict.fromkeys(own))  # trials of one seed share its rows
         sources = [self._source("train", seed) for seed in seeds]
-        trials = self._experiment.trials
         rows = rows_of_process(self._sharding, train.batch_size)
         packing = self._packing(sources[0], train.batch_size, train.accumulate)
+        if packing and len(own) < train.replicas:
+            raise ValueError(
+                "processes with seeds of their own cannot tell whether a packed batch has room for "
+                "all; choose --pack 0, or a mesh whose axis seeds lies within a process"
+            )
 
         def start(position: int) -> Iterator[HostBatch]:
             streams = [
@@ -148,6 +160,10 @@ class RunData:
             ]
             if train.replicas == 1:
                 return streams[0]
-            return (side_by_side(parts * trials) for parts in zip(*streams, strict=True))
+            places = [seeds.index(seed) for seed in own]
+            return (
+                side_by_side([parts[place] for place in places])
+                for parts in zip(*streams, strict=True)
+            )
 
         return start

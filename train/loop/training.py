@@ -7,6 +7,7 @@ the metrics of a step some time ago. What is written never changes what is compu
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,9 @@ class Training:
 
     def _step(self, step: int, state: TrainState, batch: HostBatch) -> tuple[TrainState, bool]:
         """The state after a step and what follows it, and whether that was the last one."""
-        # A process has its part of the batch.
-        rows = batch["inputs"].shape[self.config.replicas > 1]
-        self.tokens = self.task.real_tokens(batch) * self.config.batch_size // rows
+        # A process has its part of the batch, and of the replicas.
+        config, here = self.config, math.prod(batch["weight"].shape)
+        self.tokens = self.task.real_tokens(batch) * config.batch_size * config.replicas // here
         placed = to_devices(batch, self.program.rows)
         with self.watch.step():
             state, metrics = self.program.step(state, placed, self.key)

@@ -135,6 +135,17 @@ def test_two_processes_compare_are_stopped_and_go_on(tmp_path):
     assert codes == [0, 0], errors
     assert len(through) < 2
     assert train(tmp_path / "two", TINY_COMPARE="1") == ["through", "a", "b"]
+    assert_as_one(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_compare_with_a_seed_each(tmp_path):
+    assert train(tmp_path / "two", TINY_COMPARE="1", TINY_SEEDS="1") == ["through", "a", "b"]
+    assert_as_one(tmp_path)
+
+
+def assert_as_one(tmp_path):
+    """The comparison of two processes is what one gives."""
     worker.compared(tmp_path / "one", Slow(), {})
     found = [results.load(tmp_path / name / results.FILE).models for name in ("one", "two")]
     for one, two in zip(*found, strict=True):

@@ -107,10 +107,11 @@ def test_every_large_parameter_is_divided(name):
 
 
 def test_one_batch_axis_runs_between_slices():
-    assert hybrid([2, 4, 8, 1, 1, 1], 2) == ([1, 4, 8, 1, 1, 1], [2, 1, 1, 1, 1, 1])
-    assert hybrid([1, 4, 8, 1, 1, 1], 4) == ([1, 1, 8, 1, 1, 1], [1, 4, 1, 1, 1, 1])
+    assert hybrid([2, 4, 8, 1, 1, 1, 1], 2) == ([1, 4, 8, 1, 1, 1, 1], [2, 1, 1, 1, 1, 1, 1])
+    assert hybrid([1, 4, 8, 1, 1, 1, 1], 4) == ([1, 1, 8, 1, 1, 1, 1], [1, 4, 1, 1, 1, 1, 1])
+    assert hybrid([1, 4, 8, 1, 1, 1, 8], 4) == ([1, 4, 8, 1, 1, 1, 2], [1, 1, 1, 1, 1, 1, 4])
     with pytest.raises(ValueError, match="multiple of the 3 slices"):
-        hybrid([2, 4, 8, 1, 1, 1], 3)
+        hybrid([2, 4, 8, 1, 1, 1, 1], 3)
 
 
 @pytest.mark.slow
