@@ -16,7 +16,8 @@ STALE = 3600.0  # seconds after which what a killed process left is swept away
 def write_file(path: Path, content: bytes | str, last: Callable[[], None] = lambda: None) -> None:
     """Writes a file that is seen whole or not at all, also after a kill or a power failure.
 
-    `last` is called before it appears; what that raises leaves all as it was.
+    `last` is called before it appears; what that raises leaves all as it was. An OSError names the
+    file that was to be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")  # a long name could not grow
@@ -27,6 +28,10 @@ def write_file(path: Path, content: bytes | str, last: Callable[[], None] = lamb
             os.fsync(file.fileno())
         last()
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename in (None, str(partial)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

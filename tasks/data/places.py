@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import unicodedata
 import urllib.parse
 from pathlib import Path
@@ -47,7 +48,10 @@ def _spelled(text: str) -> Path:
     if not text.strip():
         raise ValueError(f"a place has a name; got {text!r}")
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
-        raise ValueError(f"{_shown(text)}: control characters and bytes that are no text name none")
+        hint = "" if sys.getfilesystemencoding() == "utf-8" else "; set PYTHONUTF8=1"
+        raise ValueError(
+            f"{_shown(text)}: control characters and bytes that are no text name none{hint}"
+        )
     kind, _ = address(text)
     if kind == "file":
         parts = urllib.parse.urlsplit(text)

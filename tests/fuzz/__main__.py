@@ -46,11 +46,18 @@ def _fuzz(asked, top: Path) -> int:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(top / "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    _import_all()
+    from tests.fuzz import world
+
+    with world.full_disk(top / "full"):
+        return _cases(asked, top)
+
+
+def _cases(asked, top: Path) -> int:
     from seqzoo.train.cli.command import VERBS
     from tests.fuzz import cases, running, world
 
     started = time.monotonic()
-    _import_all()
     scratch = top / "scratch"
     scratch.mkdir()
     cases.OPTIONS |= world.make(top / "world", _in_a_child)

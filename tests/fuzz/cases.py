@@ -27,9 +27,13 @@ class Case(NamedTuple):
     alone: bool = False  # in a process of its own
     closed: tuple[int, ...] = ()  # of its descriptors 0, 1 and 2
     deaf: bool = False  # nobody reads its output
+    umask: int = -1  # -1: as whoever fuzzes has it
+    stands: str = ""  # where it is started, if not in the case's folder
 
 
 HERE = "HERE"  # in a command line: the case's folder
+FULL = "FULL"  # a folder on a full disk, where there is one
+GONE = f"{HERE}/gone"  # a working folder that is removed
 READ_ONLY = ("list", "show", "evaluate", "report", "generate", "data", "plan", "doctor", "bench")
 # Flags whose large values cost time or memory and are no more wrong for it.
 DEAR = ("threads", "prefetch", "workers", "rounds", "mib", "count", "steps-scale", "seeds")
@@ -73,7 +77,7 @@ PLACES = (
     *("run", "a b", "ü/日", "~/run", "~nobody/x", "../x", "lr[1]", "st*r", "file", "file/x"),
     *("dangling", "dangling/x", "loop", "link", "link/x", "n" * 256, "d/" * 2000, "", " ", "."),
     *("s3://b/x", "gs://b/x", "file:///nowhere/x", "http://x/y", "/proc/x", "/dev/null"),
-    *("/dev/full/x", "bad\udcff", "a\nb", "emp\tty", "..", "/", "-x", "--out"),
+    *("/dev/full/x", f"{FULL}/x", "bad\udcff", "a\nb", "emp\tty", "..", "/", "-x", "--out"),
 )
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP, signal.SIGSTOP)
 ENVIRONMENTS = (
@@ -83,7 +87,15 @@ ENVIRONMENTS = (
     {"SEQZOO_CACHE": "/dev/full/x"},
     {"SEQZOO_CACHE": "~nobody/x"},
     {"XDG_CACHE_HOME": "/proc/x", "SEQZOO_CACHE": ""},
+    {"SEQZOO_CACHE": f"{FULL}/x", "TMPDIR": FULL},
     {"TMPDIR": "/nowhere"},
+    {"LC_ALL": "C", "LANG": "C", "PYTHONIOENCODING": "ascii"},
+    {"LC_ALL": "POSIX", "LANG": "xx_YY.nothing"},
+    {"XLA_FLAGS": "--xla_nonsense=1"},
+    {"XLA_FLAGS": "nonsense"},
+    {"XLA_FLAGS": "--xla_force_host_platform_device_count=x"},
+    {"JAX_ENABLE_X64": "x"},
+    {"JAX_COMPILATION_CACHE_DIR": "/proc/x"},
     {"PYTHONIOENCODING": "ascii"},
     {"PYTHONIOENCODING": "latin-1"},
     {"JAX_PLATFORMS": "cuda"},
@@ -94,6 +106,8 @@ ENVIRONMENTS = (
     {"FORCE_COLOR": "1"},
     {"TZ": "nowhere/x"},
 )
+UMASKS = (0o000, 0o022, 0o077)
+STANDS = ("/sys/kernel", "/proc/self", GONE, FULL)  # where nobody can write
 
 
 def draw(seed: int, index: int) -> Case:
@@ -109,6 +123,9 @@ def draw(seed: int, index: int) -> Case:
         case = case._replace(closed=rng.choice(((0,), (1,), (2,), (1, 2), (0, 1, 2))), alone=True)
     elif rng.random() < 0.02:
         case = case._replace(deaf=True, alone=True)
+    elif rng.random() < 0.03:
+        umask, stands = rng.choice((-1, *UMASKS)), rng.choice(("", *STANDS))
+        case = case._replace(umask=umask, stands=stands, alone=True)
     return case
 
 

@@ -46,7 +46,12 @@ def prepare(case: cases.Case, seed: str, root: Path, folder: Path) -> tuple[list
         shutil.copytree(root / case.base, folder / "base")
         rng = random.Random(seed)
         faults = [world.harm(rng, folder / "base") for _ in range(case.faults)]
-    return [word.replace(cases.HERE, str(folder)) for word in case.argv], faults
+    return [word_of(word, folder) for word in case.argv], faults
+
+
+def word_of(word: str, folder: Path) -> str:
+    """A word of a case with the places that it stands for."""
+    return word.replace(cases.HERE, str(folder)).replace(cases.FULL, world.FULL)
 
 
 def command(argv: list[str]) -> int:
@@ -65,7 +70,7 @@ def command(argv: list[str]) -> int:
 
 def alone(case: cases.Case, argv: list[str], folder: Path, out: int, err: int) -> None:
     """A child of its own: environment, limits, the command, and the interpreter's end."""
-    os.chdir(folder)
+    _stand(word_of(case.stands, folder) or folder, case.stands == cases.GONE)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out, 1)
     os.dup2(err, 2)
@@ -73,7 +78,10 @@ def alone(case: cases.Case, argv: list[str], folder: Path, out: int, err: int) -
     for name, value in env.items():
         os.environ.pop(name, None)
         if value is not None:
-            os.environ[name] = value
+            os.environ[name] = word_of(value, folder)
+    time.tzset()
+    if case.umask >= 0:
+        os.umask(case.umask)
     if env["HOME"] is None:
         pwd.getpwuid = lambda _: {}["nobody"]
     if "JAX_PLATFORMS" in env:
@@ -101,6 +109,14 @@ def alone(case: cases.Case, argv: list[str], folder: Path, out: int, err: int) -
     except OSError:
         code = code or 120
     os._exit(code)
+
+
+def _stand(place: str | Path, gone: bool) -> None:
+    if gone:
+        os.mkdir(place)
+    os.chdir(place)
+    if gone:
+        os.rmdir(place)
 
 
 def _streams(encoding: str) -> tuple[io.TextIOWrapper, io.TextIOWrapper]:

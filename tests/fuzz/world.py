@@ -1,10 +1,12 @@
 """What there is on disk before a case: runs, a comparison, data; and the faults put into it."""
 
+import contextlib
 import hashlib
 import json
 import os
 import random
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ WIDTHS = ["--backbone.d-model=8", "--backbone.depth=1", "--batch-size=8"]
 TINY = ["--task=mqar", "--model=min_gru", *SIZES, *WIDTHS]
 STEPS = 6
 SAVED = ["--save-every=2", "--eval-every=3", "--keep=9"]
+FULL = "/dev/full"  # a folder on a full disk; what is below this is none
 FILES = tuple(small.FILES)  # tasks that read files
 
 
@@ -49,6 +52,24 @@ def make(root, call):
     models = ["--models=min_gru,lru", "--seeds=2", "--steps=2", f"--out={root / 'compared'}"]
     assert call(["compare", *argv, *models]) == 0
     return options
+
+
+@contextlib.contextmanager
+def full_disk(root: Path):
+    """A disk of few bytes, all of them taken, where whoever fuzzes may mount one."""
+    global FULL
+    root.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(root)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            (root / "all").write_bytes(bytes(64 * 1024))
+        FULL = str(root)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(root)], check=True)
 
 
 def harm(rng: random.Random, folder: Path) -> str:

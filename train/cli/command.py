@@ -115,10 +115,11 @@ def dispatch(argv: Sequence[str], begin: Callable[[str], None] = lambda verb: No
 
 def _begin(verb: str) -> None:
     """What a process of its own does first."""
-    if verb in COMPUTING:
-        from seqzoo.train.devices.backend import reuse_memory
+    from seqzoo.train.devices import backend
 
-        reuse_memory()
+    backend.check_flags()
+    if verb in COMPUTING:
+        backend.reuse_memory()
 
 
 def _overview() -> str:

@@ -68,6 +68,8 @@ def sentence(error: BaseException) -> str:
             f"({_first_line(error) or 'JAX finds no such device'}); unset it, set "
             "JAX_PLATFORMS=cpu, or install what drives the device: seqzoo[cuda], seqzoo[tpu]"
         )
+    elif isinstance(error, FileNotFoundError) and not _stands_somewhere():
+        text = "the folder that this command was started in is gone; change to one that is there"
     else:
         text = str(error) or type(error).__name__
     lines = [line[:WIDTH] for line in text.splitlines()]
@@ -117,6 +119,15 @@ def _of_thread(args: threading.ExceptHookArgs) -> None:
         print(f"seqzoo: {sentence(args.exc_value)}", file=sys.stderr)
 
 
+def _stands_somewhere() -> bool:
+    """Whether the working folder is there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _no_memory(error: BaseException) -> bool:
     return type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
 
@@ -126,7 +137,18 @@ def _no_device(error: BaseException) -> bool:
     last = traceback.extract_tb(error.__traceback__)[-1:]
     looked = bool(last) and os.path.basename(last[0].filename) == "xla_bridge.py"
     looked = looked or str(error).startswith("Unable to initialize backend")
+    looked = looked or (isinstance(error, AssertionError) and not str(error) and _finds_none())
     return looked and isinstance(error, RuntimeError | AssertionError)
+
+
+def _finds_none() -> bool:
+    """Whether JAX has no device; what it raises inside of an operation does not say so."""
+    import jax
+
+    try:
+        return not jax.devices()
+    except (RuntimeError, AssertionError):
+        return True
 
 
 def _too_large(error: BaseException) -> bool:

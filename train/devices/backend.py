@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+import subprocess
 import sys
 
 import jax
@@ -32,6 +34,21 @@ def reuse_memory() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     for parameter in (TRIM_THRESHOLD, MMAP_THRESHOLD):
         libc.mallopt(parameter, LARGEST)
+
+
+def check_flags() -> None:
+    """Raises ValueError for XLA_FLAGS that XLA does not read: it would end this process itself."""
+    if flags := os.environ.get("XLA_FLAGS"):
+        _check_flags(flags)
+
+
+@functools.cache
+def _check_flags(flags: str) -> None:
+    reads = "from jaxlib.xla_client import CompileOptions; CompileOptions()"
+    done = subprocess.run([sys.executable, "-c", reads], capture_output=True, text=True)
+    said = [line.partition("] ")[2] for line in done.stderr.splitlines() if "flags" in line[:80]]
+    if done.returncode and said:
+        raise ValueError(f"XLA_FLAGS={flags!r} is nothing that XLA reads ({said[0]}); unset it")
 
 
 def prepare(deterministic: bool) -> None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 
@@ -50,3 +51,18 @@ def test_what_a_killed_process_left_is_swept_an_hour_later(tmp_path):
     with new_folder(tmp_path / "set"):
         pass
     assert {p.name for p in tmp_path.iterdir()} == {"set", young.name, others.name}
+
+
+def test_an_error_names_the_file_that_was_to_be(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def read_only(source, _):
+        raise OSError(errno.EROFS, "Read-only file system", str(source))
+
+    for name, fails in (("fsync", full), ("replace", read_only)):
+        monkeypatch.setattr(os, name, fails)
+        with pytest.raises(OSError, match=f"'{tmp_path / 'file'}'$"):
+            write_file(tmp_path / "file", "x")
+        monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []

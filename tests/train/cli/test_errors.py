@@ -12,6 +12,7 @@ import pytest
 
 from seqzoo.train.cli import command, errors, report
 from seqzoo.train.cli.command import dispatch, main
+from seqzoo.train.devices.backend import check_flags
 
 
 @pytest.fixture
@@ -62,6 +63,44 @@ def test_an_error_is_its_sentence(failing, capsys, error, code, says):
     assert says in said
     assert said.count("\n") <= 10
     assert len(said) < 5000
+
+
+def test_an_error_without_words_is_asked_for_devices(failing, capsys, monkeypatch):
+    assert failing(AssertionError()) == 1  # there are some
+    monkeypatch.setattr(jax, "devices", _raises(AssertionError()))
+    assert failing(AssertionError()) == 2
+    assert "asks for what is not here" in capsys.readouterr().err.splitlines()[1]
+
+
+def _raises(error):
+    def call(*_):
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize("flags", ["--nonsense", "nonsense", "--xla_dump_hlo_as_text=x"])
+def test_flags_that_would_end_the_process_are_a_sentence(monkeypatch, flags):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    with pytest.raises(ValueError, match=f"XLA_FLAGS='{flags}' is nothing that XLA reads"):
+        check_flags()
+
+
+def test_flags_that_xla_reads_are_fine(monkeypatch):
+    for flags in ("", "--xla_dump_hlo_as_text=true"):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        check_flags()
+
+
+def test_a_working_folder_that_is_gone_is_said(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert dispatch(["new", "mixer", "abc_mixer"]) == 2
+    error = capsys.readouterr().err
+    assert "the folder that this command was started in is gone" in error
+    assert error.count("\n") == 1
 
 
 def test_whoever_debugs_sees_where_an_error_arose(failing, capsys, monkeypatch):
