@@ -10,6 +10,7 @@ from flax import nnx
 import seqzoo.models
 from seqzoo.models import LRU, MIXERS
 from seqzoo.models.construct import parameters_of
+from tests.scripts import script
 
 PARTS = {
     "what it is": r"^\S.*\.$",
@@ -50,3 +51,10 @@ def test_the_example_of_a_page_runs(name):
     exec(code, scope)
     assert scope["y"].shape[::2] == (2, 64)
     assert jnp.isfinite(scope["y"]).all()
+
+
+def test_type_checkers_read_today_s_constructors():
+    stubs = script("stubs")
+    assert stubs["PLACE"].read_text() == stubs["text"](), "run: python docs/stubs.py"
+    lru = next(line for line in stubs["text"]().splitlines() if "max_phase" in line)
+    assert "rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: " in lru
