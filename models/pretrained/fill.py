@@ -52,13 +52,13 @@ def fill(
         places = {n: s for bound in group for n, s in _sources(bound, tensors, lie).items()}
         read = _read({n: tensors[n] for n in places}, places, at_once)
         for bound in group:
-            paths = [slot.path for slot in bound.slots]
-            for path, slot in zip(paths, bound.slots, strict=True):
-                if path not in made and slot.index:
-                    made[path] = _zeros(shapes[path], dtypes[path], lie[path])
+            for slot in bound.slots:
+                if slot.path not in made and slot.index:
+                    made[slot.path] = _zeros(shapes[slot.path], dtypes[slot.path], lie[slot.path])
+            paths = list(dict.fromkeys(slot.path for slot in bound.slots))
             write = writer(
                 bound.transform,
-                tuple(slot.shape for slot in bound.slots),
+                tuple((slot.shape, paths.index(slot.path)) for slot in bound.slots),
                 tuple(jnp.dtype(dtypes[p]) for p in paths),
                 tuple(lie[p] for p in paths),
             )
@@ -175,21 +175,22 @@ def _zeros(shape: Shape, dtype: Any, sharding: Sharding) -> Array:
 
 def _writer(
     transform: Transform,
-    shapes: tuple[Shape, ...],
+    slots: tuple[tuple[Shape, int], ...],
     dtypes: tuple[Any, ...],
     shardings: tuple[Sharding, ...],
 ):
-    """One line's tensors into its parameters at an index; whole parameters are made anew."""
+    """One line's tensors into its parameters at an index; whole parameters are made anew.
+
+    `slots`: the shape of each, and which of the parameters it is a part of.
+    """
 
     def write(into: list[Array | None], tensors: list[Array], index: list[Array]) -> list[Array]:
-        made = transform.load(tensors, shapes)
-        made = [
-            m.astype(dtype).reshape(s) for m, dtype, s in zip(made, dtypes, shapes, strict=True)
-        ]
-        return [
-            m if old is None else _put(old, m, i)
-            for old, m, i in zip(into, made, index, strict=True)
-        ]
+        into = list(into)
+        made = transform.load(tensors, tuple(shape for shape, _ in slots))
+        for new, (shape, p), i in zip(made, slots, index, strict=True):
+            new = new.astype(dtypes[p]).reshape(shape)
+            into[p] = new if into[p] is None else _put(into[p], new, i)
+        return into
 
     return jax.jit(write, donate_argnums=0, out_shardings=list(shardings))
 

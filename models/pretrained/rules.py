@@ -115,7 +115,7 @@ def into_one(transform: Transform, axis: int, count: int) -> Transform:
 
 
 class Rule(NamedTuple):
-    """One line of a table."""
+    """One line of a table; what needs no tensor names none."""
 
     tensors: str | tuple[str, ...]
     parameters: str | tuple[str, ...]
@@ -188,7 +188,7 @@ def _places(rule: Rule, slots: Mapping[str, Slot]) -> Iterator[tuple[tuple[str, 
         if not all(name in slots for name in names):
             continue
         found, theirs = [slots[n] for n in names], [t.replace("{i}", str(i)) for t in tensors]
-        if "{e}" not in tensors[0]:
+        if not any("{e}" in tensor for tensor in tensors):
             yield names, [Bound(tuple(theirs), tuple(found), rule.transform)]
             continue
         way = []

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from seqzoo.models.pretrained.families.bert import bert, roformer
 from seqzoo.models.pretrained.families.encoders import fnet, longformer, nystromformer, xlnet
+from seqzoo.models.pretrained.families.fla import (
+    delta_net,
+    gated_deltanet,
+    gla,
+    hgrn2,
+    retnet,
+    rwkv7,
+    transformer,
+)
 from seqzoo.models.pretrained.families.jamba import jamba
 from seqzoo.models.pretrained.families.kimi_linear import kimi_linear
 from seqzoo.models.pretrained.families.llama import gpt2, llama
@@ -32,5 +41,12 @@ FAMILIES: dict[str, tuple[tuple[str, ...], Translate]] = {
     "fnet": (("FNetForMaskedLM", "FNetForPreTraining"), fnet),
     "nystromformer": (("NystromformerForMaskedLM",), nystromformer),
     "xlnet": (("XLNetLMHeadModel",), xlnet),
+    "gla": (("GLAForCausalLM",), gla),
+    "retnet": (("RetNetForCausalLM",), retnet),
+    "delta_net": (("DeltaNetForCausalLM",), delta_net),
+    "gated_deltanet": (("GatedDeltaNetForCausalLM",), gated_deltanet),
+    "hgrn2": (("HGRN2ForCausalLM",), hgrn2),
+    "rwkv7": (("RWKV7ForCausalLM",), rwkv7),
+    "transformer": (("TransformerForCausalLM",), transformer),
     "roformer": (("RoFormerForMaskedLM", "RoFormerForCausalLM"), roformer),
 }

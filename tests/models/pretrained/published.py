@@ -15,10 +15,11 @@ from seqzoo.models import from_pretrained
 from seqzoo.models.pretrained.families import FAMILIES
 from tests.golden import FOLDER, golden
 
-HF = FOLDER / "hf"
+# Of transformers, and of flash-linear-attention.
+HF, FLA = FOLDER / "hf", FOLDER / "fla"
 NAMES = sorted(
     path.parent.name
-    for path in HF.glob("*/config.json")
+    for path in (*HF.glob("*/config.json"), *FLA.glob("*/config.json"))
     if json.loads(path.read_text())["model_type"] in FAMILIES
 )
 FORMS = ("whole", "padded", "packed", "steps", "prefill, then steps")
@@ -27,12 +28,17 @@ BORDER = 5  # tokens of the first of two packed rows
 
 def folder(name: str) -> Path:
     """A published model in the layout of Hugging Face."""
-    return HF / name
+    return (FLA if (FLA / name).is_dir() else HF) / name
+
+
+def published(name: str) -> Mapping[str, np.ndarray]:
+    """What the library gave."""
+    return golden(f"{folder(name).parent.name}/{name}/io")
 
 
 def differences(name: str) -> dict[str, float]:
     """The largest difference of a logit from the published one, by form."""
-    io = golden(f"hf/{name}/io")
+    io = published(name)
     if "global_attention_mask" not in io:
         return compared(from_pretrained(folder(name)), io)
     found = []
@@ -60,9 +66,9 @@ def compared(model: Any, io: Mapping[str, np.ndarray]) -> dict[str, float]:
         )
     if model.encoder.causal:
         tokens = jnp.asarray(io["input_ids"])
-        found["steps"] = _far(_streamed(model, tokens, 1), io["logits_stepwise"])
+        found["steps"] = _far(_streamed(model, tokens, 1), io.get("logits_stepwise", io["logits"]))
         made = _streamed(model, tokens, length // 2)
-        found["prefill, then steps"] = _far(made, io["logits_prefill_then_steps"])
+        found["prefill, then steps"] = _far(made, io.get("logits_prefill_then_steps", io["logits"]))
     return found
 
 
