@@ -2,6 +2,7 @@
 
     OUT/results.json              what was found: the same file however often the work was stopped
     OUT/timings.json              when, how fast and how long: another one each time
+    OUT/trials/LABEL/             the runs of its trials, and tuned.json: what came of them
     OUT/runs/LABEL/               the run of a model's seeds, or seedN/ for each, as `train` has it
     OUT/runs/LABEL/model.json     what came of it, when all its seeds are through
     OUT/runs/LABEL/timing.json    how fast and how long
