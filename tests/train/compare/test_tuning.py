@@ -12,7 +12,7 @@ from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare import comparison as module
 from seqzoo.train.compare import results, tables, tuning, units, work
 from seqzoo.train.compare.comparison import compare
-from seqzoo.train.compare.page import chart_data, render
+from seqzoo.train.compare.page import chart_data, render, write_report
 from seqzoo.train.compare.results import Trial
 from seqzoo.train.compare.sweep import Range, Sweep
 from seqzoo.train.compare.trials import edge_warning, tuned
@@ -20,6 +20,7 @@ from seqzoo.train.compare.tuning import affordable, choose, operations_of
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.loop.program import make_program
 from tests.helpers import assert_close
+from tests.train.compare import browser
 from tests.train.compare.test_comparison import finish, run
 from tests.train.compare.test_work import models
 from tests.train.loop.test_replicas import make_model
@@ -298,6 +299,25 @@ def test_the_page_shows_all_trials_and_who_stands_at_an_edge():
     alone = dataclasses.replace(found, models=(plain,))
     assert 'data-plot="tuning"' not in render([alone])
     assert edge_warning(alone) == ""
+
+
+def test_the_browser_draws_validation_against_what_was_swept(tmp_path):
+    if not (browser.CHROMIUM and browser.DRIVER):
+        pytest.skip(browser.MISSING)
+    found = results.Comparison(
+        title="mqar",
+        main_metric="accuracy",
+        models=(swept("gru", 0.1, 0.7, 0.2, chosen=1), swept("<b>", 0.1, None, 0.345, chosen=2)),
+    )
+    results.save(found, tmp_path)
+    with browser.Browser() as window:
+        window.open(write_report(tmp_path).as_uri())
+        drawn = window.run(
+            "return [...document.querySelectorAll('[data-plot=tuning] > div')].map(b => "
+            "[b.querySelectorAll('circle').length, b.querySelectorAll('[data-tuning]').length])"
+        )
+        assert drawn == [[5, 2], [5, 2]]  # a field each; a trial without a score is no dot
+        assert window.log("browser") == []
 
 
 @pytest.mark.of_the_day("tuning by the command")
