@@ -53,6 +53,7 @@ from seqzoo.models.ssm.longhorn import Longhorn
 from seqzoo.models.ssm.lru import LRU
 from seqzoo.models.ssm.mamba import Mamba
 from seqzoo.models.ssm.mamba2 import Mamba2
+from seqzoo.models.ssm.mamba3 import Mamba3
 from seqzoo.models.ssm.mega import Mega
 from seqzoo.models.ssm.s4 import S4
 from seqzoo.models.ssm.s4d import S4D
@@ -109,6 +110,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "linoss": LinOSS,
     "mamba": Mamba,
     "mamba2": Mamba2,
+    "mamba3": Mamba3,
     "longhorn": Longhorn,
     "h3": H3,
     "hyena": Hyena,

@@ -129,7 +129,7 @@ class DeltaProduct(DeltaMixer):
         beta = beta.reshape(*k.shape[:2], heads)
         log_decay = None
         if self.decay is not None:
-            log_decay = _first_of(self.decay(logits[..., heads * n :]), n)[..., None]
+            log_decay = first_of(self.decay(logits[..., heads * n :]), n)[..., None]
         o, s = gated_delta_rule(
             jnp.repeat(q, n, axis=1),
             k,
@@ -139,17 +139,18 @@ class DeltaProduct(DeltaMixer):
             s0,
             scale=self.scale,
             chunk_size=self.chunk_size,
-            segment_ids=_repeated(ctx.segments, n),
+            segment_ids=repeated(ctx.segments, n),
         )
         o = self.norm(o[:, n - 1 :: n])  # what all steps of a token have made
         return self.out_proj(o), DeltaState(window, s)
 
 
-def _first_of(log_decay: Float[Array, "B L H"], steps: int) -> Float[Array, "B L*steps H"]:
+def first_of(log_decay: Float[Array, "B L H"], steps: int) -> Float[Array, "B L*steps H"]:
     """The decay before the first of a token's steps; none before the others."""
     padded = jnp.pad(log_decay[:, :, None], ((0, 0), (0, 0), (0, steps - 1), (0, 0)))
     return padded.reshape(log_decay.shape[0], -1, log_decay.shape[-1])
 
 
-def _repeated(layout: Segments, steps: int) -> Segments:
+def repeated(layout: Segments, steps: int) -> Segments:
+    """The layout of rows with that many steps for each token."""
     return jax.tree.map(lambda x: jnp.repeat(x, steps, axis=1), layout)

@@ -82,7 +82,7 @@ class LongConv(Mixer):
         noise = jax.random.normal(rngs.params(), shape, param_dtype)
         if kind == "free":
             noise = noise * _fading(max_length, d_model, param_dtype)
-        self.kernel = nnx.Param(noise, group="dynamics")
+        self.conv = nnx.Param(noise, group="dynamics")
         norm = None
         if kind == "multiscale":
             norm = Constant(jnp.linalg.norm(self._drawn_out(noise), axis=1, keepdims=True))
@@ -93,7 +93,7 @@ class LongConv(Mixer):
 
     def filters(self) -> Float[Array, "F Lk D"]:
         """The taps of each direction, in at least float32."""
-        w = self.kernel[...].astype(self.wide)
+        w = self.conv[...].astype(self.wide)
         if self.kind == "free":
             return jnp.sign(w) * jnp.maximum(jnp.abs(w) - self.squash, 0)
         return self._drawn_out(w) / self.first_norm[...].astype(w.dtype)

@@ -97,6 +97,8 @@ TINY = {
     "mamba": {"d_state": 3, "chunk_size": 4},
     "mamba@normed": {"d_state": 2, "dt_rank": 2, "d_conv": 1, "inner_norm": True},
     "mamba2": {"d_state": 3, "d_head": 4, "num_groups": 2, "chunk_size": 4},
+    "mamba3": {"d_state": 4, "d_head": 8, "rope_fraction": 0.6, "chunk_size": 4},
+    "mamba3@mimo": {"d_state": 2, "d_head": 4, "num_groups": 2, "rank": 2, "rope_fraction": 1.0},
     "h3": {"d_state": 4, "d_shift": 3, "d_head": 2, "chunk_size": 4},
     "hyena": {"order": 3, "filter_width": 4, "max_length": 32},
     "long_conv": {"max_length": 32},

@@ -35,9 +35,9 @@ def test_equals_the_sum_over_pairs(kind, causal):
     with x64():
         options = {"kind": kind, "squash": 0.2, "width": WIDTH, "causal": causal, "gate": False}
         mixer = LongConv(D, **options, max_length=LENGTH, **F64, rngs=nnx.Rngs(0))
-        first = np.asarray(mixer.kernel[...])
+        first = np.asarray(mixer.conv[...])
         nnx.update(mixer, perturbed(nnx.state(mixer, nnx.Param), 0.3))
-        w, skip = np.asarray(mixer.kernel[...]), np.asarray(mixer.D[...])
+        w, skip = np.asarray(mixer.conv[...]), np.asarray(mixer.D[...])
         x = normal(0, *PACKED.shape, D).astype(np.float64)
         y = np.asarray(jax.jit(mixer)(jnp.asarray(x), PACKED))
     norms = [1.0 if kind == "free" else np.linalg.norm(taps(k, kind, 1), axis=0) for k in first]
@@ -55,14 +55,14 @@ def test_equals_the_sum_over_pairs(kind, causal):
 
 def test_parameters_of_scales_grow_with_the_logarithm_of_the_length():
     small, large = (
-        LongConv(D, kind="multiscale", max_length=n, gate=False, rngs=nnx.Rngs(0)).kernel.shape[1]
+        LongConv(D, kind="multiscale", max_length=n, gate=False, rngs=nnx.Rngs(0)).conv.shape[1]
         for n in (2**10, 2**20)
     )
     assert (small, large) == (6, 16)
 
 
 def test_free_taps_start_with_unit_energy():
-    kernel = LongConv(256, max_length=64, rngs=nnx.Rngs(0)).kernel[...]
+    kernel = LongConv(256, max_length=64, rngs=nnx.Rngs(0)).conv[...]
     assert np.mean(np.sum(kernel**2, axis=1)) == pytest.approx(1, rel=0.1)
 
 
