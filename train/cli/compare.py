@@ -39,7 +39,7 @@ from seqzoo.train.cli.flags import (
     read,
     value_of,
 )
-from seqzoo.train.compare import comparison
+from seqzoo.train.compare import comparison, members
 from seqzoo.train.compare.matching import matching
 from seqzoo.train.compare.page import FILE as REPORT
 from seqzoo.train.compare.plans import Vectorise
@@ -76,6 +76,8 @@ class CompareOptions(SweepOptions):
     match: Literal["none", "parameters", "flops", "state", "time"] = "none"
     match_target: float = 0.0  # how much; 0: as the largest model, or as in the folder
     allow_broken: bool = False  # train mixers of your own that break a law, and say so
+    workers: int = 1  # processes here that share the models; 0: one for each GPU
+    ray: int = 0  # tasks of a Ray cluster that share the models; the folder is one that all see
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,6 +88,10 @@ def main(argv: Sequence[str]) -> int:
     models = dict(labelled(needed(line, "--models", "attention")))
     options, processes, experiments = experiments_of(line, task, models)
     sweep = sweep_of(options, experiments)
+    if members.wanted(options.workers, options.ray, processes):
+        command = ["-m", "seqzoo.train.cli", "compare", *argv]
+        start = members.on_ray if options.ray else members.on_host
+        return start(command, options.ray or options.workers)
     with joined(processes, exit_code):
         sizes = None
         if options.match != "none":
