@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.attention.cache import KVCache, MarkedCache, slot_positions, write
 from seqzoo.models.attention.differential import Differential
-from seqzoo.models.attention.positions.encodings import Encoding, Sizes, Tokens
+from seqzoo.models.attention.positions.encodings import Encoding, Scoring, Sizes, Tokens
 from seqzoo.models.attention.positions.kinds import FORMER, KINDS, encoding, with_former
 from seqzoo.models.blocks.layers import CenteredRMSNorm
 from seqzoo.models.linear import Linear
@@ -140,30 +140,31 @@ class Attention(Mixer):
         q, k, v = self.positions.turn(q, k, v, layout.position)
         before = inner.newest() if isinstance(inner, MarkedCache) else None
         marks = self.positions.mark(x, layout, before)
+        scores = self.positions.beside(self.q_proj, self.k_proj)
         if inner is None:
-            o = self._parallel(q, k, v, marks, layout)
+            o = self._parallel(scores, q, k, v, marks, layout)
         else:
-            o, inner = self._cached(q, k, v, marks, inner, layout)
+            o, inner = self._cached(scores, q, k, v, marks, inner, layout)
         o = (o if self.pairs is None else self.pairs.difference(o)).reshape(*x.shape[:2], -1)
         if self.gate_proj is not None:
             o = o * jax.nn.sigmoid(self.gate_proj(x).astype(o.dtype))
         return self.out_proj(o), inner
 
-    def _parallel(self, q, k, v, marks: Array | None, layout: Segments):
+    def _parallel(self, scores: Scoring, q, k, v, marks: Array | None, layout: Segments):
         at = Tokens(layout.position, marks)
-        q, k, relative = self.positions.score(q, k, at, at)
+        q, k, relative = scores.score(q, k, at, at)
         return attention(
             q,
             k,
             v if self.pairs is None else self.pairs.values(v),
             relative=relative,
-            scale=self.positions.scale,
+            scale=scores.scale,
             causal=self.causal,
             window=self.window,
             segment_ids=layout,
         )
 
-    def _cached(self, q, k, v, marks: Array | None, cache: Any, layout: Segments):
+    def _cached(self, scores: Scoring, q, k, v, marks: Array | None, cache: Any, layout: Segments):
         batch, chunk = q.shape[:2]
         position = jnp.broadcast_to(layout.position, (batch, chunk))
         tags = run_tags(layout, batch, chunk)
@@ -175,13 +176,13 @@ class Attention(Mixer):
         values = jnp.concatenate([cache.v.astype(v.dtype), v], 1)
         k_marks = None if marks is None else jnp.concatenate([cache.marks, marks], 1)
         at, k_at = Tokens(since, marks), Tokens(k_since, k_marks)
-        q, keys, relative = self.positions.score(q, keys, at, k_at)
+        q, keys, relative = scores.score(q, keys, at, k_at)
         o = attention(
             q,
             keys,
             values if self.pairs is None else self.pairs.values(values),
             relative=relative,
-            scale=self.positions.scale,
+            scale=scores.scale,
             causal=True,
             window=self.window,
             q_positions=since,

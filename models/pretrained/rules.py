@@ -47,6 +47,7 @@ def _turned(x: Array) -> Array:
 
 SAME = one(_same, _same)
 TRANSPOSED = one(_turned, _turned)  # a torch Linear [out, in] and our kernel [in, out]
+COPIED = Transform(lambda x, shapes: [x[0]] * len(shapes), lambda x: [x[0]])  # all alike
 TAPS = one(lambda x: x[:, 0].T, lambda x: x.T[:, None])  # a depthwise kernel [D, 1, W] and [W, D]
 
 

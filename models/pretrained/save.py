@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
@@ -19,7 +20,7 @@ from seqzoo.models.pretrained.family import Translation
 from seqzoo.models.pretrained.folder import CONFIG, INDEX, SINGLE
 from seqzoo.models.pretrained.load import abstract, translate
 from seqzoo.models.pretrained.peft import save_adapter
-from seqzoo.models.pretrained.rules import Bound, Transform, bind
+from seqzoo.models.pretrained.rules import COPIED, Bound, Transform, bind
 from seqzoo.models.pretrained.slots import slots_of
 
 METADATA = {"format": "pt"}  # which the transformers library asks for
@@ -128,8 +129,21 @@ def _tensors(
 ) -> dict[str, np.ndarray]:
     """The tensors of one line, whole on this host."""
     index = [np.asarray(slot.index, np.int32) for slot in bound.slots]
-    made = saver(bound.transform)([params[slot.path] for slot in bound.slots], index)
+    own = [params[slot.path] for slot in bound.slots]
+    if bound.transform is COPIED:
+        _check_alike(bound, [array[tuple(i)] for array, i in zip(own, index, strict=True)])
+    made = saver(bound.transform)(own, index)
     return dict(zip(bound.tensors, _whole(made), strict=True))
+
+
+def _check_alike(bound: Bound, own: list[jax.Array]) -> None:
+    """Raises ValueError where what published files have once has become several things."""
+    if not all(bool(jnp.array_equal(own[0], array)) for array in own[1:]):
+        raise ValueError(
+            f"published files have one {bound.tensors[0]!r} for all layers, and training has made "
+            f"them differ: {', '.join(dict.fromkeys(slot.path for slot in bound.slots))}. Hold it "
+            "(--optim.trained, or --adapter) to write such files"
+        )
 
 
 def _whole(arrays: list[jax.Array]) -> list[np.ndarray]:

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqzoo.models.attention.positions.deberta import deberta_rows
 from seqzoo.models.attention.positions.encodings import alibi_slopes
-from seqzoo.models.attention.positions.relative import deberta_rows, t5_buckets
+from seqzoo.models.attention.positions.relative import t5_buckets
 from seqzoo.models.ops.layout.segments import as_segments
 from seqzoo.models.ops.softmax import rope_scaling
 from seqzoo.models.ops.softmax.relative import Slopes

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from flax import nnx
@@ -23,6 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.errors import unknown
+from seqzoo.models.linear import Linear
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.softmax import rope_scaling
 from seqzoo.models.ops.softmax.relative import Relative, Slopes
@@ -54,6 +55,15 @@ class Tokens(NamedTuple):
     marks: Float[Array, "B L M"] | None = None
 
 
+class Scoring(Protocol):
+    """What attention asks for the scores of its queries and keys."""
+
+    scale: float
+
+    def score(self, q: Array, k: Array, q_at: Tokens, k_at: Tokens) -> Scored:
+        """See `PlugIn.score`."""
+
+
 class PlugIn(nnx.Module):
     """No positions at all, and what the others inherit."""
 
@@ -74,6 +84,10 @@ class PlugIn(nnx.Module):
         `before` are those of the token to whose segment the first run belongs, if one streams.
         """
         return None
+
+    def beside(self, q_proj: Linear, k_proj: Linear) -> Scoring:
+        """What scores for an attention with these projections, which it may use too."""
+        return self
 
     def score(
         self,

@@ -13,9 +13,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from seqzoo.models.attention.positions.deberta import Deberta
 from seqzoo.models.attention.positions.encodings import Alibi, Encoding, Rope, XPos
 from seqzoo.models.attention.positions.forgetting import Forgetting
-from seqzoo.models.attention.positions.relative import T5, Deberta, Shaw, TransformerXL
+from seqzoo.models.attention.positions.relative import T5, Shaw, TransformerXL
 from seqzoo.models.config import parsed, typed
 
 KINDS: dict[str, type[Encoding]] = {

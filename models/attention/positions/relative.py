@@ -17,7 +17,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from seqzoo.models.attention.positions.encodings import Encoding, PlugIn, Scored, Sizes, Tokens
+from seqzoo.models.attention.positions.encodings import (
+    Encoding,
+    PlugIn,
+    Scored,
+    Sizes,
+    Tokens,
+)
 from seqzoo.models.linear import Linear
 from seqzoo.models.ops.softmax.relative import Lookup, Relative, Terms
 from seqzoo.models.ops.softmax.rope import angles
@@ -100,7 +106,7 @@ class Clipped(PlugIn):
 
     def score(self, q: Array, k: Array, q_at: Tokens, k_at: Tokens) -> Scored:
         """A term of one number for each query and row of the table."""
-        return q, k, Relative(self.term, Terms(None, _products(q, self.embed, self.scale)))
+        return q, k, Relative(self.term, Terms(None, products(q, self.embed, self.scale)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,73 +164,6 @@ class Waves(PlugIn):
         return jnp.sin(angle), jnp.cos(angle)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Deberta(Encoding):
-    """DeBERTa (He et al. 2020, arXiv:2006.03654, eq. 4): q_t . kr_(t-s) + k_s . qr_(t-s).
-
-    Position keys kr and queries qr are projections of one table of distances; scores are divided by
-    sqrt(3K). Where ours differs: each layer has a table, DeBERTa one for all; and projections are
-    never shared with those of the content (v2's `share_att_key`). While streaming, k_s . qr is made
-    again for the whole cache at every call.
-    """
-
-    kind = "deberta"
-    num_buckets: int = 32  # rows of the table, both ways together; at least 4
-    max_distance: int = 128  # from which on all have the last row; at least 2
-    content_to_position: bool = True  # whether there is q . kr
-    position_to_content: bool = True  # whether there is k . qr
-
-    def __post_init__(self) -> None:
-        number, most = self.num_buckets, self.max_distance
-        rule = "num_buckets is at least 4, half for each way, and max_distance at least 2"
-        self.check(number >= 4 and most >= 2, rule, "num_buckets", "max_distance")
-
-    def plug_in(self, sizes: Sizes, rngs: nnx.Rngs) -> PlugIn:
-        """A table and projections of it."""
-        return Disentangled(self, sizes, rngs)
-
-
-class Disentangled(PlugIn):
-    """DeBERTa's table of 2 span distances, and its projections."""
-
-    def __init__(self, options: Deberta, sizes: Sizes, rngs: nnx.Rngs):
-        wanted = (options.content_to_position, options.position_to_content)
-        if sizes.scale is None:
-            sizes = dataclasses.replace(sizes, scale=(sizes.d_head * (1 + sum(wanted))) ** -0.5)
-        super().__init__(sizes)
-        max_distance = options.max_distance
-        span = min(options.num_buckets // 2, max_distance)
-        ahead = np.arange(-max_distance, max_distance + 1)
-        rows = deberta_rows(ahead, span=span, max_distance=max_distance)
-        self.term = Lookup.of(-max_distance, rows)
-        self.num_heads = sizes.num_heads
-        init = nnx.initializers.normal(0.02)
-        self.embed = nnx.Param(init(rngs.params(), (2 * span, sizes.d_model), sizes.param_dtype))
-        width = sizes.num_heads * sizes.d_head
-        dtypes = {"dtype": sizes.dtype, "param_dtype": sizes.param_dtype}
-        made = [
-            Linear(sizes.d_model, width, use_bias=sizes.use_bias, **dtypes, rngs=rngs)
-            if one
-            else None
-            for one in wanted
-        ]
-        self.pos_k_proj, self.pos_q_proj = (nnx.data(projection) for projection in made)
-
-    def score(self, q: Array, k: Array, q_at: Tokens, k_at: Tokens) -> Scored:
-        """A term of one number for each query, key and row of the table."""
-        by_query = by_key = None
-        if self.pos_k_proj is not None:
-            by_query = _products(q, self._rows(self.pos_k_proj), self.scale)
-        if self.pos_q_proj is not None:
-            repeated = jnp.repeat(k, self.num_heads // k.shape[2], axis=2)
-            by_key = _products(repeated, self._rows(self.pos_q_proj), self.scale)
-        return q, k, Relative(self.term, Terms(None, by_query, by_key))
-
-    def _rows(self, projection: Linear) -> Float[Array, "M H K"]:
-        rows = projection(self.embed[...])
-        return rows.reshape(len(rows), self.num_heads, -1)
-
-
 def t5_buckets(
     ahead: Int[np.ndarray, "*shape"], *, num_buckets: int, max_distance: int, causal: bool
 ) -> Int[np.ndarray, "*shape"]:
@@ -248,29 +187,11 @@ def t5_buckets(
     return offset + np.where(ahead < exact, ahead, far)
 
 
-def deberta_rows(
-    ahead: Int[np.ndarray, "*shape"], *, span: int, max_distance: int
-) -> Int[np.ndarray, "*shape"]:
-    """The row, of 2 span, of each distance, query minus key (He et al. 2020, arXiv:2006.03654).
-
-    Distance 0 has row `span`. Where max_distance > span, distances above span/2 grow with the
-    logarithm (DeBERTa v2 and v3); else they are clipped (their eq. 3).
-    """
-    ahead = np.asarray(ahead)
-    if max_distance > span:
-        middle = span // 2
-        size = np.maximum(np.abs(ahead), middle)
-        grown = np.log(size / middle) / math.log((max_distance - 1) / middle) * (middle - 1)
-        far = (np.ceil(grown) + middle).astype(int) * np.sign(ahead)
-        ahead = np.where(np.abs(ahead) <= middle, ahead, far)
-    return np.clip(ahead + span, 0, 2 * span - 1)
-
-
 def _wide(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _products(x: Float[Array, "B L H K"], rows: Any, scale: float) -> Float[Array, "B L H M"]:
+def products(x: Float[Array, "B L H K"], rows: Any, scale: float) -> Float[Array, "B L H M"]:
     """scale x . rows, the rows [M, K] of all heads or [M, H, K]; at least float32."""
     rows = jnp.asarray(rows[...]).astype(x.dtype)
     equation = "blhk,mk->blhm" if rows.ndim == 2 else "blhk,mhk->blhm"

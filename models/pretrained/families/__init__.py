@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqzoo.models.pretrained.families.bert import bert, roformer
+from seqzoo.models.pretrained.families.bert import bert, deberta_v2, roformer
 from seqzoo.models.pretrained.families.encoders import fnet, longformer, nystromformer, xlnet
 from seqzoo.models.pretrained.families.fla import (
     delta_net,
@@ -37,6 +37,7 @@ FAMILIES: dict[str, tuple[tuple[str, ...], Translate]] = {
     "llama": (("LlamaForCausalLM",), llama),
     "gpt2": (("GPT2LMHeadModel",), gpt2),
     "bert": (("BertForMaskedLM", "BertForPreTraining"), bert),
+    "deberta-v2": (("DebertaV2ForMaskedLM",), deberta_v2),
     "longformer": (("LongformerForMaskedLM",), longformer),
     "fnet": (("FNetForMaskedLM", "FNetForPreTraining"), fnet),
     "nystromformer": (("NystromformerForMaskedLM",), nystromformer),

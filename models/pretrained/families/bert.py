@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from seqzoo.models.attention.positions import Rope
+from seqzoo.models.attention.positions import Deberta, Rope
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.pretrained.family import ACTIVATIONS, Translation
 from seqzoo.models.pretrained.keys import Keys
-from seqzoo.models.pretrained.rules import TRANSPOSED, Rule, linear, norm
+from seqzoo.models.pretrained.rules import COPIED, TRANSPOSED, Rule, linear, norm
 
 # Names of the first releases.
 RENAMED = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
@@ -139,6 +139,73 @@ def roformer(keys: Keys) -> Translation:
         tied=tied_head("roformer") if keys.flag("tie_word_embeddings", True) else {},
         derived={"roformer.encoder.embed_positions.weight": lambda: _waves(length, d_head)},
     )
+
+
+def deberta_v2(keys: Keys) -> Translation:
+    """DeBERTa v2 and v3 as masked language models (model_type "deberta-v2").
+
+    The table of distances is one tensor of the files and one parameter a layer, alike.
+    """
+    keys.fixed(relative_attention=True, legacy=True, conv_kernel_size=0)
+    keys.ignore("pooler_dropout", "pooler_hidden_act", "pooler_hidden_size")
+    keys.ignore("conv_act", "conv_groups", "max_relative_positions")
+    kinds, depth = _position_kinds(keys), keys.size("num_hidden_layers", 24)
+    length, buckets = keys.size("max_position_embeddings", 512), keys.raw("position_buckets", -1)
+    most = keys.config.get("max_relative_positions", -1)
+    most = length if most < 1 else most
+    normed = keys.choice("norm_rel_ebd", {"none": False, "layer_norm": True}, "none")
+    eps = keys.number("layer_norm_eps", 1e-7)
+    positions = Deberta(
+        num_buckets=2 * (buckets if buckets > 0 else most),
+        max_distance=most,
+        content_to_position="c2p" in kinds,
+        position_to_content="p2c" in kinds,
+        shared_projections=keys.flag("share_att_key", False),
+        table_norm=eps if normed else None,
+    )
+    added = keys.flag("position_biased_input", True)
+    d_model = keys.size("hidden_size", 1536)
+    width = keys.size("embedding_size", d_model)
+    at = [f"blocks.{i}.attention.positions" for i in range(depth)]
+    theirs = "deberta.encoder.layer.{i}.attention.self"
+    return Translation(
+        vocab=keys.size("vocab_size", 128100),
+        length=length,
+        pattern=("attention",),
+        backbone=backbone(
+            keys,
+            kinds=0,
+            positions="learned" if added else "none",
+            embed_width=0 if width == d_model else width,
+            norm_eps=eps,
+        ),
+        options={**_heads(keys), "positions": str(positions)},
+        rules=(
+            *embeddings("deberta"),
+            Rule("deberta.embeddings.embed_proj.weight", "in_proj.kernel", TRANSPOSED),
+            *layers("deberta", "attention", "attention.self.{}_proj"),
+            Rule("deberta.encoder.rel_embeddings.weight", tuple(f"{a}.embed" for a in at), COPIED),
+            *(
+                Rule(f"deberta.encoder.LayerNorm.{n}", tuple(f"{a}.norm.{m}" for a in at), COPIED)
+                for n, m in (("weight", "scale"), ("bias", "bias"))
+            ),
+            *linear(f"{theirs}.pos_key_proj", "blocks.{i}.attention.positions.pos_k_proj"),
+            *linear(f"{theirs}.pos_query_proj", "blocks.{i}.attention.positions.pos_q_proj"),
+            *head(),
+        ),
+        renamed=RENAMED,
+        unused=(r"(deberta\.)?pooler\..*", r"deberta\.embeddings\.position_ids"),
+        tied=tied_head("deberta") if keys.flag("tie_word_embeddings", True) else {},
+    )
+
+
+def _position_kinds(keys: Keys) -> list[str]:
+    """Of the terms between contents and positions; old configs join their names by |."""
+    said = keys.raw("pos_att_type", None) or []
+    kinds = said.lower().split("|") if isinstance(said, str) else said
+    if not isinstance(kinds, list) or not kinds or not {*kinds} <= {"c2p", "p2c"}:
+        raise ValueError(f"{keys.where}: pos_att_type={said!r} is not handled (only c2p and p2c)")
+    return kinds
 
 
 def _heads(keys: Keys) -> dict[str, Any]:

@@ -183,6 +183,14 @@ def test_what_is_saved_was_loaded_or_has_a_config(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_what_files_have_once_must_still_be_one(tmp_path):
+    model = from_pretrained(folder("deberta_v2_mlm"))
+    tables = model.encoder.backbone.stack.units.mixer.positions.embed
+    tables.set_value(tables[...].at[1, 0, 0].add(1e-3))
+    with pytest.raises(ValueError, match=r"one 'deberta.encoder.rel_embeddings.weight' for all"):
+        save_pretrained(model, tmp_path / "again")
+
+
 def test_a_name_of_the_hub_needs_its_library_and_nothing_else(tmp_path, monkeypatch):
     import huggingface_hub
 
