@@ -221,6 +221,31 @@ class SequenceModel(nnx.Module):
         self.encoder.check(inputs, state, segment_ids)
         return door.through(_continued, self, inputs, state, segment_ids, rngs=rngs)
 
+    def streamed(
+        self, inputs: Array, segment_ids: Int[Array, "..."] | None = None, *, chunk: int = 1
+    ) -> Float[Array, "..."]:
+        """What a call gives, by the streaming form: `chunk` tokens at a time, any head.
+
+        Raises ValueError for a model that looks both ways.
+        """
+        self.encoder.check(*self._rows(inputs, None, segment_ids))
+        rows, _, ids = self._rows(inputs, None, segment_ids)
+        valid = jnp.ones(rows.shape[:2], jnp.int32) if ids is None else ids
+        count = -(-rows.shape[1] // chunk)
+
+        def cut(x: Array) -> Array:
+            room = [(0, 0), (0, count * chunk - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]
+            return jnp.moveaxis(jnp.pad(x, room).reshape(len(x), count, chunk, *x.shape[2:]), 1, 0)
+
+        def step(state: StreamState, part: tuple[Array, Array]) -> tuple[StreamState, Array]:
+            h, state = self.encoder.extend(part[0], state, part[1])
+            return state, h
+
+        state = self.encoder.init_state(len(rows))
+        _, parts = jax.lax.scan(step, state, (cut(real_only(rows, valid > 0)), cut(valid)))
+        h = jnp.moveaxis(parts, 0, 1).reshape(len(rows), count * chunk, -1)[:, : rows.shape[1]]
+        return _answered(self, rows, h, ids)
+
     @property
     def state_growth(self) -> StateGrowth:
         """How the state grows with the tokens seen."""
@@ -290,14 +315,19 @@ def _read(
 ) -> Array:
     """Every head from what its encoder gives."""
     inputs, _, ids = model._rows(inputs, None, ids)
-    valid = None if ids is None else ids > 0
-    inputs = real_only(inputs, valid)
+    inputs = real_only(inputs, None if ids is None else ids > 0)
     if packed is None:
         h, _ = forward(model.encoder, inputs, None, ids, rngs)
     else:
         packed = packed._replace(places=packed.places.reshape(inputs.shape[:2]))
         made, _ = forward(model.encoder, packed.pack(inputs), None, packed.segment_ids(), rngs)
         h = packed.unpack(made)
+    return _answered(model, inputs, h, ids)
+
+
+def _answered(model: SequenceModel, inputs: Array, h: Array, ids: Array | None) -> Array:
+    """What each head makes of the encoder's vectors."""
+    valid = None if ids is None else ids > 0
     if model.head == "contrast":
         made = model.contrast(model.encoder.embed(inputs), h)
         return made.astype(jnp.promote_types(made.dtype, jnp.float32))

@@ -240,13 +240,25 @@ def measure_tokens(logits: Float[Array, "B L V"], batch: Mapping[str, Array]) ->
 
 
 def measure_regression(outputs: Float[Array, "B *shape"], batch: Mapping[str, Array]) -> Metrics:
-    """Mean squared error over every number of a row; `loss` and `mse` are the same."""
+    """Mean squared error over every number of a row; `loss` and `mse` are the same.
+
+    `relative_mse` is in units of the targets' own mean square: 1 for an output of 0.
+    """
     weight = example_weight(batch)
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     square = jnp.square(outputs - batch["targets"])
-    square = square.reshape(square.shape[0], -1).mean(1)
-    pair = (_weighted_sum(square, weight), weight.sum())
-    return {"loss": pair, "mse": pair}
+    square, power = (
+        x.reshape(len(x), -1).mean(1)
+        for x in (square, jnp.square(jnp.asarray(batch["targets"], outputs.dtype)))
+    )
+    return squared_errors(square, power, weight)
+
+
+def squared_errors(square: Array, power: Array, weight: Array) -> Metrics:
+    """Squared errors of rows or steps, also in units of the targets' own `power`."""
+    error = _weighted_sum(square, weight)
+    pair = (error, weight.sum())
+    return {"loss": pair, "mse": pair, "relative_mse": (error, _weighted_sum(power, weight))}
 
 
 def _cross_entropy(

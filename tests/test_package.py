@@ -74,7 +74,7 @@ FLOORS = {
         ("train/devices",),
         ("train/folder",),
         ("train/loop",),
-        ("train/cost",),
+        ("train/cost", "train/evaluation"),
         ("train/compare", "train/plan", "train/bench"),
         ("train/cli",),
         ("train/door",),  # what `from seqzoo.train import run` finds

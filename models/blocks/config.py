@@ -27,7 +27,8 @@ class BackboneConfig:
     arrangement: Literal["repeat", "sections", "listed"] = "repeat"
     # other values of a block's fields by place in the pattern, and under "mixer" options of it
     each: tuple[Mapping[str, Any], ...] = ()
-    # rms, centered_rms (its scale kept less 1), layer, or batch (real tokens of the global batch)
+    # rms, centered_rms (its scale kept less 1), layer, batch (real tokens of the global batch) or
+    # none
     norm: NormKind = "rms"
     norm_eps: float | None = None  # added to the variance; None: 1e-6, batch 1e-5
     # pre: of each branch's input; both: of what goes through the branch and past it; post: of each

@@ -19,7 +19,7 @@ from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.conv.short import short_conv
 
-NormKind = Literal["rms", "centered_rms", "layer", "batch"]
+NormKind = Literal["rms", "centered_rms", "layer", "batch", "none"]
 FeedForwardKind = Literal[
     "mlp", "gelu", "relu", "glu", "swiglu", "geglu", "rwkv", "rwkv4", "rwkv7", "moe", "none"
 ]
@@ -62,8 +62,19 @@ class CenteredRMSNorm(nnx.Module):
         return (wide * jax.lax.rsqrt(power + self.epsilon) * scale).astype(self.dtype)
 
 
+class Unchanged(nnx.Module):
+    """No norm at all: x in its dtype."""
+
+    def __init__(self, dtype: DTypeLike):
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """x."""
+        return x.astype(self.dtype)
+
+
 class Norm(nnx.Module):
-    """RMSNorm, LayerNorm or BatchNorm; the last over real tokens of the whole (global) batch."""
+    """RMSNorm, LayerNorm, none or BatchNorm, over real tokens of the whole (global) batch."""
 
     def __init__(
         self,
@@ -90,6 +101,8 @@ class Norm(nnx.Module):
             self.norm = nnx.RMSNorm(d_model, **options)
         elif kind == "centered_rms":
             self.norm = CenteredRMSNorm(d_model, **options)
+        elif kind == "none":
+            self.norm = Unchanged(dtype)
         else:
             raise ValueError(f"unknown norm {kind!r}; known: {', '.join(get_args(NormKind))}")
 

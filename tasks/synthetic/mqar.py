@@ -48,8 +48,9 @@ _LONG = 1000  # numbers from which a partition beats a sort
 class MQAR(GeneratedTask):
     """Recall of all key-value pairs of a context; rows have no padding.
 
-    The published rule vocab_size > length is kept: random fillers and distinct keys then leave
-    most tokens of the vocabulary unseen in a row, so that recall cannot be replaced by exclusion.
+    With random fillers the published rule vocab_size > length is kept: fillers and distinct keys
+    then leave most tokens of the vocabulary unseen in a row, so that recall cannot be replaced by
+    exclusion. Zeros between the queries show none, so they go with any length.
     """
 
     name: ClassVar[str] = "mqar"
@@ -57,7 +58,7 @@ class MQAR(GeneratedTask):
     cite: ClassVar[str] = "Arora et al. 2023, arXiv 2312.04927"
     solved_at: ClassVar[float | None] = SOLVED
 
-    vocab_size: int = 80  # even and above length; half keys (and 0), half values
+    vocab_size: int = 80  # even, above length with random fillers; half keys (and 0), half values
     num_pairs: int = 8  # D, at most length / 4
     length: int = 64  # tokens, even
     power: float = (
@@ -70,7 +71,9 @@ class MQAR(GeneratedTask):
         super().__post_init__()
         check_count(self, "num_pairs")
         check_count(self, "length", least=4 * self.num_pairs)
-        check_count(self, "vocab_size", least=self.length + 1)
+        # Distinct keys without 0, and as many values, must be there to draw.
+        fillers = self.length + 1 if self.random_non_queries else 0
+        check_count(self, "vocab_size", least=max(2 * self.num_pairs + 2, fillers))
         for field in ("length", "vocab_size"):
             if getattr(self, field) % 2:
                 raise ValueError(f"task mqar: {field} must be even; got {getattr(self, field)}")

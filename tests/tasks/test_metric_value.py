@@ -30,5 +30,9 @@ def test_batches_are_summed_before_dividing():
 def test_squared_errors_are_averaged_over_a_row_then_over_rows():
     outputs = jnp.array([[[1.0, 2.0]], [[3.0, 3.0]], [[9.0, jnp.nan]]])
     batch = {"targets": np.zeros((3, 1, 2)), "weight": np.array([1.0, 1.0, 0.0])}
-    total, weight = measure_regression(outputs, batch)["mse"]
+    found = measure_regression(outputs, batch)
+    total, weight = found["mse"]
     assert float(total / weight) == pytest.approx((2.5 + 9.0) / 2)
+    of_twos = measure_regression(outputs, {**batch, "targets": np.full((3, 1, 2), 2.0)})
+    total, weight = of_twos["relative_mse"]
+    assert float(total / weight) == pytest.approx((0.5 + 1.0) / (4.0 + 4.0))

@@ -47,6 +47,7 @@ from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.sweep import Range, Sweep, check_keeps_sizes, field_kind
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.devices.processes import Processes, is_first, joined
+from seqzoo.train.evaluation.axes import axes_of
 
 TRAIN = TrainConfig(save_every=0, save_seconds=60.0)  # many small models: by time, not by steps
 
@@ -74,6 +75,8 @@ class CompareOptions(SweepOptions):
     vectorise: Vectorise = "auto"  # whether the seeds of a model share one program
     # what all models are made to cost the same in, by their widths or, where it must, more
     match: Literal["none", "parameters", "flops", "state", "time"] = "none"
+    # what to test the trained models along: length=64,128 num-pairs=4,8 position streaming=1,16
+    axes: tuple[str, ...] = ()
     match_target: float = 0.0  # how much; 0: as the largest model, or as in the folder
     allow_broken: bool = False  # train mixers of your own that break a law, and say so
     workers: int = 1  # processes here that share the models; 0: one for each GPU
@@ -98,6 +101,7 @@ def main(argv: Sequence[str]) -> int:
             check_keeps_sizes(sweep)
             sizes = matching(options.out, experiments, options.match, options.match_target)
             experiments = sizes.experiments
+        axes = axes_of(options.axes)
         claims = examined(experiments, options.allow_broken)
         if is_first():
             say_notes(next(iter(experiments.values())))
@@ -114,6 +118,7 @@ def main(argv: Sequence[str]) -> int:
                 progress=bars,
                 claims=claims,
                 matching=sizes,
+                axes=axes,
             )
         missing = [label for label in experiments if compared.model(label) is None]
         if is_first():

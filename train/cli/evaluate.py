@@ -10,16 +10,21 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
+import numpy as np
+
 from seqzoo import tasks
 from seqzoo.models.errors import unknown
+from seqzoo.tasks.data.positions import POSITIONS
 from seqzoo.tasks.task import SPLITS
 from seqzoo.train.cli.console import words
 from seqzoo.train.cli.experiment import experiment_fields, named_code
 from seqzoo.train.cli.flags import bare_field, parse, place_of, read
+from seqzoo.train.evaluation.axes import CHUNK, axes_of
+from seqzoo.train.evaluation.runs import evaluate_run
 from seqzoo.train.folder.files import plain
 from seqzoo.train.folder.run_folder import RunFolder
-from seqzoo.train.loop.evaluate import evaluate_run
 
+HIDDEN = ("baselines", "axes", "main_metric", POSITIONS)  # of the first line
 USAGE = "seqzoo evaluate RUN"
 ABOUT = "With RUN there are its --data.* and --mixer.* flags too, to evaluate it on other terms."
 
@@ -30,6 +35,9 @@ class EvaluateOptions:
 
     checkpoint: str = "selected"  # selected (by the task's protocol), last, best or a step
     split: str = "test"  # train, validation or test
+    # options of the task and values to test at: length=64,128 noise=0,0.5; position; streaming=1,16
+    axes: tuple[str, ...] = ()
+    streaming: bool = False  # measure the streaming form, which generates
     code: str = ""  # of a run made with code from outside: where that lies now, mine.py:EMA
 
 
@@ -54,8 +62,15 @@ def main(argv: Sequence[str]) -> int:
         split=parsed.own.split,
         which=parsed.own.checkpoint,
         experiment=changed,
+        axes=axes_of(parsed.own.axes),
+        chunk=CHUNK if parsed.own.streaming else 0,
     )
-    print(words({k: v for k, v in result.items() if k != "baselines"}))
+    print(words({k: v for k, v in result.items() if k not in HIDDEN}))
+    for name, curve in result.get("axes", {}).items():
+        metric = result["main_metric"] if result["main_metric"] in curve else "accuracy"
+        values = np.asarray(curve[metric]).T.tolist()  # of several seeds, those of each place
+        for at, value in zip(curve["at"], values, strict=True):
+            print(f"{name} {at:g}: {words({metric: value})}")
     print(f"baselines: {words(result['baselines'])}")
     print(json.dumps(plain(result), allow_nan=False))
     return 0

@@ -21,6 +21,7 @@ from rich.console import Console
 from seqzoo.tasks.describe import describe
 from seqzoo.tasks.task import SPLITS, Source
 from seqzoo.train.compare import results
+from seqzoo.train.compare.axes import check_axes, measure
 from seqzoo.train.compare.matching import Matching
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.compare.plans import Vectorise, layout_of, plans_of, trials_of
@@ -34,6 +35,7 @@ from seqzoo.train.config import DATA, MOST_SEEDS, Experiment, comparable, differ
 from seqzoo.train.cost.cost import cost
 from seqzoo.train.devices.processes import from_first, is_first
 from seqzoo.train.devices.sharding import SEEDS_AXIS, check_replicas
+from seqzoo.train.evaluation.axes import Axis
 from seqzoo.train.folder.files import plain, run_path
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.claims import Verdict, as_claims
@@ -64,6 +66,7 @@ def compare(
     progress: ComparisonProgress = SILENT,
     claims: Mapping[str, Sequence[Verdict]] | None = None,
     matching: Matching | None = None,
+    axes: Sequence[Axis] = (),
 ) -> Comparison:
     """Trains every model that `out` does not hold yet; writes results.json and report.html there.
 
@@ -80,6 +83,7 @@ def compare(
         progress: hears of the models.
         claims: label -> what was found of mixers from outside (`loop/claims.py`).
         matching: how the models were made to cost the same, which the folder keeps.
+        axes: what the trained models are tested along, too.
 
     Raises:
         ValueError: for models that do not share task and training, and where `out` holds results
@@ -103,6 +107,7 @@ def compare(
     for label, words in matching.words().items() if matching else ():
         costs[label]["matched"] = words
 
+    check_axes(models, axes)
     labels = list(models)
     held = held_by(first, needed=not (out / results.FILE).exists())
     shared = _shared(first, places, held, sweep)
@@ -132,7 +137,11 @@ def compare(
             if is_first():
                 _save(out, labels, command)
             progress.models(len(models), done)
+    if axes and not stop.requested:
+        measure(models, out / results.RUNS, axes)
     if is_first():
+        if axes:
+            _save(out, labels, command)
         write_report(out)
     return results.load(out / results.FILE)
 

@@ -31,7 +31,7 @@ from seqzoo.train.folder.run_folder import Failure
 from seqzoo.train.shapes import checked_config
 
 FILE, TIMINGS, RUNS = "results.json", "timings.json", "runs"
-MODEL, TIMING = "model.json", "timing.json"
+MODEL, TIMING, AXES = "model.json", "timing.json", "axes.json"
 # Fields that are no results.
 TIMED = (
     "tokens_per_second",
@@ -56,6 +56,7 @@ class SeedResult:
     tested: int | None = None  # the step whose parameters `final` is of; None: the last
     failure: Failure | None = None  # step, groups, loss and skipped; None: it finished
     skipped: int = 0  # steps that were not finite
+    axes: Mapping[str, Mapping[str, list]] = dataclasses.field(default_factory=dict)  # see load
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,6 +207,7 @@ def load(path: Path) -> Comparison:
     models = [_model(m, of_models.get(m["name"], {}), path) for m in content["models"]]
     names, labels = [m.name for m in models], [*content.get("labels", ())]
     found = {m.name: m for m in [*models, *finished_models(path.parent, names)]}
+    found = {name: _with_axes(m, path.parent / RUNS / name / AXES) for name, m in found.items()}
     order = [*labels, *(name for name in found if name not in labels)]
     content |= {
         "created": timings.get("created", content.get("created", "")),
@@ -214,6 +216,19 @@ def load(path: Path) -> Comparison:
         "labels": tuple(order) if labels else (),
     }
     return Comparison(**content)
+
+
+def _with_axes(model: ModelResult, path: Path) -> ModelResult:
+    """The model with what its folder holds of axes: name -> {"at": values, metric: values}."""
+    if not path.is_file():
+        return model
+    known = checked(read_json(path), dict[str, dict[str, dict[str, list]]], str(path))
+    seeds = []
+    for run in model.seeds:
+        own = {axis.partition("=")[0]: found.get(str(run.seed)) for axis, found in known.items()}
+        axes = {name: curve for name, curve in own.items() if curve}
+        seeds.append(dataclasses.replace(run, axes={**run.axes, **axes}))
+    return dataclasses.replace(model, seeds=tuple(seeds))
 
 
 def finished_models(folder: Path, known: Collection[str] = ()) -> list[ModelResult]:

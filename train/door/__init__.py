@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ from seqzoo.train.compare import comparison
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.sweep import Sweep
 from seqzoo.train.config import Experiment
+from seqzoo.train.evaluation.axes import CHUNK, axes_of
+from seqzoo.train.evaluation.runs import evaluate_run
 from seqzoo.train.folder.files import run_path
 from seqzoo.train.folder.metrics import read_lines
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop import runner
 from seqzoo.train.loop.claims import sound
-from seqzoo.train.loop.evaluate import evaluate_run, load_run
+from seqzoo.train.loop.evaluate import load_run
 from seqzoo.train.loop.learned import settled
 from seqzoo.train.loop.progress import ComparisonProgress
 
@@ -152,14 +154,24 @@ def compare(
 
 
 def evaluate(
-    run: Path | str, *, split: str = "test", checkpoint: str = "selected", code_at: str = ""
+    run: Path | str,
+    *,
+    split: str = "test",
+    checkpoint: str = "selected",
+    axes: Sequence[str] = (),
+    streaming: bool = False,
+    code_at: str = "",
 ) -> dict[str, Any]:
     """Metrics of a run on a split, with step, baselines and parameters.
+
+    `axes` are as for `seqzoo evaluate --axes`: "length=64,128". With `streaming` the streaming form
+    is measured.
 
     `checkpoint` is "selected" (by the task's protocol), "last", "best" or a step; `code_at` is the
     address of a run's code, where nobody has named it here yet (`train/code.py`).
     """
-    return evaluate_run(_taken_up(run, code_at), split=split, which=checkpoint)
+    terms = {"axes": axes_of(axes), "chunk": CHUNK if streaming else 0}
+    return evaluate_run(_taken_up(run, code_at), split=split, which=checkpoint, **terms)
 
 
 def load(run: Path | str, *, checkpoint: str = "last", code_at: str = "") -> nnx.Module:

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from seqzoo.tasks.data.positions import LAST, POSITIONS, curve
 from seqzoo.tasks.task import Source, metric_value
 from seqzoo.train.config import Experiment, MeshConfig, TrainConfig, train_of
 from seqzoo.train.devices.processes import from_first
 from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
 from seqzoo.train.folder.run_folder import RunFolder, say_on_stderr
 from seqzoo.train.loop.data import HostBatch, to_devices
-from seqzoo.train.loop.held import changes_of
-from seqzoo.train.loop.program import Program, count_parameters, make_program
+from seqzoo.train.loop.program import Program, make_program
 from seqzoo.train.loop.selection import keeps_copy
 from seqzoo.train.loop.state import Arrays, ModelFactory, TrainState
 from seqzoo.train.loop.step import Measured
@@ -27,20 +27,27 @@ from seqzoo.train.loop.streams import RunData
 
 
 def evaluate(
-    program: Program, params: Arrays, rest: Arrays, source: Source
-) -> dict[str, float | np.ndarray]:
+    program: Program, params: Arrays, rest: Arrays, source: Source, *, places: bool = False
+) -> dict[str, Any]:
     """Metrics over a split, totals summed in float64 before dividing, and `examples` seen.
 
-    A number each, of several replicas an array; NaN where no example counts for a metric. Raises
-    RuntimeError if the number of examples is not the split's size.
+    With `places` also accuracy by position and at each row's last label, where there are labels at
+    positions. A number each, of several replicas an array; NaN where no example counts for a
+    metric. Raises RuntimeError if the number of examples is not the split's size.
     """
     batches = RunData(program.experiment, program.mesh).over(source)(0)
-    return evaluate_batches(program, params, rest, batches, len(source))
+    return evaluate_batches(program, params, rest, batches, len(source), places=places)
 
 
 def evaluate_batches(
-    program: Program, params: Arrays, rest: Arrays, batches: Iterable[HostBatch], size: int
-) -> dict[str, float | np.ndarray]:
+    program: Program,
+    params: Arrays,
+    rest: Arrays,
+    batches: Iterable[HostBatch],
+    size: int,
+    *,
+    places: bool = False,
+) -> dict[str, Any]:
     """`evaluate` on batches that hold `size` examples."""
     task = program.experiment.task
     placed = (to_devices(batch, program.eval_rows) for batch in batches)
@@ -53,21 +60,29 @@ def evaluate_batches(
             results.append(measured)
     else:
         results = [program.evaluate(params, rest, batch) for batch in placed]
-    metrics = combine(results, several=program.experiment.train.replicas > 1)
+    metrics = combine(results, several=program.experiment.train.replicas > 1, places=places)
     metrics |= task.derived(metrics)
     if metrics["examples"] != size:
         raise RuntimeError(f"evaluated {metrics['examples']} examples of {size}")
     return metrics
 
 
-def combine(results: list[Measured], several: bool = False) -> dict[str, float | np.ndarray]:
+def combine(
+    results: list[Measured], several: bool = False, *, places: bool = False
+) -> dict[str, Any]:
     """A value for each metric from the totals and weights of all batches."""
     host = jax.device_get(results)
     counted = np.sum([batch.pop("examples")[0] for batch in host], axis=0, dtype=np.float64)
     metrics: dict[str, Any] = {}
     for name in host[0]:
+        if name in (POSITIONS, LAST) and not places:
+            continue
         pairs = [np.stack(batch[name]) for batch in host]
-        value = metric_value(*np.sum(pairs, axis=0, dtype=np.float64), batch_dims=int(several))
+        sums = np.sum(pairs, axis=0, dtype=np.float64)
+        if name == POSITIONS:
+            metrics[name] = curve(*sums)
+            continue
+        value = metric_value(*sums, batch_dims=int(several))
         metrics[name] = value if several else float(value)
     if np.ptp(counted):
         raise RuntimeError(f"replicas were evaluated on different examples: {counted}")
@@ -130,7 +145,7 @@ def load_run(
             program.like,
             program_of(dataclasses.replace(experiment, train=alone.train, swept={})),
         )
-        _check_like(kept, program.like)
+        check_like(kept, program.like)
     fallback: list[str] = []
 
     def passed(text: str) -> None:
@@ -218,58 +233,14 @@ def _of_replica(value: Any, place: int) -> Any:
     return value[place] if isinstance(value, list) else value
 
 
-def _check_like(kept: TrainState, like: TrainState) -> None:
+def check_like(kept: TrainState, like: TrainState) -> None:
+    """Raises ValueError unless both have the same arrays."""
     one, two = ([(x.shape, x.dtype) for x in jax.tree.leaves(s)] for s in (kept, like))
     if one != two or kept.params.keys() != like.params.keys():
         raise ValueError(
             "the run has no arrays for these options: a model may be evaluated with others only "
             "where they change none of its sizes"
         )
-
-
-def evaluate_run(
-    run: Path,
-    *,
-    split: str = "test",
-    which: str = "selected",
-    experiment: Experiment | None = None,
-) -> dict[str, Any]:
-    """Metrics of a run on a split, with the step they belong to and the task's baselines.
-
-    `changes` holds what `experiment` (see `load_run`) changes of the run's own.
-    `which` is as for `load_run`, or "selected": the last or the best, as the task's protocol says.
-    """
-    own = RunFolder(run).experiment()
-    which = own.task.selection if which == "selected" else which
-    if own.train.replicas > 1:
-        several = [_evaluated(run, split, which, seed, experiment) for seed in own.train.seeds]
-        return {"seeds": list(own.train.seeds)} | _side_by_side(several)
-    return _evaluated(run, split, which, own.train.seed, experiment)
-
-
-def _evaluated(
-    run: Path, split: str, which: str, seed: int, experiment: Experiment | None
-) -> dict[str, Any]:
-    own = RunFolder(run).experiment()
-    changes = changes_of(run, own, experiment or own, split)
-    program, state, meta = load_run(run, which=which, seed=seed, experiment=experiment)
-    experiment = experiment or own
-    task = experiment.task
-    # The train split of a generated task is another one for each seed.
-    metrics = evaluate(program, state.params, state.rest, task.source(split, seed))
-    about = {"task": task.name, "model": experiment.model, "split": split}
-    about |= {"changes": changes} if changes else {}
-    parameters = count_parameters(state.params)
-    if meta["fallback"]:  # the numbers are those of an older checkpoint than was asked for
-        about |= {"fallback": meta["fallback"]}
-    trivial = {"baselines": task.baselines(split, seed)}  # of the main metric
-    return {**about, "step": meta["step"], "parameters": parameters, **metrics, **trivial}
-
-
-def _side_by_side(several: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is alike of several results as it is, what differs as a list."""
-    joined = {name: [each[name] for each in several] for name in several[0]}
-    return {name: x[0] if all(y == x[0] for y in x) else x for name, x in joined.items()}
 
 
 def _choose(

@@ -101,11 +101,12 @@ def make_program(
     make_model: ModelFactory | None = None,
     devices: Sequence[jax.Device] | None = None,
     length: int = 0,
+    chunk: int = 0,
 ) -> Program:
     """The program of an experiment over its mesh of all devices, or of the given ones.
 
-    `length` is that of the rows where it is not the task's. Raises ValueError for a configuration
-    that cannot be.
+    `length` is that of the rows where it is not the task's; with `chunk` evaluation streams them.
+    Raises ValueError for a configuration that cannot be.
     """
     task, train, optim = experiment.task, experiment.train, experiment.optim
     mesh = mesh_for(experiment, devices, length)
@@ -136,7 +137,7 @@ def make_program(
             donate_argnums=0,
         ),
         jax.jit(
-            _over(mesh, each(make_eval_step(task, plan), shared=1)),
+            _over(mesh, each(make_eval_step(task, plan, chunk), shared=1)),
             in_shardings=(state.params, state.rest, eval_rows),
             out_shardings=whole,
         ),

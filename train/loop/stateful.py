@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from seqzoo.models.ops.layout.packed import Packed
+from seqzoo.tasks.data.positions import by_position
 from seqzoo.tasks.data.shared_rows import PACKED
 from seqzoo.tasks.task import Task
 from seqzoo.train.loop.state import Arrays, Blueprint
@@ -67,7 +68,8 @@ def lane_evaluation(task: Task, plan: Blueprint) -> LaneEvaluation:
     def step(params: Arrays, rest: Arrays, carry: PyTree, batch: Mapping[str, Array]):
         outputs, carry = forward(plan.merge(params, rest), batch, carry)
         examples = jnp.sum(batch["weight"]), jnp.ones(())
-        return {**task.measure(outputs, batch), "examples": examples}, carry
+        measured = {**task.measure(outputs, batch), **by_position(outputs, batch)}
+        return {**measured, "examples": examples}, carry
 
     return LaneEvaluation(start, step)
 

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 from seqzoo.models.backbone import aux_losses
 from seqzoo.models.blocks.mixture import routing
 from seqzoo.models.mixer import AuxLoss
+from seqzoo.tasks.data.positions import by_position
 from seqzoo.tasks.task import Task, metric_value
 from seqzoo.train.devices.sharding import along_sequence
 from seqzoo.train.loop.optimizer import Schedule
@@ -88,15 +89,24 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(task: Task, plan: Blueprint) -> Callable[[Arrays, Arrays, Batch], Measured]:
-    """The function (params, rest, batch) -> name -> (total, weight), with `examples` counted."""
+def make_eval_step(
+    task: Task, plan: Blueprint, chunk: int = 0
+) -> Callable[[Arrays, Arrays, Batch], Measured]:
+    """The function (params, rest, batch) -> name -> (total, weight), with `examples` counted.
+
+    With `chunk`, rows are streamed, so many tokens at a time.
+    """
 
     def eval_step(params: Arrays, rest: Arrays, batch: Batch) -> Measured:
         model = plan.merge(params, rest)
         batch = along_sequence(batch, _length_axis(task))
-        outputs, _ = forward(model, batch, ())
+        if chunk:
+            outputs = model.streamed(batch["inputs"], batch.get("segment_ids"), chunk=chunk)
+        else:
+            outputs, _ = forward(model, batch, ())
         counted = jnp.sum(batch["weight"])
-        return {**task.measure(outputs, batch), "examples": (counted, jnp.ones(()))}
+        measured = {**task.measure(outputs, batch), **by_position(outputs, batch)}
+        return {**measured, "examples": (counted, jnp.ones(()))}
 
     return eval_step
 

@@ -115,6 +115,7 @@ def test_accuracy_of_a_guess_among_the_shown_values_is_the_baseline(small):
     ("options", "message"),
     [
         ({"length": 80}, "vocab_size must be an integer, at least 81; got 80"),
+        ({"num_pairs": 9, "random_non_queries": False, "vocab_size": 18}, "at least 20; got 18"),
         ({"num_pairs": 17}, "length must be an integer, at least 68; got 64"),
         ({"length": 63}, "length must be even"),
         ({"vocab_size": 81}, "vocab_size must be even"),
@@ -126,6 +127,15 @@ def test_accuracy_of_a_guess_among_the_shown_values_is_the_baseline(small):
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         build("mqar", **options)
+
+
+def test_a_small_vocabulary_goes_with_any_length_where_fillers_are_zeros():
+    task = build("mqar", length=512, vocab_size=18, random_non_queries=False)
+    batch = examples(task, count=5)
+    assert batch["inputs"].shape == (5, 512)
+    asked = batch["targets"] >= 0
+    assert (asked.sum(1) == 8).all()
+    assert (batch["inputs"][:, 16:][~asked[:, 16:]] == 0).all()
 
 
 def test_the_published_grid_and_nothing_else():

@@ -74,13 +74,24 @@ def test_the_command_trains_tabulates_and_reports(tmp_path, capsys):
     assert "lru" in printed
     assert "report.html" in printed
     assert "lru" in (tmp_path / "report.html").read_text()
+    # Axes are found from the checkpoints of what is there.
+    assert (
+        run(tmp_path, "lru", "--mixer.lru.d-state", "4", "--axes", "num-pairs=2,4", "position") == 0
+    )
+    axes = [seed.axes for seed in results.load(tmp_path / results.FILE).models[0].seeds]
+    assert axes[0]["num-pairs"]["at"] == [2, 4]
+    for seed, own in zip(lru.seeds, axes, strict=True):
+        np.testing.assert_allclose(own["num-pairs"]["loss"][1], seed.final["loss"], rtol=1e-5)
+        assert own["num-pairs"]["loss"][0] != own["num-pairs"]["loss"][1]
+        assert len(own["position"]["at"]) == len(own["position"]["accuracy"])
+    capsys.readouterr()
     # The model's run is one like any other.
     run_folder = str(tmp_path / results.RUNS / "lru")
     assert dispatch(["show", run_folder]) == 0
     shown = capsys.readouterr().out
     assert shown.count("step        3 of 3") == 2
     assert "seed 1\n" in shown
-    assert dispatch(["evaluate", run_folder]) == 0
+    assert dispatch(["evaluate", run_folder, "--streaming"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["seeds"] == [0, 1]
     np.testing.assert_allclose(found["loss"], [seed.final["loss"] for seed in lru.seeds], rtol=1e-5)
@@ -233,6 +244,10 @@ def test_a_training_run_is_no_place_for_a_comparison(tmp_path, trained, capsys):
         ("attention", ["--mixer.attention.num-heads", "3"], "num_heads must divide"),
         ("lru", ["--seeds", "0"], "seeds must be at least 1"),
         ("lru", ["--data.num-pairs", "40"], "length"),
+        ("lru", ["--axes", "pairs=2"], "did you mean"),
+        ("lru", ["--axes", "position", "num-pairs=9"], "length must be"),
+        ("lru", ["--axes", "length"], "has no values"),
+        ("lru", ["--axes", "length=14,18", "--backbone.positions", "learned"], "length"),
         ("lru", ["--replicas", "2"], "leave out --replicas"),
         ("lru", ["--init-from", "runs/x"], "trains every model from scratch"),
     ],

@@ -13,13 +13,14 @@ import pytest
 from seqzoo import tasks
 from seqzoo.train.compare.curves import read_curves
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
+from seqzoo.train.evaluation.runs import evaluate_run
 from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
 from seqzoo.train.folder.metrics import NonFiniteError, read_lines
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop import evaluate as evaluation
 from seqzoo.train.loop import runner
 from seqzoo.train.loop.data import to_devices, train_batches
-from seqzoo.train.loop.evaluate import evaluate, evaluate_run, load_run, load_selected, saved_like
+from seqzoo.train.loop.evaluate import evaluate, load_run, load_selected, saved_like
 from seqzoo.train.loop.program import make_program
 from seqzoo.train.loop.runner import run_program
 from seqzoo.train.loop.selection import Best

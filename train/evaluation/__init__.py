@@ -1,0 +1,1 @@
+"""What a trained model does: on a whole split, along axes, by the streaming form."""
