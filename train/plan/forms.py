@@ -292,7 +292,7 @@ def _all_forms() -> Iterator[Form]:
     def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return ops.attention(q, k, v, causal=True)
 
-    for form in ("small blocks", "large blocks"):
+    for form in ("small blocks", "large blocks", "splash"):
         yield Form("attention", form, attention, _heads, "attention", form)
     yield Form("attention", "dense", _dense_attention, _heads)
 

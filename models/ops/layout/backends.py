@@ -35,7 +35,9 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     # an H100, walking from chunk to chunk and at once: Gated DeltaNet 3,300 and 192 kernels, GLA
     # 3,400 and 115; RWKV-7 over 1,024 tokens 2,900 and 342, for twice the memory.
     "chunks": {"cpu": "walk", "gpu": "together", "tpu": "walk"},
-    "attention": {"cpu": "small blocks", "gpu": "large blocks", "tpu": "large blocks"},
+    # Forward and backward over 2,048 tokens, 8 heads of 128: a v5e's compiler expects 1.3 ms of
+    # large blocks and 0.19 of JAX's kernel, and half the memory (docs/forms.md).
+    "attention": {"cpu": "small blocks", "gpu": "large blocks", "tpu": "splash"},
 }
 
 # Part of the key of every `jax.jit`, so that what is compiled within `forced` is for it alone.

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, PyTree
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.cpu import halves, worth_halving
 from seqzoo.models.ops.layout.derivatives import with_backward
+from seqzoo.models.ops.softmax import kernels
 from seqzoo.models.ops.softmax.masks import LOW, Rule, Side, block_pairs, visible
 from seqzoo.models.ops.softmax.relative import Terms, pull_back
 
@@ -94,12 +95,23 @@ def _run(which: Callable[..., Any], rule: Rule, scale: float, *arrays):
 
         return run
 
+    def kernel(operands: Operands, sight: Sight, *rest):
+        if which is _forward:
+            return kernels.forward(rule, scale, operands, sight)
+        *_, cotangent = rest
+        gradients = kernels.backward(rule, scale, operands, sight, cotangent)
+        return operands._replace(q=gradients[0], k=gradients[1], v=gradients[2])
+
     operands, sight, *rest = arrays
     # Tied to the queries: from a scan over layers JAX takes out what depends on no layer, and would
     # keep what is visible for all pairs of blocks and heads, which grows with L².
     q, sight = jax.lax.optimization_barrier((operands.q, sight))
     arrays = operands._replace(q=q), sight, *rest
-    return forms.run("attention", {name: form(most) for name, most in BLOCKS.items()}, *arrays)
+    offered = {name: form(most) for name, most in BLOCKS.items()}
+    offered["splash"] = offered["large blocks"]
+    if kernels.fits(rule, operands, sight):
+        offered["splash"] = kernels.with_derivatives_of(offered["large blocks"], kernel)
+    return forms.run("attention", offered, *arrays)
 
 
 class _Plan(NamedTuple):

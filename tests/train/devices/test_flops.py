@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from jax.experimental import pallas as pl
 
 from seqzoo.train.devices.flops import operations
 
@@ -49,3 +50,16 @@ LOOPS = {  # what a loop runs on, and how often that is
 @pytest.mark.parametrize(("loop", "turns"), LOOPS.values(), ids=LOOPS.keys())
 def test_a_loop_counts_as_often_as_it_runs(loop, turns):
     assert operations(loop, X).products == turns * PRODUCT
+
+
+def test_a_kernel_of_pallas_is_not_taken_for_the_cheapest_branch():
+    def kernel(w, x, out):
+        out[...] = x[...] @ w[...]
+
+    def f(w, x):
+        def by_kernel(w, x):
+            return pl.pallas_call(kernel, out_shape=jax.typeof(x))(w, x)
+
+        return jax.lax.platform_dependent(w, x, tpu=by_kernel, default=lambda w, x: (x @ w) @ w)
+
+    assert operations(f, W, X).products == 2 * PRODUCT

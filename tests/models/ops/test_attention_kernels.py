@@ -1,0 +1,115 @@
+"""The kernel for TPUs, interpreted, against the blocks; what it leaves to them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from seqzoo.models.ops import attention
+from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.softmax import kernels
+from tests.helpers import assert_trees_close
+
+L, K = 512, 8
+PACKED = np.array([[1] * 200 + [0] * 12 + [2] * 300, [3] * 500 + [0] * 12])
+
+
+@pytest.fixture(autouse=True)
+def _interpreted(monkeypatch):
+    monkeypatch.setattr(kernels, "INTERPRET", True)
+
+
+def _draw(heads=2, key_heads=2, dtype=jnp.float32, rows=2, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = [(rows, L, n, K) for n in (heads, key_heads, key_heads)]
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+def _both(inputs, **options):
+    def everything(inputs):
+        out, pull = jax.vjp(lambda x: attention(*x, **options), inputs)
+        return out, pull(jnp.sin(out))
+
+    found = []
+    for form in ("splash", "large blocks"):
+        with forms.forced("attention", form):
+            found.append(jax.jit(everything)(inputs))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("heads", "options"),
+    [
+        (2, {"causal": True, "segment_ids": PACKED}),
+        (4, {"causal": True, "window": 100, "scale": 0.3}),
+        (2, {"window": 70, "segment_ids": PACKED}),
+        (2, {}),
+    ],
+)
+def test_the_kernel_is_the_blocks(heads, options):
+    assert_trees_close(*_both(_draw(heads), **options), ratio=1e-6)
+
+
+@pytest.mark.slow
+def test_the_kernel_in_bfloat16():
+    kernel, blocks = _both(_draw(dtype=jnp.bfloat16), causal=True)
+    exact = _both(_draw(), causal=True)[1]
+    for rounded in (kernel, blocks):
+        assert rounded[0].dtype == jnp.bfloat16
+        assert_trees_close(rounded, exact, ratio=2e-2)
+
+
+def test_the_kernel_does_not_read_padding():
+    inputs = _draw()
+    spoiled = [jnp.where(PACKED[:, :, None, None] > 0, x, jnp.nan) for x in inputs]
+    with forms.forced("attention", "splash"):
+
+        def total(x):
+            return jnp.sin(attention(*x, causal=True, segment_ids=PACKED)).sum()
+
+        value = jax.jit(jax.value_and_grad(total))
+        assert_trees_close(value(spoiled), value(inputs), ratio=1e-6)
+
+
+def test_what_the_kernel_cannot_do_is_left_to_the_blocks():
+    q, k, v = _draw()
+
+    def taken(*inputs, **options):
+        with forms.forced("attention", "splash"):
+            jaxpr = jax.make_jaxpr(lambda *x: attention(*x, **options))(*inputs)
+        return "pallas_call" in str(jaxpr)
+
+    assert taken(q, k, v, causal=True)
+    assert not taken(q, k, v, causal=True, bias=jnp.ones((L, L)))
+    assert not taken(q, k, v, causal=True, k_positions=jnp.arange(L), q_positions=jnp.arange(L))
+    assert not taken(q[:, :500], k[:, :500], v[:, :500], causal=True)
+    assert not taken(q[:, :256], k[:, :256], v[:, :256], causal=True)
+    with jax.enable_x64(True):
+        assert not taken(*(x.astype(jnp.float64) for x in (q, k, v)), causal=True)
+
+
+def test_derivatives_of_a_higher_order_are_those_of_the_blocks():
+    q, k, v = _draw(rows=1)
+
+    def total(q):
+        return jnp.sin(attention(q, k, v, causal=True)).sum()
+
+    found = []
+    for form in ("splash", "large blocks"):
+        with forms.forced("attention", form):
+            found.append(jax.jit(lambda q: jax.jvp(jax.grad(total), (q,), (jnp.cos(q),))[1])(q))
+    assert_trees_close(*found, ratio=1e-5)
+
+
+@pytest.mark.slow
+def test_each_device_runs_the_kernel_on_its_rows_and_heads():
+    inputs, axes = _draw(4, 2), (AxisType.Auto,) * 2
+    alone = _both(inputs, causal=True, segment_ids=PACKED)[1]
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=axes, devices=jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        place = NamedSharding(mesh, PartitionSpec("data", None, "tensor"))
+        placed = jax.device_put(inputs, place)
+        kernel, _ = _both(placed, causal=True, segment_ids=PACKED)
+        assert kernel[0].sharding.is_equivalent_to(place, 4)
+    assert_trees_close(kernel, alone, ratio=1e-6)
