@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, as_segments, compact
 from seqzoo.models.ops.layout.sequence_parallel import parts
-from seqzoo.models.ops.softmax.blockwise import Operands, Sight, blockwise
-from seqzoo.models.ops.softmax.masks import LOW, Rule, Side, visible
+from seqzoo.models.ops.softmax.blockwise import blockwise
+from seqzoo.models.ops.softmax.masks import LOW, Operands, Rule, Side, Sight, visible
 from seqzoo.models.ops.softmax.over_devices import over_devices
 from seqzoo.models.ops.softmax.relative import Relative, Terms
 

@@ -26,7 +26,15 @@ from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.cpu import halves, worth_halving
 from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.softmax import kernels
-from seqzoo.models.ops.softmax.masks import LOW, Rule, Side, block_pairs, visible
+from seqzoo.models.ops.softmax.masks import (
+    LOW,
+    Operands,
+    Rule,
+    Side,
+    Sight,
+    block_pairs,
+    visible,
+)
 from seqzoo.models.ops.softmax.relative import Terms, pull_back
 
 # Most queries, and most keys, of a block. On CPU, 256 x 256 scores (float32, 16 heads in all) are
@@ -36,23 +44,6 @@ from seqzoo.models.ops.softmax.relative import Terms, pull_back
 # which is more memory.
 BLOCKS = {"small blocks": 256, "large blocks": 1024}
 LONG = 8  # blocks
-
-
-class Operands(NamedTuple):
-    """What gradients are taken of; the bias may be None."""
-
-    q: Float[Array, "B L H K"]
-    k: Float[Array, "B S Hkv K"]
-    v: Float[Array, "B S Hkv V"]
-    bias: Float[Array, "#B #H #L #S"] | None = None
-    terms: Terms = Terms()  # what the rule's term is made of
-
-
-class Sight(NamedTuple):
-    """What decides on visibility."""
-
-    queries: Side
-    keys: Side
 
 
 Static = tuple[Rule, float]  # and the scale

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +16,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from seqzoo.models.ops.layout.sharding import BATCH_AXES, axis_size, undivided
-
-if TYPE_CHECKING:
-    from seqzoo.models.ops.softmax.blockwise import Operands, Sight
-    from seqzoo.models.ops.softmax.masks import Rule
+from seqzoo.models.ops.softmax.masks import Operands, Rule, Sight
 
 LANES = 128
 SHORTEST = 512  # tokens: below, a step of blocks is one product

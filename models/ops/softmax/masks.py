@@ -1,4 +1,4 @@
-"""Which keys a query of attention sees: tags (segments), order and distance."""
+"""What attention is given, and which keys a query sees: tags (segments), order and distance."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from seqzoo.models.ops.softmax.relative import Term
+from seqzoo.models.ops.softmax.relative import Term, Terms
 
 # A score that no softmax feels, finite so that differences of two of them are no NaN.
 LOW = -0.7 * float(np.finfo(np.float32).max)
@@ -33,6 +33,23 @@ class Side(NamedTuple):
 
     positions: Int[Array, "#B N"]
     tags: Int[Array, "#B N"] | None = None
+
+
+class Operands(NamedTuple):
+    """What gradients are taken of; the bias may be None."""
+
+    q: Float[Array, "B L H K"]
+    k: Float[Array, "B S Hkv K"]
+    v: Float[Array, "B S Hkv V"]
+    bias: Float[Array, "#B #H #L #S"] | None = None
+    terms: Terms = Terms()  # what the rule's term is made of
+
+
+class Sight(NamedTuple):
+    """What decides on visibility."""
+
+    queries: Side
+    keys: Side
 
 
 def visible(rule: Rule, queries: Side, keys: Side) -> Bool[Array, "#B L S"] | None:

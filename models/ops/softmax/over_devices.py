@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from seqzoo.models.ops.layout.sequence_parallel import cut, join, neighbours, parts, repeat
-from seqzoo.models.ops.softmax.blockwise import Operands, Sight
-from seqzoo.models.ops.softmax.masks import Rule, Side
+from seqzoo.models.ops.softmax.masks import Operands, Rule, Side, Sight
 from seqzoo.models.ops.softmax.relative import Terms
 
 Form = Callable[[Rule, float, Operands, Sight], Array]
