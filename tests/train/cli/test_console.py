@@ -22,3 +22,16 @@ def test_a_line_every_so_often(monkeypatch):
         "mqar [lru]: step 3 of 100  loss 0.3333  20 tokens/s  0:25:04 left",
         "mqar [lru]: step 5 of 100  loss 0.2000  20 tokens/s  0:24:32 left",
     ]
+
+
+def test_colours_forced_into_a_file_draw_no_bars(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    file = io.StringIO()
+    bars = console.ProgressBars(Console(file=file))
+    bars.begin("mqar lru", 9)
+    bars.end()
+    assert file.getvalue() == ""
+    monkeypatch.setattr(file, "isatty", lambda: True, raising=False)
+    bars.begin("mqar lru", 9)
+    bars.end()
+    assert "mqar lru" in file.getvalue()
