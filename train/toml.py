@@ -34,6 +34,8 @@ def as_toml(config: Mapping[str, Any]) -> str:
         top = {"task": top["task"], "init": train.pop("init_from")}
     parts = {**config, "data": task, "backbone": _worded(config.get("backbone", {}))}
     lines = ["# seqzoo train --config run.toml --out FOLDER makes this run again; flags win."]
+    if config.get("swept"):
+        lines.append(f"# But for what no flag has: numbers of each trial, {config['swept']}.")
     lines += _lines({**top, **train}, ())
     for name in PREFIXES:
         lines += _lines(parts.get(name, {}), (name,), code)

@@ -42,12 +42,14 @@ def main(argv: Sequence[str]) -> int:
         print(f"{split + ' files':16}  {text}")
     for name, own in config.get("code", {}).items():
         print(f"code        {name} of {own['file']} (sha256 {own['sha256'][:12]})")
-    train = config["train"]
-    for i in range(replicas := train.get("replicas", 1)):
-        seed = train["seed"] + i
+    train, swept = config["train"], config.get("swept", {})
+    replicas = train.get("replicas", 1)
+    seeds = replicas // len(next(iter(swept.values()), (None,)))  # of each trial
+    for i in range(replicas):
         if replicas > 1:
-            print(f"seed {seed}")
-        _show(*_looked_at(run, config, options.checkpoint, seed), train["steps"])
+            own = words({name: values[i // seeds] for name, values in swept.items()})
+            print(f"seed {train['seed'] + i % seeds}{own and f', {own}'}")
+        _show(*_looked_at(run, config, options.checkpoint, train["seed"] + i), train["steps"])
     return 0
 
 

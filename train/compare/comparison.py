@@ -24,6 +24,7 @@ from seqzoo.train.compare import results
 from seqzoo.train.compare.axes import check_axes, measure
 from seqzoo.train.compare.matching import Matching
 from seqzoo.train.compare.page import write_report
+from seqzoo.train.compare.pairs import told_apart
 from seqzoo.train.compare.plans import Vectorise, layout_of, plans_of, trials_of
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.sweep import Sweep, fields_of, with_values
@@ -167,6 +168,8 @@ def _save(out: Path, labels: Sequence[str], command: str) -> Comparison:
 def show(comparison: Comparison, console: Console) -> None:
     """The table and the failed runs on the terminal."""
     console.print(results_table(comparison))
+    if sentence := told_apart(comparison):
+        console.print(sentence, markup=False, highlight=False)
     for line in tuned(comparison):
         console.print(f"tuned: {line}", markup=False, highlight=False)
     if warning := edge_warning(comparison):

@@ -293,11 +293,11 @@ def _failures(comparison: Comparison) -> str:
 
 
 def _differences(comparison: Comparison) -> str:
-    table = pairs.differences_html(comparison)
+    table, said = pairs.differences_html(comparison), pairs.told_apart(comparison)
     if not table:
         return ""
     return (
-        "<details><summary>Differences between models</summary>"
+        f"<details><summary>Differences between models: {escape(said)}</summary>"
         f'<div class="scroll">{table}</div><p class="note">First minus second, paired by seed '
         "(models share the seeds' data order), with the 95% interval of Student's t for that pair "
         "alone. Different: p of the paired t test, corrected over all pairs by Holm's method, is "

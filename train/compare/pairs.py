@@ -34,6 +34,22 @@ def differences_of(comparison: Comparison) -> list[Difference]:
     return pairwise({m.name: compared(m, comparison.main_metric) for m in ranked(comparison)})
 
 
+def told_apart(comparison: Comparison) -> str:
+    """One sentence: which models are called different; empty where no pair has two seeds."""
+    rows = [pair for pair in differences_of(comparison) if pair.interval.count >= 2]
+    found: dict[str, list[str]] = {}
+    for pair in rows:
+        if pair.verdict == "different":
+            found.setdefault(pair.first, []).append(pair.second)
+    if not rows:
+        return ""
+    several = f"{len(rows)} pair{'s' if len(rows) > 1 else ''}"
+    if not found:
+        return f"told apart: none of {several}"
+    words = "; ".join(f"{first} from {', '.join(others)}" for first, others in found.items())
+    return f"told apart: {words} ({sum(map(len, found.values()))} of {several})"
+
+
 def _difference(pair: Difference, metric: str) -> str:
     """The mean difference and its interval, which for shares ends at one whole."""
     mean, half = pair.interval.mean, pair.interval.half_width

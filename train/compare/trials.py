@@ -54,7 +54,11 @@ def tuning_data(model: ModelResult) -> dict[str, list[dict[str, Any]]]:
 
     Of several trials with one value of a field the best is the curve's; all are dots.
     """
-    names = {n: None for t in model.trials for n, v in t.values.items() if _is_number(v)}
+    tried: dict[str, list[Any]] = {}
+    for trial in model.trials:
+        for name, value in trial.values.items():
+            tried.setdefault(name, []).append(value)
+    names = [n for n, own in tried.items() if len({*own}) > 1 and all(map(_is_number, own))]
     places = range(len(model.trials))
     points = {name: [_point(model, place, name) for place in places] for name in names}
     return {name: sorted(own, key=lambda point: point["x"]) for name, own in points.items()}

@@ -45,7 +45,7 @@ def evaluate_run(
     terms = Terms(experiment, axes, chunk)
     if own.train.replicas > 1:
         several = [_evaluated(run, split, which, seed, terms) for seed in own.train.seeds]
-        return {"seeds": list(own.train.seeds)} | _side_by_side(several)
+        return {"seeds": list(own.seeds)} | _side_by_side(several)
     return _evaluated(run, split, which, own.train.seed, terms)
 
 

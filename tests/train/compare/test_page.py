@@ -251,6 +251,20 @@ def test_differences_put_the_better_model_first():
     assert cells[0].text == "+53.3 (-64.1 to +100) points"
 
 
+def test_one_sentence_says_who_is_told_apart():
+    spread = {"a": (0.9, 0.91, 0.93), "b": (0.2, 0.22, 0.21), "c": (0.2, 0.21, 0.22)}
+    models = []
+    for name, values in spread.items():
+        seeds = tuple(SeedResult(seed=i, final={"accuracy": v}) for i, v in enumerate(values))
+        models.append(ModelResult(name=name, seeds=seeds, steps=1))
+    found = comparison(models=tuple(models))
+    assert pairs.told_apart(found) == "told apart: a from b, c (2 of 3 pairs)"
+    assert "told apart: a from b, c (2 of 3 pairs)</summary>" in render([found])
+    alike = dataclasses.replace(found, models=tuple(models[1:]))
+    assert pairs.told_apart(alike) == "told apart: none of 1 pair"
+    assert pairs.told_apart(comparison(models=(model("lru", 0.2),))) == ""
+
+
 def test_the_reading_of_a_difference_is_that_of_all_pairs(monkeypatch):
     found = [Difference("a", "b", Interval(0.1, 0.05, 3), 0.01, q) for q in (0.04, 0.06)]
     for difference, verdict in zip(found, ("different", "not told apart"), strict=True):

@@ -316,7 +316,8 @@ def test_the_browser_draws_validation_against_what_was_swept(tmp_path):
             "return [...document.querySelectorAll('[data-plot=tuning] > div')].map(b => "
             "[b.querySelectorAll('circle').length, b.querySelectorAll('[data-tuning]').length])"
         )
-        assert drawn == [[5, 2], [5, 2]]  # a field each; a trial without a score is no dot
+        # One plot, as the other field has one value; a trial without a score is no dot.
+        assert drawn == [[5, 2]]
         assert window.log("browser") == []
 
 
@@ -328,5 +329,7 @@ def test_the_command_tunes(tmp_path, capsys):
     assert len(model.trials) == 4
     assert model.chosen is not None
     assert "chosen" in (tmp_path / "report.html").read_text()
+    capsys.readouterr()
     assert dispatch(["show", str(tmp_path / units.TRIALS / "gru" / "000-003")]) == 0
+    assert "\nseed 2, peak_lr 0.01, weight_decay 0.1\n" in capsys.readouterr().out
     assert tuning.TUNED in {path.name for path in (tmp_path / units.TRIALS / "gru").iterdir()}
