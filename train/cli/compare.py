@@ -40,12 +40,12 @@ from seqzoo.train.cli.flags import (
     value_of,
 )
 from seqzoo.train.compare import comparison, members
-from seqzoo.train.compare.matching import matching
 from seqzoo.train.compare.page import FILE as REPORT
 from seqzoo.train.compare.plans import Vectorise
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.sweep import Range, Sweep, check_keeps_sizes, field_kind
 from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.cost.matching import matching
 from seqzoo.train.devices.processes import Processes, is_first, joined
 from seqzoo.train.evaluation.axes import axes_of
 

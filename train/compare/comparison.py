@@ -22,7 +22,6 @@ from seqzoo.tasks.describe import describe
 from seqzoo.tasks.task import SPLITS, Source
 from seqzoo.train.compare import results
 from seqzoo.train.compare.axes import check_axes, measure
-from seqzoo.train.compare.matching import Matching
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.compare.pairs import told_apart
 from seqzoo.train.compare.plans import Vectorise, layout_of, plans_of, trials_of
@@ -34,6 +33,7 @@ from seqzoo.train.compare.tuning import tuning_note
 from seqzoo.train.compare.work import Work
 from seqzoo.train.config import DATA, MOST_SEEDS, Experiment, comparable, differences
 from seqzoo.train.cost.cost import cost
+from seqzoo.train.cost.matching import Matching
 from seqzoo.train.devices.processes import from_first, is_first
 from seqzoo.train.devices.sharding import SEEDS_AXIS, check_replicas
 from seqzoo.train.evaluation.axes import Axis

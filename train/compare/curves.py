@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from seqzoo.train.compare.results import Curve
+from seqzoo.train.compare.results import Comparison, Curve, ModelResult
+from seqzoo.train.compare.statistics import band, bounds_of
 
 NOT_CURVES = {"examples", "lr", "weight", "grad_norm", "epoch", "skipped", "step_seconds", "mfu"}
 VALIDATION = "validation"
@@ -76,3 +77,34 @@ def _append(curves: list[Any], split: str, step: int, values: dict[str, np.ndarr
                 value = values[name][i] if name in values else np.nan
                 column.append(float(value) if np.isfinite(value) else None)
         curve["step"].append(step)
+
+
+def axes_in(comparison: Comparison) -> list[dict[str, Any]]:
+    """Name and metrics of each axis that a model was tested along, the main metric first."""
+    found: dict[str, dict[str, None]] = {}
+    for run in (run for model in comparison.models for run in model.seeds):
+        for name, curve in run.axes.items():
+            found.setdefault(name, {}).update(dict.fromkeys(k for k in curve if k != "at"))
+    main = comparison.main_metric
+    return [
+        {"name": name, "metrics": sorted(metrics, key=lambda m: (m != main, m))}
+        for name, metrics in found.items()
+    ]
+
+
+def axis_bands(model: ModelResult) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """axis -> metric -> mean and interval over the seeds at each value."""
+    bands: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name in dict.fromkeys(name for run in model.seeds for name in run.axes):
+        own = [run.axes[name] for run in model.seeds if name in run.axes and not run.failure]
+        for metric in sorted({k for curve in own for k in curve} - {"at"}):
+            curves = [
+                {at: v for at, v in zip(c["at"], c[metric], strict=True) if v is not None}
+                for c in own
+                if metric in c
+            ]
+            b = band(curves, bounds=bounds_of(metric))
+            if b.steps:
+                lists = {"x": b.steps, "mean": b.mean, "low": b.low, "high": b.high}
+                bands.setdefault(name, {})[metric] = lists
+    return bands

@@ -119,22 +119,28 @@
 
   // Curves
 
-  function curveOf(model, view) { return (model.curves[view.split] || {})[view.metric]; }
+  // Along an axis, or over a run in steps or in what these cost.
+  function curveOf(model, view) {
+    if (view.axis) return (model.axes[view.axis] || {})[view.metric];
+    const curve = (model.curves[view.split] || {})[view.metric], each = model.perStep[view.over];
+    if (!curve || !view.over || view.over === "steps") return curve;
+    return each ? { ...curve, x: curve.x.map((step) => step * each) } : undefined;
+  }
+  const titleOf = (view) => view.axis || (view.over && view.over !== "steps" ? `${view.over} seen` : "training step");
 
-  function drawCurves(section, box) {
-    const view = section.view;
+  function drawCurves(section, box, view = section.view) {
     const shown = section.models.filter((m) => !m.hidden && curveOf(m, view));
     const log = view.scale === "log";
     const f = frame(box, Math.min(380, Math.max(250, box.clientWidth * 0.5)), 52,
-      `${view.metric} against training step, ${view.split} split, ${shown.length} models`);
+      `${view.metric} against ${titleOf(view)}, ${shown.length} models`);
     const xs = shown.flatMap((m) => curveOf(m, view).x).filter((x) => !log || x > 0);
     if (!xs.length) { add(f.svg, "text", { x: f.left, y: 60 }, "Nothing to show: switch a model on."); return; }
-    const main = view.metric === section.metric;
+    const main = view.metric === section.metric && !view.axis;
     const ys = shown.flatMap((m) => [...curveOf(m, view).mean, ...curveOf(m, view).low, ...curveOf(m, view).high]);
     if (main) ys.push(...section.baselines.map((b) => b.value));
     const x = (log ? logarithmic : linear)(...extent(xs), f.left, f.right);
     const y = linear(...domain(ys, view.metric), f.bottom, f.top);
-    xAxis(f, x, "training step", compact);
+    xAxis(f, x, titleOf(view), compact);
     yAxis(f, y, tick(view.metric));
     const within = (v) => Math.min(f.bottom, Math.max(f.top - 4, y(v)));
     for (const model of shown) {
@@ -151,10 +157,10 @@
       line.style.stroke = paint(model);
     }
     if (main) baselinesAcross(f, section, y, true);
-    readOut(section, box, f, shown, x, y, [...new Set(xs)].sort((a, b) => a - b));
+    readOut(view, box, f, shown, x, y, [...new Set(xs)].sort((a, b) => a - b));
   }
 
-  function readOut(section, box, f, shown, x, y, steps) {
+  function readOut(view, box, f, shown, x, y, steps) {
     const tip = add(box, "div", { class: "tip", hidden: "", role: "status" });
     const mark = add(f.svg, "g", { visibility: "hidden" });
     let at = steps.length - 1;
@@ -163,10 +169,10 @@
       clear(mark); clear(tip);
       const step = steps[at], left = x(step);
       add(mark, "line", { class: "cursor", x1: left, x2: left, y1: f.top, y2: f.bottom });
-      add(tip, "b", {}, `step ${step.toLocaleString("en")}`);
+      add(tip, "b", {}, view.axis || view.over !== "steps" ? `${titleOf(view)} ${compact(step)}` : `step ${step.toLocaleString("en")}`);
       const rows = [];
       for (const model of shown) {
-        const c = curveOf(model, section.view), i = c.x.indexOf(step);
+        const c = curveOf(model, view), i = view.over === "FLOPs" ? c.x.findLastIndex((x) => x <= step) : c.x.indexOf(step);
         if (i >= 0) rows.push([model, c.mean[i], c.low[i], c.high[i]]);
       }
       rows.sort((p, q) => q[1] - p[1]);
@@ -176,7 +182,7 @@
         const row = add(table, "tr"), name = add(row, "td");
         swatch(name, model);
         add(name, "span", {}, model.name);
-        add(row, "td", {}, show(mean, section.view.metric, low, high));
+        add(row, "td", {}, show(mean, view.metric, low, high));
       }
       mark.setAttribute("visibility", "visible");
       tip.hidden = false;
@@ -235,30 +241,47 @@
     });
   }
 
-  // State against quality
+  // Cost against quality, and those that no other beats in both
 
-  function drawStates(section, box) {
-    const shown = section.models.filter((m) => !m.hidden && m.final.mean !== null && m.state > 0);
-    const f = frame(box, 300, 52, `${section.metric} against the size of the recurrent state`);
+  const stateName = (section) => `state, ${section.stateUnit}`;
+  const costOf = (section, model) => section.cost === stateName(section) ? model.state : model.costs[section.cost] || 0;
+  function costsIn(section) {
+    const names = new Set(section.models.flatMap((m) => Object.keys(m.costs)));
+    return [...(section.models.some((m) => m.state > 0) ? [stateName(section)] : []), ...names];
+  }
+  function front(section, models) {
+    let best = null;
+    return [...models].sort((p, q) => costOf(section, p) - costOf(section, q) || (section.higher ? 1 : -1) * (q.final.mean - p.final.mean))
+      .filter((m) => {
+        if (best !== null && (section.higher ? m.final.mean <= best : m.final.mean >= best)) return false;
+        best = m.final.mean;
+        return true;
+      });
+  }
+  function drawCosts(section, box) {
+    const shown = section.models.filter((m) => !m.hidden && m.final.mean !== null && costOf(section, m) > 0);
+    const f = frame(box, 300, 52, `${section.metric} against ${section.cost}`);
     if (!shown.length) { add(f.svg, "text", { x: f.left, y: 60 }, "No model here declares a state."); return; }
-    const [least, most] = extent(shown.map((m) => m.state));
+    const [least, most] = extent(shown.map((m) => costOf(section, m)));
     const x = logarithmic(least / 1.6, most * 1.6, f.left, f.right);
     const values = shown.flatMap((m) => [...m.final.seeds, m.final.mean]);
     values.push(...section.baselines.map((b) => b.value));
     const y = linear(...domain(values, section.metric), f.bottom, f.top);
-    xAxis(f, x, `state per sequence, ${section.stateUnit} (log)`, compact);
+    xAxis(f, x, `${section.cost} (log)`, compact);
     yAxis(f, y, tick(section.metric));
     baselinesAcross(f, section, y, false);
     const within = (v) => Math.min(f.bottom, Math.max(f.top, y(v)));
-    const taken = [];
+    const along = front(section, shown).map((m) => `${x(costOf(section, m))},${y(m.final.mean)}`);
+    if (along.length > 1) add(f.svg, "polyline", { class: "front", points: along.join(" "), fill: "none" });
+    const taken = [], square = section.cost === stateName(section);
     for (const model of [...shown].sort((p, q) => q.final.mean - p.final.mean)) {
-      const { mean, ends } = model.final, cx = x(model.state), cy = y(mean);
+      const { mean, ends } = model.final, cx = x(costOf(section, model)), cy = y(mean);
       if (ends[0] !== null)
         add(f.svg, "line", { x1: cx, x2: cx, y1: within(ends[0]), y2: within(ends[1]), "stroke-width": 2, "stroke-opacity": 0.5 }).style.stroke = paint(model);
-      const dot = model.grows
+      const dot = model.grows && square
         ? add(f.svg, "rect", { x: cx - 5, y: cy - 5, width: 10, height: 10, "stroke-width": 2 })
         : add(f.svg, "circle", { cx, cy, r: 5.5 });
-      dot.style.fill = model.grows ? "var(--card)" : paint(model);
+      dot.style.fill = model.grows && square ? "var(--card)" : paint(model);
       dot.style.stroke = paint(model);
       const right = cx < (f.left + f.right) / 2, length = 7 * model.name.length;
       const from = right ? cx + 10 : cx - 10 - length;
@@ -324,13 +347,27 @@
 
   function start(section) {
     const root = document.getElementById(section.id);
-    const boxes = [[drawCurves, "curves"], [drawFinals, "finals"], [drawStates, "states"], [drawTuning, "tuning"]]
+    const boxes = [[drawCurves, "curves"], [drawFinals, "finals"], [drawCosts, "costs"], [drawTuning, "tuning"]]
       .map(([draw, kind]) => [draw, root.querySelector(`[data-plot=${kind}]`)]).filter(([, box]) => box);
     const draw = () => boxes.forEach(([paintIt, box]) => paintIt(section, box));
-    section.view = { metric: section.metrics[0], split: section.splits[0], scale: "linear" };
+    section.view = { metric: section.metrics[0], split: section.splits[0], scale: "linear", over: "steps" };
+    section.cost = costsIn(section)[0];
+    const bars = [...root.querySelectorAll("[data-bar]")], barOf = (name) => bars.find((b) => b.dataset.bar === name);
+    for (const { name, metrics } of section.axes) {
+      const xs = section.models.flatMap((m) => Object.values(m.axes[name] || {}).flatMap((c) => c.x));
+      const [low, high] = extent(xs), scale = low > 0 && high > 8 * low && name !== "position" ? "log" : "linear";
+      const view = { axis: name, metric: metrics[0], scale };
+      const box = [...root.querySelectorAll("[data-plot]")].find((b) => b.dataset.plot === `axis ${name}`);
+      boxes.push([(own, where) => drawCurves(own, where, view), box]);
+      choices(barOf(`axis ${name}`), "metric", metrics, () => view.metric, (v) => { view.metric = v; draw(); });
+      choices(barOf(`axis ${name}`), "x axis", ["linear", "log"], () => view.scale, (v) => { view.scale = v; draw(); });
+    }
+    choices(barOf("costs"), "cost", costsIn(section), () => section.cost, (v) => { section.cost = v; draw(); });
     const bar = root.querySelector(".bar");
     for (const key of ["metric", "split"])
       choices(bar, key, section[key + "s"], () => section.view[key], (v) => { section.view[key] = v; draw(); });
+    const over = ["steps", ...["tokens", "FLOPs"].filter((k) => section.models.some((m) => m.perStep[k]))];
+    choices(bar, "over", over, () => section.view.over, (v) => { section.view.over = v; draw(); });
     choices(bar, "x axis", ["linear", "log"], () => section.view.scale, (v) => { section.view.scale = v; draw(); });
     const legend = root.querySelector(".legend");
     for (const model of section.models) {

@@ -21,6 +21,7 @@ import numpy as np
 
 from seqzoo.tasks.data.identity import in_short
 from seqzoo.train.compare import pairs, results, tables
+from seqzoo.train.compare.curves import axes_in, axis_bands
 from seqzoo.train.compare.formats import show
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.run_page import comparison_of_run
@@ -31,6 +32,7 @@ from seqzoo.train.folder.files import run_path, write_atomically
 
 FILE = "report.html"
 POINTS = 300  # of a curve: no eye sees more, and a long run's page stays small
+ALL_POINTS, FEWEST = 30_000, 40  # of all curves of a page, and of each at least
 
 # Eight hues that stay apart for the usual colour-vision deficiencies (after Okabe and Ito 2008),
 # darkened or lightened to a contrast of at least 3 against the card; dashes tell more models apart.
@@ -113,17 +115,21 @@ def chart_data(comparison: Comparison, section_id: str) -> dict[str, Any]:
         for k in curve
         if k != "step"
     }
-    unit = _state_unit(comparison)
+    unit, points = _state_unit(comparison), _points(comparison)
     return {
         "id": section_id,
         "metric": metric,
         "higher": comparison.higher_is_better,
         "finalSplit": comparison.final_split,
         "stateUnit": unit,
+        "axes": axes_in(comparison),
         "splits": _ordered(splits, "validation"),
         "metrics": _ordered(metrics, metric),
         "baselines": [{"name": k, "value": v} for k, v in comparison.baselines.items()],
-        "models": [_model_data(m, i, metric, unit) for i, m in enumerate(comparison.models)],
+        "models": [
+            {**_model_data(m, i, metric, unit), "curves": _bands(m, points)}
+            for i, m in enumerate(comparison.models)
+        ],
     }
 
 
@@ -145,18 +151,45 @@ def _model_data(model: ModelResult, index: int, metric: str, unit: str) -> dict[
         "final": results.plain(
             {"mean": spread.mean, "ends": [spread.low, spread.high], "seeds": list(final.values())}
         ),
-        "curves": _bands(model),
+        "axes": axis_bands(model),
+        "costs": _costs(model),
+        "perStep": {"tokens": _tokens_a_step(model), "FLOPs": model.step_flops},
         "tuning": tuning_data(model),
     }
 
 
-def _thinned(curves: Sequence[results.Curve]) -> list[dict[str, dict[float, float]]]:
-    """metric -> step -> value of each curve, at no more than POINTS steps that all share.
+def _costs(model: ModelResult) -> dict[str, float]:
+    """What quality is drawn against besides the state; what is not known is not there."""
+    found = {
+        "parameters": model.parameters,
+        "FLOPs a step": model.step_flops,
+        "seconds a step": model.step_seconds,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _tokens_a_step(model: ModelResult) -> float | None:
+    if model.tokens_per_second and model.step_seconds:
+        return round(model.tokens_per_second * model.step_seconds)
+    return None
+
+
+def _points(comparison: Comparison) -> int:
+    """Points of each curve, so that many models and metrics make no large page."""
+    curves = sum(
+        len({(s, k) for run in model.seeds for s, c in run.curves.items() for k in c})
+        for model in comparison.models
+    )
+    return min(POINTS, max(FEWEST, ALL_POINTS // max(1, curves)))
+
+
+def _thinned(curves: Sequence[results.Curve], points: int) -> list[dict[str, dict[float, float]]]:
+    """metric -> step -> value of each curve, at no more than `points` steps that all share.
 
     Longer ones are cut into windows; the value at a window's last step is the mean of the window.
     """
     steps = np.unique(np.concatenate([c["step"] for c in curves]))
-    ends = np.array([part[-1] for part in np.array_split(steps, POINTS) if part.size])
+    ends = np.array([part[-1] for part in np.array_split(steps, points) if part.size])
     thinned = []
     for curve in curves:
         window = np.searchsorted(ends, curve["step"])
@@ -173,10 +206,10 @@ def _thinned(curves: Sequence[results.Curve]) -> list[dict[str, dict[float, floa
     return thinned
 
 
-def _bands(model: ModelResult) -> dict[str, dict[str, dict[str, list[float]]]]:
+def _bands(model: ModelResult, points: int) -> dict[str, dict[str, dict[str, list[float]]]]:
     bands: dict[str, dict[str, dict[str, list[float]]]] = {}
     for split in sorted({s for r in model.seeds for s in r.curves}):
-        curves = _thinned([r.curves[split] for r in model.seeds if split in r.curves])
+        curves = _thinned([r.curves[split] for r in model.seeds if split in r.curves], points)
         for metric in sorted({k for c in curves for k in c}):
             own = [c[metric] for c in curves if metric in c]
             b = band(own, bounds=bounds_of(metric))
@@ -248,14 +281,30 @@ means over as many steps.</figcaption></figure>
 <figure><h3>Final {metric}</h3><div class="plot" data-plot="finals"></div>
 <figcaption>One dot a seed, a tick at the mean, a bar for the 95% interval. Dashed: trivial
 baselines.</figcaption></figure>
-<figure><h3>State and {metric}</h3><div class="plot" data-plot="states"></div>
-<figcaption>An open square is a state that grows with the row, at full length. Dashed: trivial
-baselines.</figcaption></figure>
+<figure><h3>Cost and {metric}</h3><div class="bar" data-bar="costs"></div>
+<div class="plot" data-plot="costs"></div>
+<figcaption>The line joins models that none both costs less and does better than (Pareto). An open
+square is a state that grows with the row, at full length. Dashed: trivial baselines.</figcaption>
+</figure>
 </div>
+{_axes(comparison)}
 {trials_html(comparison)}
 {_differences(comparison)}
 {_provenance(comparison)}
 </section>"""
+
+
+def _axes(comparison: Comparison) -> str:
+    """A figure for each axis that models were tested along."""
+    made = ""
+    for axis in axes_in(comparison):
+        name = escape(axis["name"])
+        made += (
+            f'<figure><h3>Against {name}</h3><div class="bar" data-bar="axis {name}"></div>'
+            f'<div class="plot" data-plot="axis {name}"></div><figcaption>Models as trained, '
+            f"tested along {name}; mean and 95% interval over seeds.</figcaption></figure>"
+        )
+    return made
 
 
 def _facts(comparison: Comparison) -> str:
