@@ -38,6 +38,7 @@ VERBS = {
     "generate": "text from a language model, a run or published weights",
     "export": "a model as programs that run without this package",
     "report": "write the report of a comparison or a run",
+    "watch": "a comparison or a run while it works",
     "bench": "measure speed, memory and compile time",
     "plan": "whether a configuration fits, and how fast it can be",
     "doctor": "versions, devices, bandwidth, and what is wrong",
