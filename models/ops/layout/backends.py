@@ -27,6 +27,8 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "rotations": {"cpu": "apart", "gpu": "fused", "tpu": "fused"},
     # CPU, scores [16, 128, 1024]: 9 ms against 15 forward, 5 against 9 backward.
     "skew": {"cpu": "rows", "gpu": "layout", "tpu": "layout"},
+    # One kernel for all steps (`scan/walk.py`), for a loop of a dozen; CPUs have the loop.
+    "nonlinear_scan": {"cpu": "loop", "gpu": "triton", "tpu": "mosaic"},
     # The last column of v in linear attention. CPU, B=4, L=2048, V=32 and one: 77 ms against 85
     # (Performer 171 against 208); on a v5e 1.2 times the cycles for V=128 and one (docs/forms.md),
     # more for narrower heads.

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
-from seqzoo.models.ops.layout.sharding import BATCH_AXES, SEQUENCE_AXIS, axis_size
+from seqzoo.models.ops.layout.sharding import BATCH_AXES, SEQUENCE_AXIS, axis_size, undivided
 
 State = TypeVar("State")
 FREE = PartitionSpec.UNCONSTRAINED
@@ -298,6 +298,44 @@ def by_positions(
         f, in_specs=here, out_specs=here, axis_names=_automatic_axes(), check_vma=False
     )
     return run(x)
+
+
+def rows_here(batch: int) -> int:
+    """How many of the rows a device has in `by_rows`."""
+    return batch // math.prod(map(axis_size, _row_axes(batch) or ()))
+
+
+def by_rows(
+    f: Callable[..., PyTree], row_axes: tuple[PyTree, ...], out_axes: PyTree, *args: PyTree
+) -> PyTree:
+    """f(*args) for an f that works on rows apart and that the compiler cannot divide, as kernels.
+
+    Args:
+        f: a function of arrays with any number of rows.
+        row_axes: for every leaf of args the axis of its rows, -1 for none: it is whole everywhere.
+        out_axes: the same of what f returns.
+        args: trees of arrays.
+    """
+    if undivided():
+        return f(*args)
+    rows = _row_axes(next(_sizes(args, row_axes)))
+
+    def spec(axis: int) -> PartitionSpec:
+        return PartitionSpec() if axis < 0 else PartitionSpec(*(None,) * axis, rows)
+
+    run = jax.shard_map(
+        f,
+        in_specs=jax.tree.map(spec, row_axes),
+        out_specs=jax.tree.map(spec, out_axes),
+        axis_names=_automatic_axes(),
+        check_vma=False,
+    )
+    return run(*args)
+
+
+def _sizes(args: tuple, axes: tuple):
+    leaves = zip(jax.tree.leaves(args), jax.tree.leaves(axes), strict=True)
+    return (x.shape[axis] for x, axis in leaves if axis >= 0)
 
 
 def _automatic_axes() -> set[str]:

@@ -18,9 +18,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from seqzoo.models.ops.layout import kernels as by_kernel
 from seqzoo.models.ops.layout.cpu import summed_outer, turned
 from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.sharding import everywhere
+from seqzoo.models.ops.scan import on_chip
 
 Kernel = Float[Array, "*H I O"]
 
@@ -147,12 +149,16 @@ def _loop(
 ) -> tuple[PyTree, PyTree]:
     opened, reverse = static
 
-    def step(h: PyTree, inputs: tuple[PyTree, Masks]) -> tuple[PyTree, PyTree]:
-        x, masks = inputs
-        h = masks.choose(opened.closed(kernels, consts, masks.begin(h), x)[0], h)
-        return h, h
+    def plain(kernels: tuple, consts: list, h0: PyTree, x: PyTree, masks: Masks):
+        def step(h: PyTree, inputs: tuple[PyTree, Masks]) -> tuple[PyTree, PyTree]:
+            x, masks = inputs
+            h = masks.choose(opened.closed(kernels, consts, masks.begin(h), x)[0], h)
+            return h, h
 
-    return lax.scan(step, h0, (x, masks), reverse=reverse)
+        return lax.scan(step, h0, (x, masks), reverse=reverse)
+
+    args = kernels, consts, h0, x, masks
+    return by_kernel.run("nonlinear_scan", plain, on_chip.forward(opened, reverse, *args), *args)
 
 
 def _forward(static: Static, *args: Any):
@@ -168,19 +174,25 @@ def _backward(static: Static, kept: tuple, cotangents: tuple):
     before = masks.begin(before)
     closed = functools.partial(opened.closed, kernels, consts)
     _, factors, products = jax.vmap(closed)(before, x)
-    pulled = functools.partial(_pulled, opened, list(map(turned, kernels)))
 
-    def step(carry: tuple[PyTree, list], inputs: tuple) -> tuple[tuple, tuple]:
-        (dh, sums), (h, x, products, g, masks) = carry, inputs
-        dh = jax.tree.map(jnp.add, dh, g)
-        new = dh if masks.valid is None else keep(dh, masks.valid)
-        before, dx, d_products, d_consts = pulled(consts, h, x, products, new)
-        before = masks.choose(masks.begin(before), dh)
-        return (before, jax.tree.map(jnp.add, sums, d_consts)), (dx, d_products)
+    def plain(transposed: list, consts: list, last: PyTree, *rows: PyTree):
+        pulled = functools.partial(_pulled, opened, transposed)
 
-    start = last, jax.tree.map(jnp.zeros_like, consts)
-    rows = before, x, products, g, masks
-    (dh0, d_consts), (dx, d_products) = lax.scan(step, start, rows, reverse=not reverse)
+        def step(carry: tuple[PyTree, list], inputs: tuple) -> tuple[tuple, tuple]:
+            (dh, sums), (h, x, products, g, masks) = carry, inputs
+            dh = jax.tree.map(jnp.add, dh, g)
+            new = dh if masks.valid is None else keep(dh, masks.valid)
+            before, dx, d_products, d_consts = pulled(consts, h, x, products, new)
+            before = masks.choose(masks.begin(before), dh)
+            return (before, jax.tree.map(jnp.add, sums, d_consts)), (dx, d_products)
+
+        start = last, jax.tree.map(jnp.zeros_like, consts)
+        return lax.scan(step, start, rows, reverse=not reverse)
+
+    args = list(map(turned, kernels)), consts, last, before, x, products, g, masks
+    forms = on_chip.backward(opened, reverse, kernels, *args)
+    found = by_kernel.run("nonlinear_scan", plain, forms, *args)
+    (dh0, d_consts), (dx, d_products) = found
     d_kernels = tuple(map(_kernel_gradient, factors, d_products))
     return d_kernels, d_consts, dh0, dx, None
 
