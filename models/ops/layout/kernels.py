@@ -1,4 +1,4 @@
-"""Kernels of Pallas as forms of an op, beside the form that JAX's own operations make, the plain one.
+"""Kernels of Pallas as forms of an op, beside its plain form, of JAX's own operations.
 
 A kernel has no derivative of its own and no partition over devices; Pallas' `vmap` makes another
 grid of it, which one whose programs wait for each other may not have; and to trace it takes longer
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive, jaxpr_as_fun, unmapped_aval
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, PyTree
 
@@ -55,15 +55,13 @@ def run(
         for platform, name in names.items()
         if name in kernels
     )
-    found = by_platform_p.bind(
-        *leaves, plain=jaxpr_as_fun(program), kernels=forms, avals=tuple(program.out_avals)
-    )
+    found = by_platform_p.bind(*leaves, jaxpr=program, kernels=forms)
     return jax.tree.unflatten(jax.tree.structure(like), found)
 
 
 by_platform_p = Primitive("by_platform")
 by_platform_p.multiple_results = True
-by_platform_p.def_abstract_eval(lambda *_, avals, **__: avals)
+by_platform_p.def_abstract_eval(lambda *_, jaxpr, **__: jaxpr.out_avals)
 
 
 @by_platform_p.def_impl
@@ -71,8 +69,11 @@ def _(*args: Array, **params: Any) -> Sequence[Array]:
     return jax.jit(functools.partial(by_platform_p.bind, **params))(*args)
 
 
-def _lower(platform: str, ctx: Any, *args: Any, plain: Form, kernels: Kernels, **_: Any) -> Any:
-    form = dict(kernels).get(platform, plain)
+def _lower(platform: str, ctx: Any, *args: Any, jaxpr: ClosedJaxpr, kernels: Kernels) -> Any:
+    exported = ctx.module_context.lowering_parameters.for_export
+    lasting = platform != "gpu" or not exported  # no later version need read Triton's programs
+    plain = jaxpr_as_fun(jaxpr)
+    form = dict(kernels).get(platform, plain) if lasting else plain
     return mlir.lower_fun(form, multiple_results=True)(ctx, *args)
 
 
@@ -81,11 +82,11 @@ for _name, _platform in PLATFORMS.items():
     mlir.register_lowering(by_platform_p, functools.partial(_lower, _platform), platform=_name)
 
 
-def _tangent(primals: Sequence, tangents: Sequence, *, plain: Form, **_: Any) -> tuple:
-    return jax.jvp(plain, primals, [*map(ad.instantiate_zeros, tangents)])
+def _tangent(primals: Sequence, tangents: Sequence, *, jaxpr: ClosedJaxpr, **_: Any) -> tuple:
+    return jax.jvp(jaxpr_as_fun(jaxpr), tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
 
 
-def _batched(args: Sequence, dims: Sequence, *, plain: Form, kernels: Kernels, avals: tuple):
+def _batched(args: Sequence, dims: Sequence, *, jaxpr: ClosedJaxpr, kernels: Kernels) -> tuple:
     size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
     moved = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(args, dims, strict=True)]
     axes = [None if d is None else 0 for d in dims]
@@ -101,9 +102,8 @@ def _batched(args: Sequence, dims: Sequence, *, plain: Form, kernels: Kernels, a
 
     found = by_platform_p.bind(
         *moved,
-        plain=jax.vmap(plain, in_axes=axes, axis_size=size),
+        jaxpr=jax.make_jaxpr(jax.vmap(jaxpr_as_fun(jaxpr), in_axes=axes, axis_size=size))(*moved),
         kernels=tuple((name, functools.partial(one_by_one, f)) for name, f in kernels),
-        avals=tuple(unmapped_aval(size, 0, aval) for aval in avals),
     )
     return found, [0] * len(found)
 

@@ -157,8 +157,8 @@ def _loop(
 
         return lax.scan(step, h0, (x, masks), reverse=reverse)
 
-    args = kernels, consts, h0, x, masks
-    return by_kernel.run("nonlinear_scan", plain, on_chip.forward(opened, reverse, *args), *args)
+    walks = on_chip.forward(opened, reverse, plain)
+    return by_kernel.run("nonlinear_scan", plain, walks, kernels, consts, h0, x, masks)
 
 
 def _forward(static: Static, *args: Any):
@@ -190,9 +190,8 @@ def _backward(static: Static, kept: tuple, cotangents: tuple):
         return lax.scan(step, start, rows, reverse=not reverse)
 
     args = list(map(turned, kernels)), consts, last, before, x, products, g, masks
-    forms = on_chip.backward(opened, reverse, kernels, *args)
-    found = by_kernel.run("nonlinear_scan", plain, forms, *args)
-    (dh0, d_consts), (dx, d_products) = found
+    walks = on_chip.backward(opened, reverse, plain)
+    (dh0, d_consts), (dx, d_products) = by_kernel.run("nonlinear_scan", plain, walks, *args)
     d_kernels = tuple(map(_kernel_gradient, factors, d_products))
     return d_kernels, d_consts, dh0, dx, None
 

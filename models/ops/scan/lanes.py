@@ -20,11 +20,15 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
 # By element, all operands of one shape.
-ELEMENTWISE = frozenset(
-    "abs add add_any and ceil clamp convert_element_type cos div eq erf exp exp2 expm1 floor "
-    "ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow rsqrt "
-    "select_n sign sin sqrt square sub tan tanh xor".split()
-)
+ELEMENTWISE = """
+    abs add add_any and ceil clamp convert_element_type cos div eq erf exp exp2 expm1 floor ge gt
+    integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow rsqrt select_n sign
+    sin sqrt square sub tan tanh xor
+"""
+ELEMENTWISE = frozenset(ELEMENTWISE.split())
+
+
+NOWHERE = jax.sharding.AbstractMesh((), ())
 
 
 class Mixed(Exception):
@@ -32,10 +36,10 @@ class Mixed(Exception):
 
 
 class Blocks(NamedTuple):
-    """An array: its blocks, with 1 in place of its rows and n in place of n E, and where rows are."""
+    """An array by its blocks, n of which stand in place of n E channels and 1 in place of rows."""
 
     parts: np.ndarray
-    rows: int
+    rows: int  # their axis
 
 
 Value = Blocks | np.ndarray  # of the latter every number is known when the function is traced
@@ -95,7 +99,7 @@ def _number(x: Any) -> np.ndarray:
 
 
 def _of_numbers(primitive: Any, params: dict, *numbers: np.ndarray) -> Any:
-    with jax.ensure_compile_time_eval():
+    with jax.ensure_compile_time_eval(), jax.sharding.use_abstract_mesh(NOWHERE):
         return jax.tree.map(np.asarray, primitive.bind(*map(jnp.asarray, numbers), **params))
 
 
@@ -157,8 +161,7 @@ def _reshape(eqn: Any, unit: int, values: list[Value]) -> Blocks:
     before = math.prod(old[: value.rows])
     for rows in range(len(new) - 1):
         if math.prod(new[:rows]) == before and new[rows] == old[value.rows]:
-            parts = iter(value.parts.flat)
-            return blocks(new, unit, rows, lambda _: next(parts))
+            return blocks(new, unit, rows, lambda i: value.parts.flat[i])
     raise Mixed
 
 
@@ -214,9 +217,7 @@ def _slice(eqn: Any, unit: int, values: list[Value]) -> Blocks:
     if params["strides"] is not None and set(params["strides"]) != {1}:
         raise Mixed
     limits = params["start_indices"], params["limit_indices"]
-    return Blocks(
-        value.parts[_ranges(value, unit, eqn.invars[0].aval.shape, *limits)], value.rows
-    )
+    return Blocks(value.parts[_ranges(value, unit, eqn.invars[0].aval.shape, *limits)], value.rows)
 
 
 def _split(eqn: Any, unit: int, values: list[Value]) -> list[Blocks]:
@@ -240,9 +241,7 @@ def _unstack(eqn: Any, unit: int, values: list[Value]) -> list[Blocks]:
 
 def _all_blocks(eqn: Any, unit: int, values: list[Value]) -> list[Blocks]:
     rows = next(v.rows for v in values if isinstance(v, Blocks))
-    found = [
-        filled(v, x.aval.shape, unit, rows) for v, x in zip(values, eqn.invars, strict=True)
-    ]
+    found = [filled(v, x.aval.shape, unit, rows) for v, x in zip(values, eqn.invars, strict=True)]
     return found
 
 
@@ -280,6 +279,8 @@ def _as_it_is(eqn: Any, unit: int, values: list[Value]) -> list[Value]:
 
 _MOVES = {
     "copy": _as_it_is,
+    "reshard": _as_it_is,
+    "sharding_constraint": _as_it_is,
     "stop_gradient": _as_it_is,
     "reshape": _reshape,
     "broadcast_in_dim": _broadcast,

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from seqzoo.models.ops.layout.sequence_parallel import by_rows, rows_here
-from seqzoo.models.ops.scan.lanes import Blocks, Mixed, blocks, evaluate, filled
+from seqzoo.models.ops.scan.lanes import NOWHERE, Blocks, Mixed, blocks, evaluate, filled
 from seqzoo.models.ops.scan.walk import Arrays, Plan, Sizes, Step, Tiles, gpu_plan, tpu_plan, walk
 
 
@@ -82,19 +82,28 @@ class Cell(NamedTuple):
     heads: int
     unit: int
 
+    def sizes(self) -> Sizes:
+        """On one device."""
+        gates = self.products.count
+        cuts = [*self.state, *self.state, *self.inputs, *self.inputs, *self.consts]
+        held = sum(cut.count for cut in cuts) + 2 * gates
+        return Sizes(rows_here(self.state[0].shape[0]), self.heads, self.unit, gates, held)
+
 
 def cell_of(opened: Any, kernels: tuple, consts: list, h0: PyTree, x: PyTree) -> Cell | None:
     """None for a cell that does not qualify; x is of one step."""
     if len(kernels) != 1 or any(a.dtype != jnp.float32 for a in jax.tree.leaves((h0, kernels))):
         return None
     heads, unit = kernels[0].shape[-3:-1] if kernels[0].ndim == 3 else (1, kernels[0].shape[0])
-    products = [jnp.zeros(s.shape, s.dtype) for s in opened.shapes]
+    products = list(opened.shapes)
     state, inputs, constant = (
         [Cut(a.shape, heads, unit) for a in jax.tree.leaves(tree)] for tree in (h0, x, consts)
     )
     product = Cut(products[0].shape, heads, unit, heads_first=kernels[0].ndim == 3)
-    forward = jax.make_jaxpr(_forward(opened))(h0, x, products, consts)
-    backward = jax.make_jaxpr(_backward(opened))(h0, x, products, consts, h0)
+    like = jax.tree.map(_shape, (h0, x, products, consts))
+    with jax.sharding.use_abstract_mesh(NOWHERE):
+        forward = jax.make_jaxpr(_forward(opened))(*like)
+        backward = jax.make_jaxpr(_backward(opened))(*like, like[0])
     arguments = [*state, *inputs, product, *constant]
     factor = Cut(forward.out_avals[-1].shape, heads, unit)
     try:
@@ -105,6 +114,10 @@ def cell_of(opened: Any, kernels: tuple, consts: list, h0: PyTree, x: PyTree) ->
     if len(taken) != 1 or taken[0] not in [(k, 0) for k in range(len(state))]:
         return None
     return Cell(forward, backward, state, inputs, product, constant, taken[0][0], heads, unit)
+
+
+def _shape(a: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(a.shape, a.dtype)
 
 
 def _forward(opened: Any) -> Callable:
@@ -158,7 +171,9 @@ def _checked(program: Any, arguments: list[Cut], results: list[Cut]) -> list:
         for i, part in enumerate(parts):
             symbol = isinstance(part, _Symbol)
             what, place = part.what if symbol else part.item(), cut.place(i)
-            if symbol and part.head != cut.head(i) or cut.head(i) and what != whats[place]:
+            if symbol and part.head != cut.head(i):
+                raise Mixed
+            if cut.head(i) and what != whats[place]:
                 raise Mixed
             whats[place] = what
     return whats
@@ -227,43 +242,54 @@ def _gates(cell: Cell, kernel: Array) -> Array:
 PLANS: dict[str, Callable[[Sizes], Plan | None]] = {"triton": gpu_plan, "mosaic": tpu_plan}
 
 
-def forward(opened: Any, reverse: bool, *args: Any) -> dict[str, Callable]:
-    """Name of a form -> the loop forward as one kernel, where cell and sizes have such a form."""
-    kernels, consts, h0, x, masks = args
-    cell = cell_of(opened, kernels, consts, h0, jax.tree.map(lambda a: a[0], x))
-    if cell is None:
-        return {}
-    state = jax.tree.structure(h0)
+def forward(opened: Any, reverse: bool, plain: Callable) -> dict[str, Callable]:
+    """Name of a form -> the loop forward as one kernel; `plain` where cell or sizes have none."""
 
-    def run(plan: Plan, kernels: tuple, consts: list, h0: PyTree, x: PyTree, masks: Any):
-        rows = jax.tree.leaves(h0), jax.tree.leaves(x), _numbers(masks)
-        h = _walk_forward(cell, plan, reverse, kernels[0], consts, *rows)
-        last = [a[0 if reverse else -1] for a in h]
-        return state.unflatten(last), state.unflatten(h)
+    def form(planned: Callable, *args: Any) -> PyTree:
+        kernels, consts, h0, x, _ = args
+        cell = cell_of(opened, kernels, consts, h0, jax.tree.map(lambda a: a[0], x))
+        plan = cell and planned(cell.sizes())
+        if plan is None:
+            return plain(*args)
+        state = jax.tree.structure(h0)
 
-    axes = _axes(-1, kernels), *(_axes(0, a) for a in (consts, h0)), _axes(1, x), _axes(1, masks)
-    return _forms(cell, run, axes, (_axes(0, h0), _axes(1, h0)))
+        def run(kernels: tuple, consts: list, h0: PyTree, x: PyTree, masks: Any) -> tuple:
+            rows = jax.tree.leaves(h0), jax.tree.leaves(x), _numbers(masks)
+            h = _walk_forward(cell, plan, reverse, kernels[0], consts, *rows)
+            last = [a[0 if reverse else -1] for a in h]
+            return state.unflatten(last), state.unflatten(h)
+
+        axes = [_axes(axis, a) for axis, a in zip((-1, 0, 0, 1, 1), args, strict=True)]
+        return by_rows(run, tuple(axes), (_axes(0, h0), _axes(1, h0)), *args)
+
+    return {name: functools.partial(form, planned) for name, planned in PLANS.items()}
 
 
-def backward(opened: Any, reverse: bool, kernels: tuple, *args: Any) -> dict[str, Callable]:
-    """The same for the loop of the backward pass; matrices are transposed as it has them."""
-    transposed, consts, last, before, x, products, g, masks = args
-    cell = cell_of(opened, kernels, consts, last, jax.tree.map(lambda a: a[0], x))
-    if cell is None:
-        return {}
-    state, inputs = jax.tree.structure(last), jax.tree.structure(x)
+def backward(opened: Any, reverse: bool, plain: Callable) -> dict[str, Callable]:
+    """The same for the loop of the backward pass."""
 
-    def run(plan: Plan, transposed: list, consts: list, last: PyTree, *rows: PyTree):
-        before, x, (products,), g, masks = rows
-        leaves = [jax.tree.leaves(a) for a in (last, before, x, g)]
-        dh, d_products, d_consts, dx = _walk_backward(
-            cell, plan, reverse, transposed[0], consts, *leaves, products, _numbers(masks)
-        )
-        return (state.unflatten(dh), d_consts), (inputs.unflatten(dx), [d_products])
+    def form(planned: Callable, *args: Any) -> PyTree:
+        transposed, consts, last, _, x, *_ = args
+        kernels = [jnp.swapaxes(a, -1, -2) for a in transposed]
+        cell = cell_of(opened, kernels, consts, last, jax.tree.map(lambda a: a[0], x))
+        plan = cell and planned(cell.sizes())
+        if plan is None:
+            return plain(*args)
+        state, inputs = jax.tree.structure(last), jax.tree.structure(x)
 
-    axes = _axes(-1, transposed), _axes(0, consts), _axes(0, last)
-    axes += tuple(_axes(1, a) for a in args[3:])
-    return _forms(cell, run, axes, (axes[2:0:-1], (_axes(1, x), _axes(1, products))))
+        def run(transposed: list, consts: list, last: PyTree, *rows: PyTree) -> tuple:
+            before, x, (products,), g, masks = rows
+            leaves = [jax.tree.leaves(a) for a in (last, before, x, g)]
+            dh, d_products, d_consts, dx = _walk_backward(
+                cell, plan, reverse, transposed[0], consts, *leaves, products, _numbers(masks)
+            )
+            return (state.unflatten(dh), d_consts), (inputs.unflatten(dx), [d_products])
+
+        axes = [_axes(axis, a) for axis, a in zip((-1, 0, 0, *[1] * 5), args, strict=True)]
+        out_axes = (axes[2], axes[1]), (axes[4], axes[5])
+        return by_rows(run, tuple(axes), out_axes, *args)
+
+    return {name: functools.partial(form, planned) for name, planned in PLANS.items()}
 
 
 def _axes(axis: int, tree: PyTree) -> PyTree:
@@ -275,21 +301,9 @@ def _numbers(masks: Any) -> list[Array | None]:
     return [None if mask is None else mask.astype(jnp.int32)[..., None] for mask in masks]
 
 
-def _forms(cell: Cell, run: Callable, axes: tuple, out_axes: PyTree) -> dict[str, Callable]:
-    cuts = [*cell.state, *cell.state, *cell.inputs, *cell.inputs, *cell.consts]
-    gates = cell.products.count
-    held = sum(cut.count for cut in cuts) + 2 * gates
-    batch = rows_here(cell.state[0].shape[0])
-    sizes = Sizes(batch, cell.heads, cell.unit, gates, held)
-    plans = {name: plan(sizes) for name, plan in PLANS.items()}
-    return {
-        name: functools.partial(by_rows, functools.partial(run, plan), axes, out_axes)
-        for name, plan in plans.items()
-        if plan is not None
-    }
-
-
-def _walk_forward(cell: Cell, plan: Plan, reverse: bool, kernel, consts, h0, x, masks) -> list[Array]:
+def _walk_forward(
+    cell: Cell, plan: Plan, reverse: bool, kernel, consts, h0, x, masks
+) -> list[Array]:
     """Leaves of all states, [L, B, ...]."""
     matrix, taken = _gates(cell, kernel), cell.exchanged
     arguments = [*cell.state, *cell.inputs, cell.products, *cell.consts]

@@ -16,7 +16,6 @@ Arrays are [L, n, H, B, E]: steps, n blocks of channels, heads, rows, channels.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -132,9 +131,10 @@ class Grid(NamedTuple):
         return self.length - 1 - i if self.reverse else i
 
 
-def _products(v: Callable, matrix: Callable, count: tuple[int, int], width: int, like: Array):
+def _products(
+    v: Callable, matrix: Callable, count: tuple[int, int], width: int, piece: int, like: Array
+) -> tuple[Array, ...]:
     """Σ_i v_i R_ij for every j, in pieces of the channels that R takes."""
-    piece = next(size for size in (INNER, 32, 16, width) if width % size == 0)
 
     def add(k: Array | int, sums: tuple[Array, ...]) -> tuple[Array, ...]:
         sums, here = list(sums), pl.ds(k * piece, piece)
@@ -149,9 +149,9 @@ def _products(v: Callable, matrix: Callable, count: tuple[int, int], width: int,
     return add(0, zeros) if width == piece else lax.fori_loop(0, width // piece, add, zeros)
 
 
-def _tiles(refs: Sequence[Any], read: Callable[..., Array]) -> Tiles:
-    """The blocks of each, first axes."""
-    return [[read(ref, j) for j in range(ref.shape[0])] for ref in refs]
+def _tiles(refs: Sequence[Any], read: Callable[..., Array], *at: Any) -> Tiles:
+    """The blocks of each."""
+    return [[read(ref, *at, j) for j in range(ref.shape[len(at)])] for ref in refs]
 
 
 # On a GPU.
@@ -160,7 +160,7 @@ def _tiles(refs: Sequence[Any], read: Callable[..., Array]) -> Tiles:
 def _inside(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
     from jax.experimental.pallas import triton as gpu
 
-    rows, channels, interpret = grid.plan.rows, grid.plan.channels, grid.plan.interpret
+    rows, channels = grid.plan.rows, grid.plan.channels
     batch, count = x.first.shape[-2], x.matrix.shape[1:3]
 
     def block(a: Any, *, whole: bool = False) -> pl.BlockSpec:
@@ -190,23 +190,24 @@ def _inside(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
             t, before = grid.time(i), grid.time(jnp.maximum(i - 1, 0))
             made = _products(
                 # Not from the first-level cache, which knows nothing of what others write.
-                lambda j, here: load(exchanged, before, j, slice(None), here, cache_modifier=".cg"),
+                lambda j, here: load(exchanged, before, j, slice(None), here, volatile=True),
                 lambda j, m, here: x.matrix[j, m, here, :],
                 count,
                 grid.width,
+                next(size for size in (INNER, *reversed(TILES)) if grid.width % size == 0),
                 first[0],
             )
             products = [jnp.where(i == 0, f, m + late) for f, m in zip(first, made, strict=True)]
             masks = [None if ref is None else load(ref, t) != 0 for ref in x.masks]
-            inputs = _tiles([ref.at[t] for ref in x.inputs], load)
+            inputs = _tiles(x.inputs, load, t)
             carry, out = step.run(carry, products, inputs, fixed, *masks)
             for ref, values in zip(written, out, strict=True):
                 for j, value in enumerate(values):
                     store(value, ref, t, j, *(mine if ref is exchanged else ()))
-            if not interpret:
+            if not grid.plan.interpret:
                 gpu.debug_barrier()
             if grid.parts > 1:
-                late = _wait(gpu, arrived, (r, h), grid.parts * (i + 1))
+                late = _wait(gpu, arrived, (r, h), grid.parts * (i + 1), late)
             return carry, late
 
         fixed, (first,) = _tiles(x.fixed, load), _tiles([x.first], load)
@@ -238,7 +239,7 @@ def _inside(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
         out_shape=[*carried, *outs, jax.ShapeDtypeStruct(arrived.shape, arrived.dtype)],
         input_output_aliases={n: m + len(outs)},
         compiler_params=gpu.CompilerParams(num_warps=4, num_stages=1),
-        interpret=interpret,
+        interpret=grid.plan.interpret,
         name="walk",
     )(*arrays, arrived)
     return list(found[:m]), list(found[m:-1])
@@ -249,8 +250,8 @@ def _numbered(index: tuple) -> tuple:
     return tuple(jnp.int32(i) if isinstance(i, int) else i for i in index)
 
 
-def _wait(gpu: Any, arrived: Any, here: tuple, all_there: Array) -> Array:
-    """0 when as many have arrived; NaN if they do not come."""
+def _wait(gpu: Any, arrived: Any, here: tuple, all_there: Array, late: Array) -> Array:
+    """0 when as many have arrived; NaN if they do not come, or did not before."""
 
     def missing(state: tuple[Array, Array]) -> Array:
         return (state[0] < all_there) & (state[1] < POLLS)
@@ -258,9 +259,9 @@ def _wait(gpu: Any, arrived: Any, here: tuple, all_there: Array) -> Array:
     def look(state: tuple[Array, Array]) -> tuple[Array, Array]:
         return gpu.atomic_add(arrived, here, 0), state[1] + 1
 
-    start = gpu.atomic_add(arrived, here, 1) + 1, jnp.int32(0)
+    start = gpu.atomic_add(arrived, here, 1) + 1, jnp.where(late == 0, jnp.int32(0), POLLS)
     seen, _ = lax.while_loop(missing, look, start)
-    return jnp.where(seen < all_there, jnp.nan, 0.0).astype(jnp.float32)
+    return late + jnp.sqrt(0.0 - (seen < all_there).astype(jnp.float32))
 
 
 # On a TPU.
@@ -274,7 +275,8 @@ def _by_grid(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
     steps = (rows, channels)
 
     def block(a: Any) -> pl.BlockSpec:
-        lead = [None] * (a.ndim - 4) if hasattr(a, "ndim") else []
+        """At the step in hand, where there are steps."""
+        lead = [None] * (a.ndim - 4)
         return pl.BlockSpec(
             (*lead, a.shape[len(lead)], None, *steps),
             lambda r, h, i, p: (*(grid.time(i) for _ in lead), 0, h, r, p),
@@ -297,6 +299,7 @@ def _by_grid(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
             lambda j, m, here: x.matrix[j, m, here, :],
             count,
             grid.width,
+            grid.width,
             x.first[0],
         )
         products = [jnp.where(i == 0, x.first[j], made[j]) for j in range(count[1])]
@@ -313,9 +316,7 @@ def _by_grid(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
             for j, value in enumerate(values):
                 ref[p, j] = end[j] = value.astype(ref.dtype)
 
-    matrix = pl.BlockSpec(
-        (None, *count, grid.width, channels), lambda r, h, i, p: (h, 0, 0, 0, p)
-    )
+    matrix = pl.BlockSpec((None, *count, grid.width, channels), lambda r, h, i, p: (h, 0, 0, 0, p))
     mask = pl.BlockSpec((None, rows, 1), lambda r, h, i, p: (grid.time(i), r, 0))
     specs = jax.tree.map(block, x)
     specs = specs._replace(matrix=matrix, masks=[None if m is None else mask for m in x.masks])
