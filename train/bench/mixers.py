@@ -57,7 +57,7 @@ def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, l
 def _compiled(bench: Bench, name: str, length: int, rows: int) -> tuple[Callable[[], Any], Row]:
     """Gradients of a mixer in its parameters and input; compile time and temporary memory."""
     dtype = jnp.dtype(bench.dtype)
-    mixer = _mixer(bench, name, length)
+    mixer = mixer_of(bench, name, length)
     graphdef, params, rest = nnx.split(mixer, nnx.Param, ...)
     x, target = jax.random.normal(jax.random.key(0), (2, rows, length, bench.d_model))
 
@@ -75,13 +75,17 @@ def _compiled(bench: Bench, name: str, length: int, rows: int) -> tuple[Callable
     return lambda: compiled(*arguments), cost
 
 
-def _mixer(bench: Bench, name: str, length: int) -> Mixer:
-    """The mixer, with room for `length` tokens where its state grows."""
+def mixer_of(bench: Bench, name: str, length: int, *, shapes: bool = False) -> Mixer:
+    """The mixer, or its `shapes`, with room for `length` tokens where its state grows."""
     options = bench.options_of(name)
     if any(f.name == "max_length" for f in dataclasses.fields(config_of(mixer_class(name)))):
         options.setdefault("max_length", length)
     dtype = jnp.dtype(bench.dtype)
-    return build(name, bench.d_model, rngs=nnx.Rngs(0), dtype=dtype, **options)
+
+    def make() -> Mixer:
+        return build(name, bench.d_model, rngs=nnx.Rngs(0), dtype=dtype, **options)
+
+    return nnx.eval_shape(make) if shapes else make()
 
 
 def scaling(bench: Bench) -> Iterator[Row]:
@@ -115,7 +119,7 @@ def _exponent(lengths: tuple[int, ...], cost: np.ndarray) -> float:
 def latency(bench: Bench) -> Iterator[Row]:
     """Microseconds of one token of one row, at each position; both take turns."""
     for name in bench.names:
-        mixer = _mixer(bench, name, max(bench.positions) + CALLS * (bench.rounds + 1))
+        mixer = mixer_of(bench, name, max(bench.positions) + CALLS * (bench.rounds + 1))
         graphdef, rest = nnx.split(mixer)
 
         @jax.jit

@@ -15,12 +15,19 @@ from seqzoo.models.registry import MIXERS, mixer
 from seqzoo.tasks.data.generated import GeneratedTask
 from seqzoo.tasks.synthetic.mqar import MQAR
 
+STEPS = 20  # of a stream that an atlas times together
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
     """What to measure, and at which sizes."""
 
-    what: Literal["speed", "scaling", "latency", "depth", "host", "data", "checkpoint"] = "speed"
+    what: Literal["speed", "scaling", "latency", "depth", "host", "data", "checkpoint", "atlas"] = (
+        "speed"
+    )
+    atlas: bool = False  # the cost of every pass, length and batch, kept in the folder --out
+    peers: bool = True  # layers of other packages beside them, where they are installed
+    batches: tuple[int, ...] = ()  # of the atlas, rows; by default batch_size
     models: str = ""  # mixers, also by address, separated by commas; all of ours by default
     tasks: str = ""  # whose data is made, separated by commas; all generated ones by default
     baseline: str = "lru"  # measured in every round beside the others
@@ -34,9 +41,18 @@ class Bench:
     depths: tuple[int, int] = (2, 24)  # of the stacks whose compilation is compared
     steps: int = 50  # that the host is watched for, or that run while a checkpoint is written
     mib: int = 1024  # of the train state that is saved
-    out: Path | None = None  # JSON lines are appended here
+    out: Path | None = None  # JSON lines are appended here; of an atlas its folder
 
     def __post_init__(self) -> None:
+        if self.atlas:
+            object.__setattr__(self, "what", "atlas")
+        if self.what == "atlas" and min(self.lengths, default=0) < STEPS:
+            raise ValueError(
+                f"an atlas times {STEPS} steps of a stream, so lengths are at least that; got "
+                f"{self.lengths}"
+            )
+        if min(self.batches, default=1) < 1:
+            raise ValueError(f"batches are rows, at least 1; got {self.batches}")
         measured = (*self.names, self.baseline)
         for name in measured:
             mixer(name)

@@ -6,6 +6,7 @@
     seqzoo bench --what depth     compile time of a deep stack over that of a shallow one
     seqzoo bench --what host      what the host does for a step outside the compiled program
     seqzoo bench --what data      examples a second that tasks make and a small model trains on
+    seqzoo bench --atlas          passes, steps and streams at every size: JSON and a page in --out
     seqzoo bench --what checkpoint  how long a save holds up the loop, and how long it is written
 
 Timings on a shared machine drift, so mixers take turns within a round, one baseline is measured in
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seqzoo.train import code
+from seqzoo.train.bench.atlas import atlas
 from seqzoo.train.bench.checkpoint import checkpoint
 from seqzoo.train.bench.data import data
 from seqzoo.train.bench.mixers import latency, scaling, speed
@@ -40,6 +42,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "host": host,
     "data": data,
     "checkpoint": checkpoint,
+    "atlas": atlas,
 }
 
 
@@ -54,12 +57,13 @@ def main(argv: Sequence[str]) -> int:
     for row in MEASURES[bench.what](bench):
         rows.append({"what": bench.what, "device": jax.devices()[0].device_kind, **row})
         text = json.dumps(rows[-1])
-        if bench.out is not None:
+        if bench.out is not None and bench.what != "atlas":
             bench.out.parent.mkdir(parents=True, exist_ok=True)
             with bench.out.open("a") as file:
                 file.write(text + "\n")
         print(text, flush=True)
-    console.print(table(rows))
+    if bench.what != "atlas":  # its page has the table
+        console.print(table(rows))
     return 0
 
 
