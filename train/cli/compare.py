@@ -48,6 +48,7 @@ from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.cost.matching import matching
 from seqzoo.train.devices.processes import Processes, is_first, joined
 from seqzoo.train.evaluation.axes import axes_of
+from seqzoo.train.hybrids import Hybrid, hybrids
 
 TRAIN = TrainConfig(save_every=0, save_seconds=60.0)  # many small models: by time, not by steps
 
@@ -77,6 +78,7 @@ class CompareOptions(SweepOptions):
     match: Literal["none", "parameters", "flops", "state", "time"] = "none"
     # what to test the trained models along: length=64,128 num-pairs=4,8 position streaming=1,16
     axes: tuple[str, ...] = ()
+    ratio: str = ""  # attention=0,1/8,1/2,1: a model attention+lru by the share of such layers
     match_target: float = 0.0  # how much; 0: as the largest model, or as in the folder
     allow_broken: bool = False  # train mixers of your own that break a law, and say so
     workers: int = 1  # processes here that share the models; 0: one for each GPU
@@ -90,6 +92,12 @@ def main(argv: Sequence[str]) -> int:
     tasks.kind(task)
     models = dict(labelled(needed(line, "--models", "attention")))
     options, processes, experiments = experiments_of(line, task, models)
+    families = hybrids(experiments, options.ratio) if options.ratio else {}
+    made = {label: one for label, one in families.items() if isinstance(one, Hybrid)}
+    experiments = {
+        label: one.experiment if isinstance(one, Hybrid) else one
+        for label, one in (families or experiments).items()
+    }
     sweep = sweep_of(options, experiments)
     if members.wanted(options.workers, options.ray, processes):
         command = ["-m", "seqzoo.train.cli", "compare", *argv]
@@ -119,6 +127,7 @@ def main(argv: Sequence[str]) -> int:
                 claims=claims,
                 matching=sizes,
                 axes=axes,
+                families=made,
             )
         missing = [label for label in experiments if compared.model(label) is None]
         if is_first():

@@ -39,6 +39,7 @@ from seqzoo.train.devices.sharding import SEEDS_AXIS, check_replicas
 from seqzoo.train.evaluation.axes import Axis
 from seqzoo.train.folder.files import plain, run_path
 from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.hybrids import Hybrid
 from seqzoo.train.loop.claims import Verdict, as_claims
 from seqzoo.train.loop.held import Held, held_by
 from seqzoo.train.loop.program import mesh_for
@@ -68,6 +69,7 @@ def compare(
     claims: Mapping[str, Sequence[Verdict]] | None = None,
     matching: Matching | None = None,
     axes: Sequence[Axis] = (),
+    families: Mapping[str, Hybrid] | None = None,
 ) -> Comparison:
     """Trains every model that `out` does not hold yet; writes results.json and report.html there.
 
@@ -85,6 +87,7 @@ def compare(
         claims: label -> what was found of mixers from outside (`loop/claims.py`).
         matching: how the models were made to cost the same, which the folder keeps.
         axes: what the trained models are tested along, too.
+        families: label -> the hybrid that it is of a family, drawn by its share of layers.
 
     Raises:
         ValueError: for models that do not share task and training, and where `out` holds results
@@ -108,6 +111,8 @@ def compare(
     for label, words in matching.words().items() if matching else ():
         costs[label]["matched"] = words
 
+    for label, one in (families or {}).items():
+        costs[label]["hybrid"] = {"family": one.family, "mixer": one.mixer, "share": one.share}
     check_axes(models, axes)
     labels = list(models)
     held = held_by(first, needed=not (out / results.FILE).exists())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from seqzoo.train.compare.results import Comparison, Curve, ModelResult
-from seqzoo.train.compare.statistics import band, bounds_of
+from seqzoo.train.compare.statistics import band, bounds_of, interval
+from seqzoo.train.compare.tables import compared
 
 NOT_CURVES = {"examples", "lr", "weight", "grad_norm", "epoch", "skipped", "step_seconds", "mfu"}
 VALIDATION = "validation"
@@ -108,3 +110,34 @@ def axis_bands(model: ModelResult) -> dict[str, dict[str, dict[str, list[float]]
                 lists = {"x": b.steps, "mean": b.mean, "low": b.low, "high": b.high}
                 bands.setdefault(name, {})[metric] = lists
     return bands
+
+
+def ratios_in(comparison: Comparison) -> list[dict[str, Any]]:
+    """For each mixer whose share varies: a line for each family, over the share of its layers."""
+    families: dict[str, dict[str, list[ModelResult]]] = {}
+    for model in sorted(comparison.models, key=lambda m: m.hybrid.get("share", 0)):
+        if own := model.hybrid:
+            families.setdefault(own["mixer"], {}).setdefault(own["family"], []).append(model)
+    return [
+        {
+            "mixer": mixer,
+            "lines": [
+                {"name": name, "colour": i, "dash": "none", "curve": _by_share(models, comparison)}
+                for i, (name, models) in enumerate(own.items())
+            ],
+        }
+        for mixer, own in families.items()
+    ]
+
+
+def _by_share(models: Sequence[ModelResult], comparison: Comparison) -> dict[str, list[float]]:
+    metric = comparison.main_metric
+    curve: dict[str, list[float]] = {"x": [], "mean": [], "low": [], "high": []}
+    for model in models:
+        spread = interval([*compared(model, metric).values()], bounds=bounds_of(metric))
+        if spread.count:
+            ends = (spread.low, spread.high) if spread.count > 1 else (spread.mean, spread.mean)
+            point = (model.hybrid["share"], spread.mean, *ends)
+            for values, value in zip(curve.values(), point, strict=True):
+                values.append(value)
+    return curve

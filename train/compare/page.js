@@ -362,6 +362,12 @@
       choices(barOf(`axis ${name}`), "metric", metrics, () => view.metric, (v) => { view.metric = v; draw(); });
       choices(barOf(`axis ${name}`), "x axis", ["linear", "log"], () => view.scale, (v) => { view.scale = v; draw(); });
     }
+    for (const { mixer, lines } of section.ratios) {
+      const title = `share of ${mixer} layers`, view = { axis: title, metric: section.metric, scale: "linear" };
+      const models = lines.map((l) => ({ ...l, axes: { [title]: { [section.metric]: l.curve } } }));
+      const box = [...root.querySelectorAll("[data-plot]")].find((b) => b.dataset.plot === `ratio ${mixer}`);
+      boxes.push([(own, where) => drawCurves({ ...own, models }, where, view), box]);
+    }
     choices(barOf("costs"), "cost", costsIn(section), () => section.cost, (v) => { section.cost = v; draw(); });
     const bar = root.querySelector(".bar");
     for (const key of ["metric", "split"])

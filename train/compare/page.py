@@ -21,7 +21,7 @@ import numpy as np
 
 from seqzoo.tasks.data.identity import in_short
 from seqzoo.train.compare import pairs, results, tables
-from seqzoo.train.compare.curves import axes_in, axis_bands
+from seqzoo.train.compare.curves import axes_in, axis_bands, ratios_in
 from seqzoo.train.compare.formats import show
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.run_page import comparison_of_run
@@ -123,6 +123,7 @@ def chart_data(comparison: Comparison, section_id: str) -> dict[str, Any]:
         "finalSplit": comparison.final_split,
         "stateUnit": unit,
         "axes": axes_in(comparison),
+        "ratios": ratios_in(comparison),
         "splits": _ordered(splits, "validation"),
         "metrics": _ordered(metrics, metric),
         "baselines": [{"name": k, "value": v} for k, v in comparison.baselines.items()],
@@ -297,6 +298,13 @@ square is a state that grows with the row, at full length. Dashed: trivial basel
 def _axes(comparison: Comparison) -> str:
     """A figure for each axis that models were tested along."""
     made = ""
+    for ratio in ratios_in(comparison):
+        name = escape(ratio["mixer"])
+        made += (
+            f"<figure><h3>Share of {name} layers</h3>"
+            f'<div class="plot" data-plot="ratio {name}"></div><figcaption>Hybrids of two mixers, '
+            "each trained anew; mean and 95% interval over seeds.</figcaption></figure>"
+        )
     for axis in axes_in(comparison):
         name = escape(axis["name"])
         made += (

@@ -82,6 +82,7 @@ class ModelResult:
     state_bytes: int | None = None  # the same in bytes, at the task's length
     state_growth: str = "constant"  # "linear" where state_size is that of a full-length row
     step_flops: float | None = None  # operations of a training step of one seed
+    hybrid: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # family, mixer, share
     matched: str = ""  # how it was made to cost as much as the others
     tokens_per_second: float | None = None  # real ones, of one seed, the same batch for all
     step_seconds: float | None = None  # of one seed's training step, the same batch for all

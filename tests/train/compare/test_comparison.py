@@ -10,6 +10,7 @@ from seqzoo.train.cli.compare import labelled
 from seqzoo.train.compare import comparison as module
 from seqzoo.train.compare import results, units, work
 from seqzoo.train.compare.comparison import digest_of
+from seqzoo.train.compare.curves import ratios_in
 from seqzoo.train.config import Experiment
 from seqzoo.train.cost.cost import cost
 from seqzoo.train.folder.run_folder import RunFolder
@@ -269,6 +270,21 @@ def test_labels_tell_the_options_of_one_model_apart(tmp_path, trained):
     got = results.load(tmp_path / results.FILE)
     assert [m.config["mixer"].get("num_heads") for m in got.models] == [1, 2, None]
     assert got.models[2].config["model"] == "attention,lru"
+
+
+def test_a_ratio_makes_rows_and_a_curve(tmp_path, trained):
+    more = ["--ratio", "attention=0,1/2,1", "--backbone.depth", "2"]
+    assert run(tmp_path, "attention+lru,gru", *more) == 0
+    found = results.load(tmp_path / results.FILE)
+    names = [f"attention+lru-{share}" for share in ("0of1", "1of2", "1of1")]
+    assert [m.name for m in found.models] == [*names, "gru"]
+    assert [m.config["model"] for m in found.models] == ["lru", "lru,attention", "attention", "gru"]
+    (ratio,) = ratios_in(found)
+    (line,) = ratio["lines"]
+    assert (ratio["mixer"], line["name"]) == ("attention", "attention+lru")
+    assert line["curve"]["x"] == [0, 0.5, 1]
+    assert line["curve"]["mean"] == pytest.approx([0.1, 0.2, 0.3])
+    assert "Share of attention layers" in (tmp_path / "report.html").read_text()
 
 
 def test_labels_and_patterns():
