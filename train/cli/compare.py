@@ -18,7 +18,6 @@ from seqzoo import tasks
 from seqzoo.models.foreign.address import is_address, short
 from seqzoo.models.registry import resolve
 from seqzoo.train import code
-from seqzoo.train.cli.console import ProgressBars
 from seqzoo.train.cli.errors import INCOMPLETE, exit_code
 from seqzoo.train.cli.experiment import (
     DEPENDS,
@@ -49,6 +48,7 @@ from seqzoo.train.cost.matching import matching
 from seqzoo.train.devices.processes import Processes, is_first, joined
 from seqzoo.train.evaluation.axes import axes_of
 from seqzoo.train.hybrids import Hybrid, hybrids
+from seqzoo.train.out.console import ProgressBars
 
 TRAIN = TrainConfig(save_every=0, save_seconds=60.0)  # many small models: by time, not by steps
 

@@ -21,12 +21,12 @@ from rich.console import Console
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.tasks.task import Task
-from seqzoo.train.cli.console import ProgressBars
 from seqzoo.train.cli.errors import INCOMPLETE
 from seqzoo.train.cli.flags import Run, parse, read
 from seqzoo.train.compare.comparison import compare, show
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
+from seqzoo.train.out.console import ProgressBars
 
 # Mixer -> its options: softmax attention, linear attention, two state spaces, two gated RNNs.
 MODELS: Mapping[str, Mapping[str, Any]] = {

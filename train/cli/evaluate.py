@@ -16,13 +16,13 @@ from seqzoo import tasks
 from seqzoo.models.errors import unknown
 from seqzoo.tasks.data.positions import POSITIONS
 from seqzoo.tasks.task import SPLITS
-from seqzoo.train.cli.console import words
 from seqzoo.train.cli.experiment import experiment_fields, named_code
 from seqzoo.train.cli.flags import bare_field, parse, place_of, read
 from seqzoo.train.evaluation.axes import CHUNK, axes_of
 from seqzoo.train.evaluation.runs import evaluate_run
 from seqzoo.train.folder.files import plain
 from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.out.console import words
 
 HIDDEN = ("baselines", "axes", "main_metric", POSITIONS)  # of the first line
 USAGE = "seqzoo evaluate RUN"

@@ -9,13 +9,13 @@ from typing import Any
 
 from seqzoo.tasks.data.identity import in_short
 from seqzoo.train import code
-from seqzoo.train.cli.console import bare, words
 from seqzoo.train.cli.flags import parse, place_of, read
 from seqzoo.train.config import DATA
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import load_run, look_into
 from seqzoo.train.loop.program import count_parameters, digest
 from seqzoo.train.loop.state import Arrays
+from seqzoo.train.out.console import bare, words
 
 USAGE = "seqzoo show RUN"
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from seqzoo import tasks
-from seqzoo.train.cli.console import ProgressBars, bare, words
 from seqzoo.train.cli.errors import INCOMPLETE, exit_code
 from seqzoo.train.cli.experiment import (
     DEPENDS,
@@ -29,6 +28,7 @@ from seqzoo.train.folder.files import run_path, write_atomically
 from seqzoo.train.loop import runner
 from seqzoo.train.loop.claims import as_claims
 from seqzoo.train.loop.learned import fine_tuning, settled, tokenized
+from seqzoo.train.out.console import ProgressBars, bare, words
 from seqzoo.train.published import published
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seqzoo.train.compare.results import Comparison, Curve, ModelResult
-from seqzoo.train.compare.statistics import band, bounds_of, interval
-from seqzoo.train.compare.tables import compared
+from seqzoo.train.compare.results import Curve
 
 NOT_CURVES = {"examples", "lr", "weight", "grad_norm", "epoch", "skipped", "step_seconds", "mfu"}
 VALIDATION = "validation"
@@ -79,65 +76,3 @@ def _append(curves: list[Any], split: str, step: int, values: dict[str, np.ndarr
                 value = values[name][i] if name in values else np.nan
                 column.append(float(value) if np.isfinite(value) else None)
         curve["step"].append(step)
-
-
-def axes_in(comparison: Comparison) -> list[dict[str, Any]]:
-    """Name and metrics of each axis that a model was tested along, the main metric first."""
-    found: dict[str, dict[str, None]] = {}
-    for run in (run for model in comparison.models for run in model.seeds):
-        for name, curve in run.axes.items():
-            found.setdefault(name, {}).update(dict.fromkeys(k for k in curve if k != "at"))
-    main = comparison.main_metric
-    return [
-        {"name": name, "metrics": sorted(metrics, key=lambda m: (m != main, m))}
-        for name, metrics in found.items()
-    ]
-
-
-def axis_bands(model: ModelResult) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """axis -> metric -> mean and interval over the seeds at each value."""
-    bands: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for name in dict.fromkeys(name for run in model.seeds for name in run.axes):
-        own = [run.axes[name] for run in model.seeds if name in run.axes and not run.failure]
-        for metric in sorted({k for curve in own for k in curve} - {"at"}):
-            curves = [
-                {at: v for at, v in zip(c["at"], c[metric], strict=True) if v is not None}
-                for c in own
-                if metric in c
-            ]
-            b = band(curves, bounds=bounds_of(metric))
-            if b.steps:
-                lists = {"x": b.steps, "mean": b.mean, "low": b.low, "high": b.high}
-                bands.setdefault(name, {})[metric] = lists
-    return bands
-
-
-def ratios_in(comparison: Comparison) -> list[dict[str, Any]]:
-    """For each mixer whose share varies: a line for each family, over the share of its layers."""
-    families: dict[str, dict[str, list[ModelResult]]] = {}
-    for model in sorted(comparison.models, key=lambda m: m.hybrid.get("share", 0)):
-        if own := model.hybrid:
-            families.setdefault(own["mixer"], {}).setdefault(own["family"], []).append(model)
-    return [
-        {
-            "mixer": mixer,
-            "lines": [
-                {"name": name, "colour": i, "dash": "none", "curve": _by_share(models, comparison)}
-                for i, (name, models) in enumerate(own.items())
-            ],
-        }
-        for mixer, own in families.items()
-    ]
-
-
-def _by_share(models: Sequence[ModelResult], comparison: Comparison) -> dict[str, list[float]]:
-    metric = comparison.main_metric
-    curve: dict[str, list[float]] = {"x": [], "mean": [], "low": [], "high": []}
-    for model in models:
-        spread = interval([*compared(model, metric).values()], bounds=bounds_of(metric))
-        if spread.count:
-            ends = (spread.low, spread.high) if spread.count > 1 else (spread.mean, spread.mean)
-            point = (model.hybrid["share"], spread.mean, *ends)
-            for values, value in zip(curve.values(), point, strict=True):
-                values.append(value)
-    return curve

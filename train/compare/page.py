@@ -17,28 +17,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from seqzoo.tasks.data.identity import in_short
 from seqzoo.train.compare import pairs, results, tables
-from seqzoo.train.compare.curves import axes_in, axis_bands, ratios_in
+from seqzoo.train.compare.charts import DARK, LIGHT, axes_in, chart_data, ratios_in
 from seqzoo.train.compare.formats import show
-from seqzoo.train.compare.results import Comparison, ModelResult
+from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.run_page import comparison_of_run
-from seqzoo.train.compare.statistics import band, bounds_of, interval
-from seqzoo.train.compare.trials import trials_html, tuning_data
+from seqzoo.train.compare.trials import trials_html
 from seqzoo.train.config import DATA
 from seqzoo.train.folder.files import run_path, write_atomically
 
 FILE = "report.html"
-POINTS = 300  # of a curve: no eye sees more, and a long run's page stays small
-ALL_POINTS, FEWEST = 30_000, 40  # of all curves of a page, and of each at least
-
-# Eight hues that stay apart for the usual colour-vision deficiencies (after Okabe and Ito 2008),
-# darkened or lightened to a contrast of at least 3 against the card; dashes tell more models apart.
-LIGHT = ("#0072b2", "#d55e00", "#007f5c", "#aa4499", "#8a6a00", "#2e8bc0", "#555c66", "#882255")
-DARK = ("#56b4e9", "#ff9e5e", "#2fd3a5", "#e79cc8", "#f0c541", "#8fb8ff", "#b4bac4", "#ff7b9c")
-DASHES = ("none", "7 4", "2 3", "9 3 2 3")
 
 
 def write_report(folder: Path) -> Path:
@@ -101,137 +90,8 @@ def render(comparisons: Sequence[Comparison]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], _resource("page.html"))
 
 
-def chart_data(comparison: Comparison, section_id: str) -> dict[str, Any]:
-    """What the script draws: curves with their bands, final values, states, baselines."""
-    metric = comparison.main_metric
-    splits = _ordered(
-        {s for m in comparison.models for r in m.seeds for s in r.curves}, "validation"
-    )
-    metrics = {
-        k
-        for m in comparison.models
-        for r in m.seeds
-        for curve in r.curves.values()
-        for k in curve
-        if k != "step"
-    }
-    unit, points = _state_unit(comparison), _points(comparison)
-    return {
-        "id": section_id,
-        "metric": metric,
-        "higher": comparison.higher_is_better,
-        "finalSplit": comparison.final_split,
-        "stateUnit": unit,
-        "axes": axes_in(comparison),
-        "ratios": ratios_in(comparison),
-        "splits": _ordered(splits, "validation"),
-        "metrics": _ordered(metrics, metric),
-        "baselines": [{"name": k, "value": v} for k, v in comparison.baselines.items()],
-        "models": [
-            {**_model_data(m, i, metric, unit), "curves": _bands(m, points)}
-            for i, m in enumerate(comparison.models)
-        ],
-    }
-
-
-def _state_unit(comparison: Comparison) -> str:
-    """What states are drawn in: bytes, or elements where a folder of before knows no bytes."""
-    known = (m.state_bytes for m in comparison.models if m.state_size)
-    return "elements" if None in known else "bytes"
-
-
-def _model_data(model: ModelResult, index: int, metric: str, unit: str) -> dict[str, Any]:
-    final = tables.compared(model, metric)
-    spread = interval(list(final.values()), bounds=bounds_of(metric))
-    return {
-        "name": model.name,
-        "colour": index % len(LIGHT),
-        "dash": DASHES[index // len(LIGHT) % len(DASHES)],
-        "state": (model.state_bytes if unit == "bytes" else model.state_size) or 0,
-        "grows": model.state_growth != "constant",
-        "final": results.plain(
-            {"mean": spread.mean, "ends": [spread.low, spread.high], "seeds": list(final.values())}
-        ),
-        "axes": axis_bands(model),
-        "costs": _costs(model),
-        "perStep": {"tokens": _tokens_a_step(model), "FLOPs": model.step_flops},
-        "tuning": tuning_data(model),
-    }
-
-
-def _costs(model: ModelResult) -> dict[str, float]:
-    """What quality is drawn against besides the state; what is not known is not there."""
-    found = {
-        "parameters": model.parameters,
-        "FLOPs a step": model.step_flops,
-        "seconds a step": model.step_seconds,
-    }
-    return {name: value for name, value in found.items() if value}
-
-
-def _tokens_a_step(model: ModelResult) -> float | None:
-    if model.tokens_per_second and model.step_seconds:
-        return round(model.tokens_per_second * model.step_seconds)
-    return None
-
-
-def _points(comparison: Comparison) -> int:
-    """Points of each curve, so that many models and metrics make no large page."""
-    curves = sum(
-        len({(s, k) for run in model.seeds for s, c in run.curves.items() for k in c})
-        for model in comparison.models
-    )
-    return min(POINTS, max(FEWEST, ALL_POINTS // max(1, curves)))
-
-
-def _thinned(curves: Sequence[results.Curve], points: int) -> list[dict[str, dict[float, float]]]:
-    """metric -> step -> value of each curve, at no more than `points` steps that all share.
-
-    Longer ones are cut into windows; the value at a window's last step is the mean of the window.
-    """
-    steps = np.unique(np.concatenate([c["step"] for c in curves]))
-    ends = np.array([part[-1] for part in np.array_split(steps, points) if part.size])
-    thinned = []
-    for curve in curves:
-        window = np.searchsorted(ends, curve["step"])
-        made = {}
-        for metric in curve.keys() - {"step"}:
-            values = np.array(curve[metric], np.float64)  # None becomes NaN
-            finite = np.isfinite(values)
-            count = np.bincount(window[finite], minlength=len(ends))
-            total = np.bincount(window[finite], values[finite], len(ends))
-            kept = np.flatnonzero(count)
-            means = total[kept] / count[kept]
-            made[metric] = dict(zip(ends[kept].tolist(), means.tolist(), strict=True))
-        thinned.append(made)
-    return thinned
-
-
-def _bands(model: ModelResult, points: int) -> dict[str, dict[str, dict[str, list[float]]]]:
-    bands: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for split in sorted({s for r in model.seeds for s in r.curves}):
-        curves = _thinned([r.curves[split] for r in model.seeds if split in r.curves], points)
-        for metric in sorted({k for c in curves for k in c}):
-            own = [c[metric] for c in curves if metric in c]
-            b = band(own, bounds=bounds_of(metric))
-            if b.steps:
-                lists = {"x": b.steps, "mean": b.mean, "low": b.low, "high": b.high}
-                short = {k: [_short(v) for v in list_] for k, list_ in lists.items()}
-                bands.setdefault(split, {})[metric] = short
-    return bands
-
-
-def _short(value: float) -> float:
-    """Six digits: no eye sees more and the page stays small."""
-    return value if isinstance(value, int) else float(f"{value:.6g}")
-
-
 def _some(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _ordered(names: set[str], first: str) -> list[str]:
-    return sorted(names, key=lambda n: (n != first, n))
 
 
 def _resource(name: str) -> str:

@@ -25,7 +25,6 @@ from flax import nnx
 from rich.console import Console
 
 from seqzoo.train import code
-from seqzoo.train.cli.console import ProgressBars
 from seqzoo.train.compare import comparison
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.sweep import Sweep
@@ -40,6 +39,7 @@ from seqzoo.train.loop.claims import sound
 from seqzoo.train.loop.evaluate import load_run
 from seqzoo.train.loop.learned import settled
 from seqzoo.train.loop.progress import ComparisonProgress
+from seqzoo.train.out.console import ProgressBars
 
 __all__ = ["Callback", "Result", "compare", "evaluate", "load", "run"]
 

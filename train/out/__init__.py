@@ -1,1 +1,1 @@
-"""What a comparison gives to papers and terminals: tables, figures, a look at its work."""
+"""What papers and terminals get: tables, figures, bars, a look at work that goes on."""

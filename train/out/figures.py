@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from seqzoo.train.compare.page import LIGHT, chart_data
+from seqzoo.train.compare.charts import LIGHT, chart_data
 from seqzoo.train.compare.results import Comparison
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 340, 58, 150, 18, 44

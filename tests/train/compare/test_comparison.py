@@ -9,8 +9,8 @@ from seqzoo.train.cli.command import dispatch
 from seqzoo.train.cli.compare import labelled
 from seqzoo.train.compare import comparison as module
 from seqzoo.train.compare import results, units, work
+from seqzoo.train.compare.charts import ratios_in
 from seqzoo.train.compare.comparison import digest_of
-from seqzoo.train.compare.curves import ratios_in
 from seqzoo.train.config import Experiment
 from seqzoo.train.cost.cost import cost
 from seqzoo.train.folder.run_folder import RunFolder

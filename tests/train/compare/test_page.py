@@ -8,15 +8,8 @@ import pytest
 
 from seqzoo import tasks
 from seqzoo.train.compare import pairs, results, tables
-from seqzoo.train.compare.page import (
-    DARK,
-    LIGHT,
-    POINTS,
-    chart_data,
-    comparisons_in,
-    render,
-    write_report,
-)
+from seqzoo.train.compare.charts import DARK, LIGHT, POINTS, chart_data
+from seqzoo.train.compare.page import comparisons_in, render, write_report
 from seqzoo.train.compare.results import Comparison, ModelResult, SeedResult
 from seqzoo.train.compare.statistics import Difference, Interval
 from tests.train.compare import browser

@@ -11,8 +11,9 @@ from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare import comparison as module
 from seqzoo.train.compare import results, tables, tuning, units, work
+from seqzoo.train.compare.charts import chart_data
 from seqzoo.train.compare.comparison import compare
-from seqzoo.train.compare.page import chart_data, render, write_report
+from seqzoo.train.compare.page import render, write_report
 from seqzoo.train.compare.results import Trial
 from seqzoo.train.compare.sweep import Range, Sweep
 from seqzoo.train.compare.trials import edge_warning, tuned

@@ -9,7 +9,8 @@ import pytest
 
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare import results
-from seqzoo.train.compare.page import chart_data, render
+from seqzoo.train.compare.charts import chart_data
+from seqzoo.train.compare.page import render
 from seqzoo.train.compare.results import ModelResult, SeedResult
 from seqzoo.train.out.tables import latex_escaped
 from tests.train.compare.test_page import SCRIPT_NAME, comparison

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from seqzoo.train.cli import console
+from seqzoo.train.out import console
 
 
 def test_a_line_every_so_often(monkeypatch):
