@@ -15,6 +15,9 @@ class Preset(NamedTuple):
     source: str
 
 
+# Experts of which few are asked, beside one that all tokens have; published models have hundreds.
+_EXPERTS = {"feedforward": "moe", "expansion": 0.5, "experts": 16, "experts_per_token": 4}
+_LM = {"norm": "rms", "feedforward": "swiglu", "feedforward_bias": False}
 _RWKV = {"norm": "layer", "norm_eps": 1e-5, "embed_norm": True}  # what the published blocks share
 
 PRESETS: dict[str, Preset] = {
@@ -112,6 +115,85 @@ PRESETS: dict[str, Preset] = {
         {},
         {"norm": "rms", "feedforward": "geglu", "expansion": 3.0},
         "De et al. 2024, arXiv:2402.19427",
+    ),
+    "jamba": Preset(
+        (*("mamba",) * 4, "attention", *("mamba",) * 3),
+        {"mamba": {"inner_norm": True, "inner_scale": True}, "attention": {"positions": "none"}},
+        {
+            **_LM,
+            "expansion": 3.5,
+            "experts": 16,
+            "routing": {"kind": "swiglu", "normalized": False},
+            "each": ({}, {"feedforward": "moe"}) * 4,
+        },
+        "Lieber et al. 2024, arXiv:2403.19887: an eighth is attention, every second block experts",
+    ),
+    "samba": Preset(
+        ("mamba", "attention"),
+        {"attention": {"window": 2048}},
+        {**_LM, "expansion": 8 / 3},
+        "Ren et al. 2024, arXiv:2406.07522: Mamba and attention in a window by turns",
+    ),
+    "nemotron_h": Preset(
+        (*("mamba2",) * 5, "attention"),
+        {"attention": {"positions": "none"}},
+        {
+            **_LM,
+            "feedforward": "relu2",
+            "expansion": 5.25,
+            "each": (*({},) * 4, {"feedforward": "none"}, {}),
+        },
+        "Nvidia 2025, arXiv:2504.03624: a sixth is attention, with the feed-forward of the block "
+        "before",
+    ),
+    "olmo_hybrid": Preset(
+        (*("gated_deltanet",) * 3, "attention"),
+        {"gated_deltanet": {"allow_negative_eigenvalues": True}, "attention": {"qk_norm": True}},
+        {**_LM, "expansion": 2.875},
+        "Ai2 2026, transformers' olmo_hybrid; norms come first in all blocks, also of attention",
+    ),
+    "qwen3_next": Preset(
+        (*("gated_deltanet",) * 3, "attention"),
+        {
+            "attention": {
+                "positions": "rope:base=10000000.0,fraction=0.25",
+                "output_gate": True,
+                "qk_norm": True,
+                "qk_norm_centered": True,
+            }
+        },
+        {
+            **_LM,
+            **_EXPERTS,
+            "norm": "centered_rms",
+            "routing": {"kind": "swiglu", "shared": 0.5, "shared_gate": True},
+        },
+        "Qwen 2025, Qwen3-Next: Gated DeltaNet three to one, attention with a gate, experts",
+    ),
+    "kimi_linear": Preset(
+        (*("kda",) * 3, "mla"),
+        {"mla": {"rotary": False}},
+        {
+            **_LM,
+            **_EXPERTS,
+            "routing": {"kind": "swiglu", "scores": "sigmoid", "bias": True, "shared": 0.5},
+        },
+        "Kimi 2025, arXiv:2510.26692: KDA three to one, latent attention without positions",
+    ),
+    "minimax": Preset(
+        (*("lightning_attention",) * 7, "attention"),
+        {"attention": {"positions": "rope:base=10000000.0,fraction=0.5"}},
+        {
+            **_LM,
+            **_EXPERTS,
+            "experts_per_token": 2,
+            "expansion": 1.5,
+            "routing": {"kind": "swiglu"},
+            "norm_position": "both",
+            "skip": 3.5565588,
+            "ff_skip": 3.5565588,
+        },
+        "MiniMax 2025, arXiv:2501.08313: lightning attention seven to one, experts",
     ),
     "rwkv4_lm": Preset(
         ("rwkv4",),

@@ -7,9 +7,12 @@ et al. 2023 (arXiv:2305.13245), `num_kv_heads` = 1 is multi-query. `qk_norm`: RM
 of queries and keys (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
 `output_gate`: o ⊙ σ(W_g x) before W_out (Qiu et al. 2025, arXiv:2505.06708). `differential`: pairs
 of heads are subtracted (Ye et al. 2024, arXiv:2410.05258; models/attention/differential.py).
+`d_conv`: a short convolution is added to queries, keys and values (Canon-B, Allen-Zhu 2025,
+arXiv:2512.17351).
 Cost of L tokens: O(L^2 K) per head, O(L w K) with a window of w. State: 2 S num_kv_heads K + 1
 elements per sequence, where S is `window` or else `max_length`: a ring of keys, rotated where that
-is the encoding, one of values, and a count.
+is the encoding, one of values, and a count; with `d_conv` also the convolution's window, (d_conv -
+1) (num_heads + 2 num_kv_heads) K.
 """
 
 from __future__ import annotations
@@ -21,13 +24,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from seqzoo.models.attention.cache import KVCache, MarkedCache, slot_positions, write
 from seqzoo.models.attention.differential import Differential
 from seqzoo.models.attention.positions.encodings import Encoding, Scoring, Sizes, Tokens
 from seqzoo.models.attention.positions.kinds import FORMER, KINDS, encoding, with_former
 from seqzoo.models.blocks.layers import CenteredRMSNorm
+from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, FloatName, Mixer
 from seqzoo.models.ops.layout.segments import Segments
@@ -57,6 +61,7 @@ class Attention(Mixer):
         norm_eps: float = 1e-6,
         output_gate: bool = False,
         differential: bool = False,
+        d_conv: int = 0,
         scale: float | None = None,
         use_bias: bool = False,
         out_bias: bool | None = None,
@@ -71,10 +76,11 @@ class Attention(Mixer):
         """`max_length`: most tokens of a segment, where it is causal without a window.
 
         `positions`: a value, its name, or its name with options; see models/attention/positions.
-        `cache_dtype`: of the keys and values that streaming keeps, by default `dtype`.
-        `out_bias`: of the output projection, by default as the others (`use_bias`); `norm_eps`: of
-        `qk_norm`, whose scales are kept less 1 if `qk_norm_centered`, and of `differential`, whose
-        first share of the second head depends on the `layer`.
+        `d_conv`: taps of the short convolution, 0 for none. `cache_dtype`: of the keys and values
+        that streaming keeps, by default `dtype`. `out_bias`: of the output projection, by default
+        as the others (`use_bias`); `norm_eps`: of `qk_norm`, whose scales are kept less 1 if
+        `qk_norm_centered`, and of `differential`, whose first share of the second head depends on
+        the `layer`.
 
         Raises ValueError for widths that do not divide, a window below 1, odd numbers of heads
         where they are subtracted, and positions that cannot be.
@@ -103,6 +109,11 @@ class Attention(Mixer):
         norm = CenteredRMSNorm if qk_norm_centered else nnx.RMSNorm
         norms = [norm(d_head, epsilon=norm_eps, **dtypes, rngs=rngs) for _ in range(2 * qk_norm)]
         self.qk_norm = nnx.data(nnx.List(norms) if qk_norm else None)
+        conv = None
+        if d_conv:
+            width = (num_heads + 2 * num_kv_heads) * d_head
+            conv = DepthwiseConv(width, d_conv, use_bias=False, **dtypes, rngs=rngs)
+        self.conv = nnx.data(conv)
         heads = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "d_head": d_head}
         more = {**heads, "norm_eps": norm_eps, "param_dtype": param_dtype}
         pairs = Differential(**more, layer=layer, rngs=rngs) if differential else None
@@ -117,7 +128,11 @@ class Attention(Mixer):
         """Positions as their text, with what were options beside them."""
         return with_former(options)
 
-    def _initial(self, batch_size: int) -> KVCache | MarkedCache:
+    def _initial(self, batch_size: int) -> PyTree:
+        cache = self._empty(batch_size)
+        return cache if self.conv is None else (cache, self.conv.initial(batch_size))
+
+    def _empty(self, batch_size: int) -> KVCache | MarkedCache:
         cache = jnp.zeros((batch_size, self.slots, self.num_kv_heads, self.d_head), self.kept)
         count, marks = jnp.zeros(batch_size, jnp.int32), self.positions.num_marks
         if not marks:
@@ -126,15 +141,19 @@ class Attention(Mixer):
         return MarkedCache(cache, cache, count, more)
 
     def state_size(self) -> int:
-        """S (2 num_kv_heads K + M) + 1, S the window or max_length, M mostly 0 (marks)."""
+        """S (2 num_kv_heads K + M) + 1, S the window or max_length, M mostly 0 (marks).
+
+        With d_conv more: (d_conv - 1) (num_heads + 2 num_kv_heads) K.
+        """
         kept = 2 * self.num_kv_heads * self.d_head + self.positions.num_marks
-        return self.slots * kept + 1
+        window = 0 if self.conv is None else self.conv.state_size()
+        return self.slots * kept + 1 + window
 
     def _mix(self, x: Float[Array, "B L D"], inner: Any, ctx: Context):
-        layout = ctx.segments
-        q = _split(self.q_proj(x), self.num_heads)
-        k = _split(self.k_proj(x), self.num_kv_heads)
-        v = _split(self.v_proj(x), self.num_kv_heads)
+        layout, window = ctx.segments, None
+        if self.conv is not None and inner is not None:
+            inner, window = inner
+        q, k, v, window = self._projected(x, window, layout)
         if self.qk_norm is not None:
             q, k = (norm(x) for norm, x in zip(self.qk_norm, (q, k), strict=True))
         q, k, v = self.positions.turn(q, k, v, layout.position)
@@ -148,7 +167,18 @@ class Attention(Mixer):
         o = (o if self.pairs is None else self.pairs.difference(o)).reshape(*x.shape[:2], -1)
         if self.gate_proj is not None:
             o = o * jax.nn.sigmoid(self.gate_proj(x).astype(o.dtype))
-        return self.out_proj(o), inner
+        return self.out_proj(o), inner if self.conv is None else (inner, window)
+
+    def _projected(self, x: Float[Array, "B L D"], window: Array | None, layout: Segments):
+        """Queries, keys and values of every head, and the window of what is added to them."""
+        parts = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+        if self.conv is not None:
+            joined = jnp.concatenate(parts, axis=-1)
+            more, window = self.conv(joined, window, layout)
+            borders = [parts[0].shape[2], parts[0].shape[2] + parts[1].shape[2]]
+            parts = jnp.split(joined + more.astype(joined.dtype), borders, axis=-1)
+        heads = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
+        return *(_split(part, n) for part, n in zip(parts, heads, strict=True)), window
 
     def _parallel(self, scores: Scoring, q, k, v, marks: Array | None, layout: Segments):
         at = Tokens(layout.position, marks)

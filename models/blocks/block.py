@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,9 +17,10 @@ from seqzoo.models.blocks.layers import FeedForward, Norm, ShortConv, dropout
 from seqzoo.models.blocks.mixture import MixtureOfExperts
 from seqzoo.models.blocks.normformer import scale_heads
 from seqzoo.models.composite import Composite, Run
+from seqzoo.models.config import config_of
 from seqzoo.models.linear_attention.channel_mix import ChannelMix
 from seqzoo.models.mixer import Context, Mixer
-from seqzoo.models.registry import build
+from seqzoo.models.registry import build, mixer
 
 
 class Block(Composite):
@@ -28,7 +30,7 @@ class Block(Composite):
     al. 2021 (arXiv:2110.09456), without its learned scale of the residual. DeepNorm: Wang et al.
     2022 (arXiv:2203.00555), norm(alpha x + branch(x)). All work around any mixer.
 
-    State: those of the short convolution, the mixer and the feed-forward.
+    State: those of the short convolutions, the mixer and the feed-forward.
     """
 
     def __init__(
@@ -49,12 +51,9 @@ class Block(Composite):
         self.norm = Norm(config.norm, d, **norms)
         after = None if config.extra_norms == "none" else Norm(config.norm, d, **norms)
         self.after_norm = nnx.data(after)
-        conv = (
-            ShortConv(d, width=config.short_conv, **dtypes, rngs=rngs)
-            if config.short_conv
-            else None
-        )
-        self.conv = nnx.data(conv)
+        self.conv = nnx.data(_short_conv("a", config, rngs))
+        if config.short_conv and "b" in config.short_conv_at:
+            options = _with_conv(name, options, config.short_conv)
         self.mixer = build(
             name,
             d,
@@ -67,18 +66,21 @@ class Block(Composite):
         )
         if config.extra_norms == "normformer":
             self.mixer = scale_heads(self.mixer, config.param_dtype, rngs=rngs)
-        ff = after = None
+        ff = ff_conv = after = None
         if config.feedforward != "none":
+            ff_conv = _short_conv("c", config, rngs)
             self.ff_norm = Norm(config.norm, d, **norms)
             ff = _feedforward(config, layer, rngs)
             after = Norm(config.norm, d, **norms) if config.extra_norms == "sandwich" else None
         self.feedforward, self.ff_after_norm = nnx.data(ff), nnx.data(after)
+        self.ff_conv = nnx.data(ff_conv)
         self._take_after(*self.parts())
         initialize(self, config.init, config.depth)
 
     def parts(self) -> tuple[Mixer, ...]:
-        """The short convolution, the mixer and the feed-forward, where there are any."""
-        return tuple(p for p in (self.conv, self.mixer, self.feedforward) if p is not None)
+        """The mixer and the feed-forward, each behind its short convolution, if there is one."""
+        every = (self.conv, self.mixer, self.ff_conv, self.feedforward)
+        return tuple(part for part in every if part is not None)
 
     def _through(self, x: Float[Array, "B L D"], run: Run, ctx: Context) -> Array:
         def mix(h: Array) -> Array:
@@ -87,6 +89,7 @@ class Block(Composite):
 
         def feed(h: Array) -> Array:
             with jax.named_scope("feedforward"):
+                h = h if self.ff_conv is None else run(self.ff_conv, h)
                 return run(self.feedforward, h)
 
         x = self._residual(x, mix, (self.norm, self.after_norm), self.factors, ctx)
@@ -111,10 +114,33 @@ class Block(Composite):
         return norm(x, ctx) if post else x
 
 
+def _short_conv(place: str, config: BackboneConfig, rngs: nnx.Rngs) -> ShortConv | None:
+    if not config.short_conv or place not in config.short_conv_at:
+        return None
+    dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
+    return ShortConv(config.d_model, width=config.short_conv, **dtypes, rngs=rngs)
+
+
+def _with_conv(name: str, options: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """A mixer's options with a short convolution of its own. Raises ValueError if it has none."""
+    if "d_conv" not in {field.name for field in dataclasses.fields(config_of(mixer(name)))}:
+        raise ValueError(
+            f"short_conv_at: {name} has no option d_conv, and so no place b for a short "
+            "convolution; take the others, acd"
+        )
+    return {"d_conv": width, **options}
+
+
 def _feedforward(config: BackboneConfig, layer: Any, rngs: nnx.Rngs) -> Mixer:
     d = config.d_model
     options = {"expansion": config.expansion, "rngs": rngs}
     dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype}
+    inside = config.short_conv if "d" in config.short_conv_at else 0
+    if inside and config.feedforward in ("moe", "rwkv", "rwkv4", "rwkv7"):
+        raise ValueError(
+            f"short_conv_at: feedforward={config.feedforward!r} has no place d for a short "
+            "convolution; take the others, abc"
+        )
     if config.feedforward == "moe":
         sizes = {"num_experts": config.experts, "top_k": config.experts_per_token}
         sizes["capacity_factor"] = config.expert_capacity
@@ -122,6 +148,7 @@ def _feedforward(config: BackboneConfig, layer: Any, rngs: nnx.Rngs) -> Mixer:
     if config.feedforward not in ("rwkv", "rwkv4", "rwkv7"):
         inner_norm = config.norm if config.extra_norms == "normformer" else None
         more = {"use_bias": config.feedforward_bias, "inner_norm": inner_norm}
+        more["conv_width"] = inside
         return FeedForward(d, kind=config.feedforward, **more, **options, **dtypes)
 
     def make() -> ChannelMix:

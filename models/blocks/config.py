@@ -42,8 +42,8 @@ class BackboneConfig:
     # feed-forward, and a learned gain for each head
     extra_norms: Literal["none", "sandwich", "normformer"] = "none"
     init: InitKind = "default"  # deepnorm (smaller branches), t5 (queries for unscaled scores)
-    # mlp (GELU by tanh), gelu (exact), relu, glu, swiglu, geglu, rwkv (rwkv4: its shares are the
-    # current token's), rwkv7, moe or none
+    # mlp (GELU by tanh), gelu (exact), relu, relu2 (its square), glu, swiglu, geglu, rwkv (rwkv4:
+    # its shares are the current token's), rwkv7, moe or none
     feedforward: FeedForwardKind = "mlp"
     feedforward_bias: bool = True  # whether the feed-forward's projections have biases
     expansion: float = 2.0  # hidden width of the feed-forward in units of d_model
@@ -54,7 +54,10 @@ class BackboneConfig:
         default_factory=Routing
     )  # what the experts are, and how tokens come to them
     dropout: float = 0.0  # of the embedding and of each branch, in [0, 1)
-    short_conv: int = 0  # width of a causal convolution in front of every mixer; 0: none
+    short_conv: int = 0  # width of causal convolutions at `short_conv_at`; 0: none
+    # any of a (a mixer's input), b (its queries, keys and values: the option d_conv), c (a
+    # feed-forward's input), d (its hidden units); abcd: Canon layers (2512.17351)
+    short_conv_at: str = "a"
     embed_scale: float = 1.0  # factor of the embedding
     embed_width: int = (
         0  # of the embedding, where it is projected to d_model; 0: d_model, it is not
@@ -93,6 +96,12 @@ class BackboneConfig:
             raise ValueError(f"position_width must be at least 1; got {self.position_width}")
         if self.short_conv < 0:
             raise ValueError(f"short_conv is a width of at least 0; got {self.short_conv}")
+        if not self.short_conv_at or not set(self.short_conv_at) <= set("abcd"):
+            raise ValueError(
+                "short_conv_at has some of the letters a (a mixer's input), b (its queries, keys "
+                "and values), c (a feed-forward's input), d (its hidden units); got "
+                f"{self.short_conv_at!r}"
+            )
         object.__setattr__(self, "each", tuple(_frozen(own) for own in self.each))
         if not isinstance(self.routing, Routing):  # as JSON has it
             object.__setattr__(self, "routing", Routing(**dict(self.routing)))

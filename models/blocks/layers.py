@@ -21,13 +21,25 @@ from seqzoo.models.ops.conv.short import short_conv
 
 NormKind = Literal["rms", "centered_rms", "layer", "batch", "none"]
 FeedForwardKind = Literal[
-    "mlp", "gelu", "relu", "glu", "swiglu", "geglu", "rwkv", "rwkv4", "rwkv7", "moe", "none"
+    "mlp",
+    "gelu",
+    "relu",
+    "relu2",
+    "glu",
+    "swiglu",
+    "geglu",
+    "rwkv",
+    "rwkv4",
+    "rwkv7",
+    "moe",
+    "none",
 ]
 GATES = {"glu": jax.nn.sigmoid, "swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
 ACTIVATIONS = {
     "mlp": jax.nn.gelu,  # by tanh
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021, arXiv:2109.08668
 }
 
 
@@ -129,6 +141,8 @@ class FeedForward(Mixer):
     `expansion` gives the hidden width in units of `d_model`; the gated forms have a third matrix of
     that width, so that equal parameters ask for 2/3 of the expansion (Shazeer 2020). `inner_norm`
     normalises the hidden units (NormFormer; Shleifer et al. 2021, arXiv:2110.09456, eq. 3).
+    `conv_width` > 0: a short convolution over hidden units before the activation, and its window as
+    state.
     """
 
     looks_both_ways = True
@@ -141,6 +155,7 @@ class FeedForward(Mixer):
         expansion: float = 2.0,
         use_bias: bool = True,
         inner_norm: NormKind | None = None,
+        conv_width: int = 0,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -153,23 +168,26 @@ class FeedForward(Mixer):
         self.up_proj = Linear(d_model, hidden, use_bias=use_bias, **options)
         self.down_proj = Linear(hidden, d_model, use_bias=use_bias, **options)
         self.norm = nnx.data(Norm(inner_norm, hidden, **options) if inner_norm else None)
+        wide = hidden * (2 if kind in GATES else 1)
+        self.conv = nnx.data(ShortConv(wide, width=conv_width, **options) if conv_width else None)
 
-    def _initial(self, batch_size: int) -> tuple[()]:
-        return ()
+    def _initial(self, batch_size: int) -> tuple[()] | Float[Array, "B W D"]:
+        return () if self.conv is None else self.conv._initial(batch_size)
 
     def state_size(self) -> int:
-        """No state: 0."""
-        return 0
+        """No state: 0; with a convolution (conv_width - 1) times its channels."""
+        return 0 if self.conv is None else self.conv.state_size()
 
     def _mix(self, x, inner, ctx):
-        h = self.up_proj(x)
-        if self.kind in ACTIVATIONS:
-            h = ACTIVATIONS[self.kind](h)
-        else:
-            h = h * GATES[self.kind](self.gate_proj(x))
+        gated = self.kind in GATES
+        h = [self.up_proj(x), self.gate_proj(x)] if gated else [self.up_proj(x)]
+        if self.conv is not None:
+            mixed, inner = self.conv.apply(jnp.concatenate(h, -1), inner, ctx)
+            h = jnp.split(mixed, len(h), axis=-1)
+        h = h[0] * GATES[self.kind](h[1]) if gated else ACTIVATIONS[self.kind](h[0])
         if self.norm is not None:
             h = self.norm(h, ctx)
-        return self.down_proj(h), ()
+        return self.down_proj(h), () if self.conv is None else inner
 
 
 class ShortConv(Mixer):

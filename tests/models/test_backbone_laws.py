@@ -32,6 +32,11 @@ BACKBONES = {
         ),
         {},
     ),
+    "canon layers": (
+        ("attention",),
+        dataclasses.replace(SMALL, short_conv=3, short_conv_at="abcd", feedforward="swiglu"),
+        {},
+    ),
     # The feed-forward mixes with the token before, and the second block reads the first's values.
     "rwkv": (("rwkv7",), dataclasses.replace(SMALL, feedforward="rwkv", expansion=1.5), RWKV),
 }

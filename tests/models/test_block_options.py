@@ -93,6 +93,53 @@ def test_t5_initialisation_makes_up_for_scores_without_a_scale():
     assert_close(outs[0], plain, ratio=0)
 
 
+def conv(x, taps):
+    """Each channel with its last taps."""
+    x, taps = np.asarray(x), np.asarray(taps)
+    past = np.concatenate([np.zeros((len(x), len(taps) - 1, x.shape[2])), x], axis=1)
+    return sum(taps[i] * past[:, i : i + x.shape[1]] for i in range(len(taps)))
+
+
+def test_short_convolutions_stand_at_the_four_places():
+    """Canon layers: before the mixer, in it, before the feed-forward, in it."""
+    b = block("attention", short_conv=3, short_conv_at="abcd", feedforward="swiglu")
+    mixer, ff = b.mixer, b.feedforward
+    h = conv(normed(X, b.norm), b.conv.conv[...])
+    parts = np.concatenate(
+        [p(jnp.asarray(h)) for p in (mixer.q_proj, mixer.k_proj, mixer.v_proj)], -1
+    )
+    parts = parts + conv(parts, mixer.conv.kernel[...])
+    q, k, v = (part.reshape(2, 5, 2, -1) for part in np.split(parts, 3, axis=-1))
+    q, k, v = mixer.positions.turn(*map(jnp.asarray, (q, k, v)), jnp.arange(5))
+    scores = jnp.einsum("bthk,bshk->bhts", q, k) / q.shape[-1] ** 0.5
+    p = jax.nn.softmax(jnp.where(jnp.tri(5, dtype=bool), scores, -jnp.inf))
+    o = jnp.einsum("bhts,bshk->bthk", p, v).reshape(2, 5, -1)
+    x = X + np.asarray(mixer.out_proj(o))
+    h = jnp.asarray(conv(normed(x, b.ff_norm), b.ff_conv.conv[...]))
+    hidden = conv(np.concatenate([ff.up_proj(h), ff.gate_proj(h)], -1), ff.conv.conv[...])
+    up, gate = jnp.split(jnp.asarray(hidden), 2, axis=-1)
+    assert_close(b(X), x + np.asarray(ff.down_proj(up * jax.nn.silu(gate))), ratio=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"short_conv_at": "ae"}, "some of the letters"),
+        ({"short_conv_at": "b", "short_conv": 4}, "linear_attention has no option d_conv"),
+        ({"short_conv_at": "d", "short_conv": 4, "feedforward": "moe"}, "no place d"),
+    ],
+)
+def test_places_that_cannot_be_are_named(changes, words):
+    with pytest.raises(ValueError, match=words):
+        block(**changes)
+
+
+def test_a_mixers_own_width_goes_before_that_of_the_block():
+    made = block("deltanet", {"num_heads": 2, "d_conv": 2}, short_conv=4, short_conv_at="b")
+    assert made.mixer.qkv.conv.width == 2
+    assert block("deltanet", short_conv=4, short_conv_at="b").mixer.qkv.conv.width == 4
+
+
 @pytest.mark.parametrize("name", names())
 def test_normformer_takes_every_mixer(name):
     """Built only: a gain for each head where there are heads, else for the whole."""

@@ -36,7 +36,12 @@ def subject(name: str) -> laws.Subject:
     config = default_backbone("lru" if name in BLOCKS else name)
     config = dataclasses.replace(config, d_model=laws.D, depth=depth, expansion=1.0)
     config = dataclasses.replace(config, **BLOCKS.get(name, {}))
-    each = {part: {**options(part), **_of(preset.options, part)} for part in preset.pattern}
+    # A quarter of a head's channels is to be a pair that turns.
+    more = {"attention": {"d_head": 8}}
+    each = {
+        part: {**options(part), **more.get(part, {}), **_of(preset.options, part)}
+        for part in preset.pattern
+    }
 
     def make(_, dtype="float32", param_dtype="float32", *, rngs):
         own = dataclasses.replace(
