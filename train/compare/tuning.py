@@ -132,7 +132,8 @@ def _of_replica(result: Mapping[str, Any], unit: Unit, place: int) -> Trial:
     failure, seed = of(result["failure"]), experiment.seeds[place]
     why = ""
     if failure is not None:
-        why = f"seed {seed}: not finite at step {failure['step']}"
+        said = failure.get("reason") or f"not finite at step {failure['step']}"
+        why = f"seed {seed}: {said}"
     elif score is None or not math.isfinite(score):
         why = f"seed {seed}: no finite {task.main_metric} on validation"
     loss = of(validation.get("validation/loss"))

@@ -50,6 +50,17 @@ class Unit:
         done = result["complete"] if self.trials else (self.path / TEST).exists()
         return result if done else None
 
+    def failed(self, reason: str) -> dict[str, Any]:
+        """The result of a run that could not be."""
+        replicas = self.experiment.train.replicas
+
+        def each(value: Any) -> Any:
+            return value if replicas == 1 else [value] * replicas
+
+        failure = each({"step": 0, "reason": reason})
+        spent = {"seconds": 0.0, "compile_seconds": 0.0}
+        return {"step": 0, "complete": False, "failure": failure, "skipped": each(0), **spent}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:

@@ -44,6 +44,7 @@ from seqzoo.train.loop.streams import KEPT_BYTES, RunData
 
 SPEED = "speed.json"
 CURVE_POINTS = 40  # training metrics are means over a fortieth of the run
+NO_MEMORY = "RESOURCE_EXHAUSTED"  # in XLA's message
 POLL = 1.0  # seconds between looks whether another process has finished a model
 
 
@@ -172,6 +173,12 @@ class Work:
             result = train_owned(program, folder, self._stop, **options)
         except NonFiniteError:
             return  # its result says so
+        except jax.errors.JaxRuntimeError as error:
+            # Of several trials in one program another one may be too large, so that it ends here.
+            if len(unit.trials) != 1 or NO_MEMORY not in str(error) or not alone:
+                raise
+            folder.finish(unit.failed("the devices have too little memory"))
+            return
         if not result["complete"]:
             self._stopped = True  # on all processes, whichever was asked
             return

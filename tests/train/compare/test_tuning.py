@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -268,6 +269,26 @@ def test_a_failed_trial_is_a_trial_and_a_model_of_failed_ones_a_failed_row(tmp_p
     assert tables.failures(found) == [f"a, seed {s}: each of its 2 trials failed" for s in (3, 4)]
     assert tables.rows(found)[1][0][1].text == "2 of 2 failed"
     assert "each of 2 trials failed" in render([found])
+
+
+def test_a_trial_that_does_not_fit_is_a_failed_trial(tmp_path, tiny, monkeypatch):
+    real = work.train_owned
+
+    def train_owned(program, *args, **options):
+        if program.experiment.backbone.depth > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return real(program, *args, **options)
+
+    monkeypatch.setattr(work, "train_owned", train_owned)
+    sweep = Sweep(fields={"backbone.depth": (1, 2)}, seeds=2)
+    (model,) = compare(models(Tiny(), "a"), tmp_path / "a", seeds=2, sweep=sweep).models
+    assert model.chosen == 0
+    assert model.trials[1].failure == "; ".join(
+        f"seed {seed}: the devices have too little memory" for seed in (5, 6)
+    )
+    monkeypatch.setattr(work, "NO_MEMORY", "another")
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        compare(models(Tiny(), "a"), tmp_path / "b", seeds=2, sweep=sweep)
 
 
 def swept(name, *scores, chosen):
