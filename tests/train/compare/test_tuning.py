@@ -253,6 +253,7 @@ def test_tuning_that_is_stopped_goes_on_to_the_same_results(tmp_path, tiny, monk
     assert files[0] == files[1]
 
 
+@pytest.mark.of_the_day("a failed trial")
 def test_a_failed_trial_is_a_trial_and_a_model_of_failed_ones_a_failed_row(tmp_path, tiny, capsys):
     sweep = Sweep(fields={PEAK: (1e-2, 1e38)})
     wanted = models(Tiny(), "a", "b", max_skipped=0.0)
@@ -271,6 +272,7 @@ def test_a_failed_trial_is_a_trial_and_a_model_of_failed_ones_a_failed_row(tmp_p
     assert "each of 2 trials failed" in render([found])
 
 
+@pytest.mark.of_the_day("a trial without memory")
 def test_a_trial_that_does_not_fit_is_a_failed_trial(tmp_path, tiny, monkeypatch):
     real = work.train_owned
 
