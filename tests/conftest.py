@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items):
 
 
 def _not_of_the_day(items):
-    """By the name that the mark gives; without one, of a function's cases each in its turn.
+    """By the name or number that the mark gives; without one, a function's cases in their turn.
 
     Cases of models are compiled programs, so theirs take turns unmarked where there are many.
     """
@@ -64,7 +64,7 @@ def _not_of_the_day(items):
         mark = item.get_closest_marker("of_the_day")
         if not (mark and mark.args):
             cases[item.nodeid.partition("[")[0]].append(item)
-        elif not of_today(mark.args[0]):
+        elif not of_today(*mark.args):
             yield item
     for function, found in cases.items():
         marked = found[0].get_closest_marker("of_the_day")

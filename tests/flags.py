@@ -38,9 +38,9 @@ def set_day() -> None:
     os.environ.setdefault(DAY, str(datetime.date.today().toordinal()))
 
 
-def of_today(key: str) -> bool:
-    """Whether it is the turn of what has this name."""
-    return turn_of(zlib.crc32(key.encode()))
+def of_today(key: str | int, days: int = SHARE) -> bool:
+    """Whether it is the turn of what has this name or number."""
+    return turn_of(zlib.crc32(key.encode()) if isinstance(key, str) else key, days)
 
 
 def turn_of(i: int, count: int = SHARE) -> bool:

@@ -26,6 +26,7 @@ SMOKE = (
 GROUPED = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in TINY]
 CAUSAL = [name for name in GROUPED if causal_form(name.values[0])]
 WHOLE_ROWS = [name for name in GROUPED if not causal_form(name.values[0])]
+HALVES = 2  # days in which the mixers that are not among them have their turn
 # Laws of which everything has its day: of a mixer, and of a variant or a second direction, which
 # share with it what the others say.
 BY_TURNS = {"base": {"gradients"}, "variant": set(laws.NUMBERS) - {"packed", "ragged-packed"}}
@@ -44,6 +45,8 @@ def _cases(names, causal):
             marks = list(name.marks) + [pytest.mark.smoke] * (causal and base in SMOKE)
             if law in BY_TURNS["variant" if again else "base"]:
                 marks.append(pytest.mark.of_the_day(name.values[0]))
+            elif base not in SMOKE:
+                marks.append(pytest.mark.of_the_day([*MIXERS].index(base), HALVES))
             yield pytest.param(*name.values, law, marks=marks)
 
 
