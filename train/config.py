@@ -112,6 +112,7 @@ class TrainConfig:
     # empty: all
     adapter: str = ""
     eval_every: int = 200  # steps between evaluations of the whole validation split; 0: at the end
+    patience: int = 0  # evaluations without a better one that end a replica; 0: none does
     eval_batch_size: int = 0  # examples at once in evaluation; 0: batch_size
     pack: int = 0  # tokens of a row that examples share; -1: what the longest needs; 0: a row each
     save_every: int = _runtime(200)  # steps between checkpoints; 0: at the end
@@ -135,6 +136,9 @@ class TrainConfig:
         most = {"replicas": MOST_SEEDS, "threads": MOST_THREADS, "prefetch": MOST_AHEAD}
         for name, limit in most.items():
             _check(getattr(self, name) <= limit, self, name, f"must be at most {limit}")
+        _check(self.patience >= 0, self, "patience", "must not be negative")
+        if self.patience and not self.eval_every:
+            raise ValueError(f"patience counts evaluations, and eval_every=0; got {self.patience=}")
         _check(self.pack >= -1, self, "pack", "is tokens of a row, -1 or 0")
         _check(0 <= self.max_skipped <= 1, self, "max_skipped", "is a share of steps in [0, 1]")
         if self.batch_size % self.accumulate:

@@ -147,7 +147,7 @@ def poisoned(parts, path):
 
     class Plan:
         groups, rest, rest_tree = parts.plan.groups, parts.plan.rest, parts.plan.rest_tree
-        split = parts.plan.split
+        split, of_kind = parts.plan.split, parts.plan.of_kind
 
         @staticmethod
         def merge(params, rest):

@@ -53,6 +53,7 @@ class RunResult(TypedDict):
     validation: NotRequired[Mapping[str, Any]]
     failure: NotRequired[Failure | list[Failure | None] | None]
     skipped: NotRequired[int | list[int]]
+    stopped: NotRequired[int | list[int | None] | None]  # before the last step, by patience
     seconds: NotRequired[float]
     compile_seconds: NotRequired[float]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from seqzoo.train.config import Experiment
 from seqzoo.train.folder.metrics import NonFiniteError
@@ -40,11 +40,17 @@ class Record:
         self.failures: list[dict[str, Any] | None] = [None] * replicas
 
     def read(self, step: int, metrics: Metrics) -> dict[str, Any]:
-        """The line of a step; its skips are counted, and who has skipped too many has failed."""
+        """The line of a step; its skips are counted, and who has skipped too many has failed.
+
+        Of a replica that had stopped there is nothing.
+        """
         values = {k: np.atleast_1d(v) for k, v in metrics.items()}
         skipped = values.pop(SKIPPED)
         flags = {k.removeprefix(NONFINITE): values.pop(k) for k in [*values] if NONFINITE in k}
         values = {name: np.asarray(value, np.float64) for name, value in values.items()}
+        over = self.stopped(step - 1)
+        if over.any():
+            values = {name: np.where(over, np.nan, value) for name, value in values.items()}
         self.skipped += skipped
         for i in np.flatnonzero(self.skipped > self._allowed):
             if self.failures[i] is None:
@@ -52,7 +58,7 @@ class Record:
                 found = {"step": step, "loss": float(values["loss"][i]), "groups": groups}
                 self.failures[i] = {**found, SKIPPED: int(self.skipped[i])}
         old = self.train
-        self.train = {k: np.where(skipped, old.get(k, np.nan), v) for k, v in values.items()}
+        self.train = {k: np.where(skipped | over, old.get(k, np.nan), v) for k, v in values.items()}
         counts = {SKIPPED: self.skipped.copy()} if self.skipped.any() else {}
         return self.plain({**values, **counts})
 
@@ -78,6 +84,27 @@ class Record:
         self.validation = {f"validation/{k}": np.broadcast_to(v, shape) for k, v in metrics.items()}
         main = self.validation[f"validation/{self._task.main_metric}"]
         return self.best.offer(step, main, variables)
+
+    def stopped(self, step: int) -> Bool[np.ndarray, "S"]:
+        """Which replicas have had no better result for long enough, after so many steps.
+
+        It follows from the best results alone, so nothing of it is saved.
+        """
+        if not self._train.patience:
+            return np.zeros(self.skipped.shape, bool)
+        newest = step - step % self._train.eval_every  # evaluation, or the start
+        return newest - self._best_steps() >= self._train.patience * self._train.eval_every
+
+    def stops(self, step: int) -> dict[str, list[int | None] | int | None]:
+        """For the result: the steps at which replicas stopped before the last one."""
+        if not self._train.patience:
+            return {}
+        ends = self._best_steps() + self._train.patience * self._train.eval_every
+        found = [int(e) if s else None for e, s in zip(ends, self.stopped(step), strict=True)]
+        return {"stopped": found if self._several else found[0]}
+
+    def _best_steps(self) -> Int[np.ndarray, "S"]:
+        return np.array([best or 0 for best in self.best.steps])
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint and the result hold of it, for JSON but for NaN."""

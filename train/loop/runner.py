@@ -132,8 +132,15 @@ def finished(
     first = from_first("the state of the folder", look)
     _check_same(first["form"], _shared(experiment, held))
     result = first["result"]
-    done = result and result["complete"] and result["step"] == experiment.train.steps
+    done = result and result["complete"] and _through(result, experiment.train.steps)
     return result if done else None
+
+
+def _through(result: Mapping[str, Any], steps: int) -> bool:
+    """Whether a run took all its steps, or all its replicas stopped before."""
+    stopped = result.get("stopped")
+    stops = stopped if isinstance(stopped, list) else [stopped]
+    return result["step"] == steps or None not in stops
 
 
 def _shared(experiment: Experiment, held: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from seqzoo.train.loop.optimizer import Schedule
 from seqzoo.train.loop.state import Arrays, Blueprint, TrainState
 from seqzoo.train.loop.stateful import Measured, forward
 
+STOPPED = "stopped"  # of a batch: true at all rows of a replica that changes no more
 Batch = Mapping[str, Array]
 TrainStep = Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Arrays]]
 
@@ -63,6 +64,8 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch, key: Key[Array, ""]):
+        batch = dict(batch)
+        stopped = batch.pop(STOPPED, None)
         key = jax.random.fold_in(key, state.step)
         run = _forward_backward if accumulate == 1 else _accumulated(accumulate)
         done = run(task, plan, state.params, state.rest, batch, key, state.carry)
@@ -84,6 +87,10 @@ def make_train_step(
         metrics["skipped"] = ~ok
         metrics |= {"grad_norm": optax.tree.norm(grads), "lr": schedule(state.step)}
         metrics["weight"] = weight
+        if stopped is not None:
+            over = jnp.any(stopped)
+            metrics["skipped"] &= ~over
+            ok &= ~over
         return jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, state), metrics
 
     return train_step

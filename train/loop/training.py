@@ -20,7 +20,7 @@ from seqzoo.train.devices.processes import Ballot, from_first, is_first
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.folder.metrics import Late, MetricsLog, NoLog, NonFiniteError
 from seqzoo.train.folder.run_folder import RunFolder, RunFolderError, say_on_stderr
-from seqzoo.train.loop.data import HostBatch, to_devices
+from seqzoo.train.loop.data import HostBatch, seeds_of_process, to_devices
 from seqzoo.train.loop.evaluate import evaluate_batches, from_saved, saved, saved_like
 from seqzoo.train.loop.program import Program, count_parameters, replica_keys
 from seqzoo.train.loop.progress import SILENT, Progress
@@ -29,6 +29,7 @@ from seqzoo.train.loop.selection import keeps_copy
 from seqzoo.train.loop.signals import Interrupted, StopRequest
 from seqzoo.train.loop.speed import Speed
 from seqzoo.train.loop.state import TrainState
+from seqzoo.train.loop.step import STOPPED
 from seqzoo.train.loop.streams import RunData
 from seqzoo.train.loop.trace import Tracer
 from seqzoo.train.loop.waiting import Stopwatch, Waiting
@@ -92,6 +93,8 @@ class Training:
         where = self.folder.path / "profile"
         with Tracer(where, self.done + 1, traced, self._pause) as tracer:
             for step in range(self.done + 1, self.config.steps + 1):
+                if self._ended():
+                    break
                 with tracer.step(step):
                     batch = self._batch()
                     if batch is None:
@@ -121,7 +124,8 @@ class Training:
         self.watch.pause()
         self.checkpoints.wait()
         failed = all(self.record.failures)
-        result = self._result(data_wait, complete=self.done == self.config.steps and not failed)
+        through = self.done == self.config.steps or self._ended()
+        result = self._result(data_wait, complete=through and not failed)
         if is_first() and (result["complete"] or failed):
             self.folder.finish(result)
         return result
@@ -136,6 +140,7 @@ class Training:
             **several,
             "parameters": count_parameters(self.program.like.params) // self.config.replicas,
             **self.record.meta(),
+            **self.record.stops(self.done),
             **({"fallback": self.fallback} if self.fallback else {}),
             "data_wait": data_wait,  # share of the time since this start, not of the whole run
             "seconds": self.watch.seconds,  # of steps; compilation, evaluations, saves are not in
@@ -147,7 +152,7 @@ class Training:
         # A process has its part of the batch, and of the replicas.
         config, here = self.config, math.prod(batch["weight"].shape)
         self.tokens = self.task.real_tokens(batch) * config.batch_size * config.replicas // here
-        placed = to_devices(batch, self.program.rows)
+        placed = to_devices(self._marked(batch), self.program.rows)
         with self.watch.step():
             state, metrics = self.program.step(state, placed, self.key)
         self.late.add(step, metrics)
@@ -155,11 +160,23 @@ class Training:
         self._read()
         improved = self._due(self.config.eval_every) and self._evaluate(state)
         wish = self.ballot.asked(step, self._wish())
-        if improved or wish or self._due(self.config.save_every):
+        if improved or wish or self._due(self.config.save_every) or self._ended():
             self._save(state)
         if wish != STOP:
             self._tend()
         return state, wish == STOP
+
+    def _ended(self) -> bool:
+        """Whether all replicas have stopped."""
+        return bool(self.record.stopped(self.done).all())
+
+    def _marked(self, batch: HostBatch) -> HostBatch:
+        """A batch that says which replicas have stopped, if any has."""
+        stopped = self.record.stopped(self.done)
+        if not stopped.any():
+            return batch
+        own = stopped[list(seeds_of_process(self.program.mesh, len(stopped)))]
+        return {**batch, STOPPED: np.broadcast_to(own[:, None], batch["weight"].shape)}
 
     def _start(self, initial: jax.Array) -> tuple[TrainState, int]:
         found, copy = from_first("where to start", self._newest), None
