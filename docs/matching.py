@@ -44,8 +44,10 @@ def experiment(name: str) -> Experiment:
 def measure(metrics: list[str]) -> None:
     """Adds the rows that are not there yet."""
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else {}
-    for metric in metrics:
-        for name in TIMED if metric == "time" else MIXERS:
+    for asked in metrics:
+        metric, _, names = asked.partition(":")
+        own = TIMED if metric == "time" else MIXERS
+        for name in names.split(",") if names else own:
             for budget in BUDGETS[metric]:
                 key = f"{metric} {name} {budget:g}"
                 if key in rows:

@@ -202,15 +202,24 @@ def experiments_of(
 
 
 def _of_label(line: CommandLine, label: str, labels: Collection[str]) -> CommandLine:
-    """The line that one model is made of: `--optim.LABEL.x` is its `--optim.x`, and counts last."""
-    prefixes = {f"--optim.{name}.".replace("_", "-"): name for name in labels}
+    """The line that one model is made of: `--optim.LABEL.x` is its `--optim.x`, and counts last.
+
+    So it is with `--backbone.LABEL.x`: positions that are added, norms, dropout.
+    """
+    prefixes = {
+        f"--{part}.{name}.".replace("_", "-"): (part, name)
+        for part in ("optim", "backbone")
+        for name in labels
+    }
     shared, own = [], []
     for flag in line.given:
         prefix = next((p for p in prefixes if flag.name.startswith(p)), None)
         if prefix is None:
             shared.append(flag)
-        elif prefixes[prefix] == _flag_name(label):
-            own.append(flag._replace(name=f"--optim.{flag.name.removeprefix(prefix)}"))
+            continue
+        part, name = prefixes[prefix]
+        if name == _flag_name(label):
+            own.append(flag._replace(name=f"--{part}.{flag.name.removeprefix(prefix)}"))
     return line._replace(given=(*shared, *own))
 
 

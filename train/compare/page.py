@@ -238,6 +238,7 @@ def _provenance(comparison: Comparison) -> str:
         _list("Versions", comparison.versions),
         _list("Data", data),
         *(_list(f"Laws tried on {m.name}", m.claims) for m in comparison.models),
+        _lines("Where the models' recipes differ", tables.recipes(comparison)),
         _json("Shared configuration", shared),
         _json("Each model's own", own),
         "</details>",
@@ -250,6 +251,11 @@ def _list(title: str, values: Mapping[str, Any]) -> str:
         return ""
     rows = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in values.items())
     return f"<h3>{title}</h3><dl>{rows}</dl>"
+
+
+def _lines(title: str, lines: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<h3>{title}</h3><ul>{items}</ul>" if lines else ""
 
 
 def _json(title: str, value: Mapping[str, Any]) -> str:

@@ -179,6 +179,19 @@ def _about_learned(comparison: Comparison) -> str:
     )
 
 
+def recipes(comparison: Comparison) -> list[str]:
+    """One line for each option of optimiser and blocks in which the models differ."""
+    lines = []
+    for part in ("optim", "backbone"):
+        own = {m.name: m.config.get(part, {}) for m in comparison.models if m.config}
+        for field in dict.fromkeys(name for options in own.values() for name in options):
+            values = {name: options.get(field) for name, options in own.items()}
+            if len({repr(value) for value in values.values()}) > 1:
+                said = ", ".join(f"{name} {value}" for name, value in values.items())
+                lines.append(f"{part}.{field}: {said}")
+    return lines
+
+
 def selected(comparison: Comparison) -> str:
     """At which step each seed was tested."""
     if comparison.selection == "last":

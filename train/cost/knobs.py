@@ -14,7 +14,10 @@ WIDEST = 64.0  # expansion of a feed-forward at which the search gives up
 LARGEST = 2**15  # of a whole number
 STEPS = (1, 2, 4, 8, 16, 32, 64)  # of whole numbers: what must divide them shows in which can be
 # Options of mixers that size what they keep or compute, the usual ones first.
-SIZES = ("d_state", "d_value", "d_hidden", "d_key", "d_head", "num_features", "kv_rank", "averages")
+SIZES = (
+    *("d_state", "d_value", "d_hidden", "d_key", "d_head", "d_qk", "num_features", "kv_rank"),
+    *("averages", "block_size", "window"),
+)
 HEADS = "num_heads"
 
 

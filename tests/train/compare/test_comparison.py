@@ -176,6 +176,29 @@ def test_a_model_that_another_process_finished_is_read_whoever_wrote_last(tmp_pa
     assert names(tmp_path) == ["lru", "gru"]
 
 
+def test_a_folder_of_another_version_is_read_or_says_what_reads_it(tmp_path, trained, capsys):
+    run(tmp_path, "lru")
+    content = json.loads((tmp_path / results.FILE).read_text())
+    new = ("step_flops", "state_bytes", "matched", "hybrid")
+    (model,) = content["models"]
+    old = {**model, "seeds": [{k: v for k, v in s.items() if k != "axes"} for s in model["seeds"]]}
+    old = {k: v for k, v in old.items() if k not in new}
+    (tmp_path / results.FILE).write_text(
+        json.dumps({**content, "seqzoo_results": 1, "models": [old]})
+    )
+    (found,) = results.load(tmp_path / results.FILE).models
+    assert (found.state_bytes, found.step_flops) == (None, None)
+    capsys.readouterr()
+    assert dispatch(["report", str(tmp_path)]) == 0
+    assert "128 elements" in (tmp_path / "report.html").read_text()
+    (tmp_path / results.FILE).write_text(json.dumps({**content, "seqzoo_results": 9}))
+    assert dispatch(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "of version 9" in said
+    assert "versions 1 to 2" in said
+    assert said.count("\n") == 1
+
+
 def test_a_folder_of_before_is_read_and_joined(tmp_path, trained):
     run(tmp_path, "lru")
     content = json.loads((tmp_path / results.FILE).read_text())
@@ -285,6 +308,18 @@ def test_a_ratio_makes_rows_and_a_curve(tmp_path, trained):
     assert line["curve"]["x"] == [0, 0.5, 1]
     assert line["curve"]["mean"] == pytest.approx([0.1, 0.2, 0.3])
     assert "Share of attention layers" in (tmp_path / "report.html").read_text()
+
+
+def test_recipes_differ_by_label_and_the_page_says_where(tmp_path, trained):
+    more = ["--optim.lru.peak-lr", "0.02", "--backbone.gru.positions", "sinusoidal"]
+    assert run(tmp_path, "lru,gru", *more, "--optim.peak-lr", "0.01") == 0
+    found = results.load(tmp_path / results.FILE)
+    assert [m.config["optim"]["peak_lr"] for m in found.models] == [0.02, 0.01]
+    assert [m.config["backbone"]["positions"] for m in found.models] == ["none", "sinusoidal"]
+    page = (tmp_path / "report.html").read_text()
+    assert "<li>optim.peak_lr: lru 0.02, gru 0.01</li>" in page
+    assert "<li>backbone.positions: lru none, gru sinusoidal</li>" in page
+    assert "<li>optim.b1" not in page
 
 
 def test_labels_and_patterns():
