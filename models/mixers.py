@@ -14,6 +14,7 @@ from seqzoo.models.attention.longformer import Longformer
 from seqzoo.models.attention.nystromformer import Nystromformer
 from seqzoo.models.attention.reformer import Reformer
 from seqzoo.models.attention.sinkhorn import Sinkhorn
+from seqzoo.models.attention.slots import ABC, GSA
 from seqzoo.models.attention.softmax import Attention
 from seqzoo.models.attention.sparse_attention import SparseAttention
 from seqzoo.models.attention.synthesizer import Synthesizer
@@ -72,6 +73,8 @@ MIXERS: dict[str, type[Mixer]] = {
     "fnet": FNet,
     "reformer": Reformer,
     "sinkhorn": Sinkhorn,
+    "gsa": GSA,
+    "abc": ABC,
     "synthesizer": Synthesizer,
     "diag_attention": DiagAttention,
     "gau": GAU,

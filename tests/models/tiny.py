@@ -42,6 +42,8 @@ TINY = {
     "fnet": {},
     "reformer": {"num_heads": 2, "num_buckets": 2, "block_size": 2},
     "sinkhorn": {"num_heads": 2, "block_size": 3},
+    "gsa": {"num_heads": 2, "num_slots": 3, "chunk_size": 4},
+    "abc": {"num_heads": 2, "num_slots": 3, "chunk_size": 4},
     "synthesizer": {"num_heads": 2, "max_length": 32},
     "synthesizer@random": {"num_heads": 2, "kind": "random", "max_length": 32},
     "diag_attention": {"num_heads": 2, "block_size": 4},
