@@ -241,8 +241,7 @@ def _found(
     for label, experiment in models.items():
         old = found.model(label)
         if old is not None:
-            chosen = {} if old.chosen is None else old.trials[old.chosen].values
-            changed += _changes(old.config, _tuned(experiment, chosen), f"{label}: ")
+            changed += _changes(old.config, _tuned(experiment, old.tuned_values), f"{label}: ")
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)
         raise ValueError(

@@ -63,7 +63,7 @@ class SeedResult:
 class Trial:
     """What was tried before the final runs, on seeds of its own and on validation alone."""
 
-    values: Mapping[str, Any]  # "optim.peak_lr" -> its value
+    values: Mapping[str, bool | int | float | str | None]  # "optim.peak_lr" -> its value
     scores: tuple[float | None, ...] = ()  # of each seed, in main_metric, as the task selects
     losses: tuple[float | None, ...] = ()  # of each seed at its last step, also on validation
     failure: str = ""  # why it counts for nothing; empty: it does
@@ -92,6 +92,11 @@ class ModelResult:
     trials: tuple[Trial, ...] = ()  # in their order; none where nothing was swept
     chosen: int | None = None  # the trial whose values the final runs have
     tuning_seconds: float | None = None  # of the trials, as train_seconds
+
+    @property
+    def tuned_values(self) -> Mapping[str, Any]:
+        """What was chosen: swept field -> value; empty where nothing was."""
+        return {} if self.chosen is None else self.trials[self.chosen].values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,9 +275,9 @@ def _model(content: Mapping[str, Any], timing: Mapping[str, Any], path: Path) ->
                 )
     timed = {name: timing[name] for name in TIMED if name in timing}
     trials = tuple(Trial(**trial) for trial in content.get("trials", ()))
-    chosen = content.get("chosen")
-    if chosen is not None and not 0 <= chosen < len(trials):
-        raise ValueError(f"{path}: {content['name']} has no trial {chosen}; the file is damaged")
+    chosen, alike = content.get("chosen"), len({(*trial.values,) for trial in trials}) < 2
+    if not alike or (chosen is not None and not 0 <= chosen < len(trials)):
+        raise ValueError(f"{path}: {content['name']} has no such trials; the file is damaged")
     return ModelResult(**{**content, **timed, "seeds": seeds, "trials": trials})
 
 

@@ -145,6 +145,9 @@ def _values(name: str, values: Any) -> tuple[Any, ...] | Range:
     values = tuple(values) if isinstance(values, list | tuple) else (values,)
     if not values:
         raise ValueError(f"a sweep over {name} needs values: {name}=A,B,C or {name}=LOW..HIGH")
+    for value in values:
+        if value is not None and not isinstance(value, bool | int | float | str):
+            raise ValueError(f"a sweep is over numbers, texts and switches; got {name}={value!r}")
     twice = next((v for i, v in enumerate(values) if v in values[:i]), None)
     if twice is not None:
         raise ValueError(f"a sweep over {name} has {twice!r} twice")

@@ -20,7 +20,7 @@ def tuning_words(model: ModelResult) -> str:
     edges = at_edge(model)
     words = (
         f"{name} {_word(value)}{f' ({edges[name]} tried)' if name in edges else ''}"
-        for name, value in model.trials[model.chosen].values.items()
+        for name, value in model.tuned_values.items()
     )
     return ", ".join(words)
 
@@ -58,7 +58,7 @@ def tuning_data(model: ModelResult) -> dict[str, list[dict[str, Any]]]:
     for trial in model.trials:
         for name, value in trial.values.items():
             tried.setdefault(name, []).append(value)
-    names = [n for n, own in tried.items() if len({*own}) > 1 and all(map(_is_number, own))]
+    names = [n for n, own in tried.items() if all(map(_is_number, own)) and len({*own}) > 1]
     places = range(len(model.trials))
     points = {name: [_point(model, place, name) for place in places] for name in names}
     return {name: sorted(own, key=lambda point: point["x"]) for name, own in points.items()}

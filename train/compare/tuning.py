@@ -69,6 +69,9 @@ def tuned_of(plan: Plan) -> Tuned | None:
     path = plan.tuning_path / TUNED
     if path.exists():
         content = checked(read_json(path), Tuned, str(path))
+        chosen, count = content["chosen"], len(content["trials"])
+        if count > len(plan.trials) or not (chosen is None or 0 <= chosen < count):
+            raise ValueError(f"{path} has no such trials: the file is damaged, remove it")
         return Tuned(**{**content, "trials": [Trial(**t) for t in content["trials"]]})
     units = _begun(plan)
     results = [unit.result() for unit in units]
@@ -208,10 +211,8 @@ def tuning_note(sweep: Sweep, task: Task) -> str:
 
 def at_edge(model: ModelResult) -> dict[str, str]:
     """Swept field -> "lowest" or "highest", where the chosen value is that of all tried."""
-    if model.chosen is None:
-        return {}
     found = {}
-    for name, value in model.trials[model.chosen].values.items():
+    for name, value in model.tuned_values.items():
         tried = {trial.values[name] for trial in model.trials}
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in tried)
         if numbers and len(tried) > 1 and value in (min(tried), max(tried)):

@@ -18,18 +18,20 @@ SPECIAL = {
 
 
 def csv_text(comparisons: Sequence[Comparison]) -> str:
-    """A line for each run: task, model, seed, what it reached, what it cost, why it failed."""
+    """A line for each run: task, model, seed, costs, chosen values, what it reached."""
     metrics = dict.fromkeys(k for c in comparisons for row in c.rows() for k in row)
     metrics = [k for k in metrics if k not in ("model", "seed", "parameters")]
+    swept = dict.fromkeys(n for c in comparisons for m in c.models for n in m.tuned_values)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["task", "model", "seed", *COSTS, "tested", "failed_at", *metrics])
+    writer.writerow(["task", "model", "seed", *COSTS, "tested", "failed_at", *swept, *metrics])
     for comparison in comparisons:
         for model in comparison.models:
             costs = [getattr(model, name) for name in COSTS]
+            tuned = [model.tuned_values.get(name) for name in swept]
             for run in model.seeds:
                 failed = (run.failure or {}).get("step")
-                values = [run.final.get(name) for name in metrics]
+                values = [*tuned, *(run.final.get(name) for name in metrics)]
                 cells = [comparison.title, model.name, run.seed, *costs, run.tested, failed]
                 writer.writerow(["" if cell is None else cell for cell in (*cells, *values)])
     return out.getvalue()

@@ -21,6 +21,7 @@ from seqzoo.train.compare.trials import edge_warning, tuned
 from seqzoo.train.compare.tuning import affordable, choose, operations_of
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.loop.program import make_program
+from seqzoo.train.out.tables import csv_text
 from tests.helpers import assert_close
 from tests.train.compare import browser
 from tests.train.compare.test_comparison import finish, run
@@ -45,6 +46,13 @@ def test_a_grid_has_every_combination_in_its_order():
     assert sorted(map(str, dataclasses.replace(sweep, budget="seconds=1").all())) == sorted(
         map(str, sweep.all())
     )
+
+
+def test_values_are_plain():
+    with pytest.raises(ValueError, match="over numbers, texts and switches"):
+        Sweep(fields={"mixer.sizes": ((1, 2), (3,))})
+    with pytest.raises(ValueError, match="needs a field"):
+        Sweep(fields={})
 
 
 def test_draws_follow_their_seed_and_are_uniform_in_the_logarithm():
@@ -159,6 +167,18 @@ def test_every_model_has_the_same_trials_and_fresh_seeds_after_them(tmp_path, tr
     assert "tuned: lru: optim.peak_lr 0.1 (highest tried), of 3 trials" in printed
     assert "At the edge of what was tried" in printed
     assert not list((tmp_path / units.TRIALS).rglob(units.TEST)), "the test split is not read"
+    # What came of the trials may be looked at again, and is no other thing.
+    path = tmp_path / units.TRIALS / "lru" / tuning.TUNED
+    model_file = tmp_path / results.RUNS / "lru" / results.MODEL
+    kept = path.read_text(), model_file.read_text()
+    for file in (model_file, tmp_path / results.FILE):
+        file.unlink()
+    path.write_text(kept[0].replace('"chosen": 2', '"chosen": 9'))
+    assert run(tmp_path, "lru,gru", *SWEEP) == 2
+    assert "has no such trials: the file is damaged, remove it" in capsys.readouterr().err
+    path.unlink()
+    assert run(tmp_path, "lru,gru", *SWEEP) == 0
+    assert (path.read_text(), model_file.read_text()) == kept
     # The same command trains nothing again, another sweep is another comparison.
     del trained[:]
     assert run(tmp_path, "lru,gru", *SWEEP) == 0
@@ -319,6 +339,11 @@ def test_the_page_shows_all_trials_and_who_stands_at_an_edge():
     first, second = chart_data(found, "s0")["models"]
     assert [point["chosen"] for point in first["tuning"][PEAK]] == [False, True, False]
     assert [point["mean"] for point in second["tuning"][PEAK]] == [0.1, 0.2, 0.345]
+    head, first, _ = csv_text([found]).splitlines()
+    assert (head.split(",")[-3:], first.split(",")[-3:]) == (
+        [PEAK, DECAY, "accuracy"],
+        ["0.01", "0.1", "0.5"],
+    )
     plain = dataclasses.replace(found.models[0], trials=(), chosen=None)
     alone = dataclasses.replace(found, models=(plain,))
     assert 'data-plot="tuning"' not in render([alone])
