@@ -62,6 +62,7 @@ COMPARED = results.Comparison(
                 results.Trial(values={"optim.peak_lr": 0.2}, scores=(None,), failure="why"),
             ),
             chosen=0,
+            hybrid={"family": "a+b", "mixer": "a", "share": 0.5},
         ),
     ),
     config={"task": {"name": "mqar"}, "train": {"steps": 2}, "data": {"test": {"a": "1"}}},
@@ -168,7 +169,7 @@ def compared(folder):
 def model(folder):
     where = folder / results.RUNS / "a"
     where.mkdir(parents=True, exist_ok=True)
-    for name in (results.MODEL, results.TIMING):
+    for name in (results.MODEL, results.TIMING, results.AXES):
         if (folder / name).exists():
             shutil.copy(folder / name, where)
     results.save(dataclasses.replace(COMPARED, models=()), folder)
@@ -203,6 +204,7 @@ PLAN = {"model": "lru", "seconds": 1.0, "fits": True, "flops_per_token": 2.0, "b
 PLAN |= {"collectives": {"all-reduce": [1, 2.0]}, "peak_bytes": 1, "temporary_bytes": None}
 FORM = {"op": "attention", "form": "whole", "topology": "v5e", "length": 8, "fits": True}
 FORM |= {"flops": 1, "peak_bytes": 2, "cycles_seconds": None, "compiler_seconds": 1.0}
+AXES = {"length=8,16": {"0": {"at": [8, 16], "accuracy": [0.5, None]}}}
 FILES = {
     CONFIG: (lambda _: {**EXPERIMENT.to_dict(), "data": {"train": {"a": "1"}}}, config),
     RESULT: (lambda _: {**META_, "complete": True, "step": 7, "task": "mqar"}, result),
@@ -215,6 +217,7 @@ FILES = {
     results.TIMINGS: (written(results.TIMINGS), compared),
     results.MODEL: (written(results.MODEL), model),
     results.TIMING: (written(results.TIMING), model),
+    results.AXES: (lambda _: AXES, model),
     "1.json": (owned, owner),
     "lru.json": (lambda _: PLAN, rows),
     "v5e attention whole 8.json": (lambda _: FORM, row_of_forms),

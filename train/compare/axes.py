@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from seqzoo.train.checked import checked, read_json
-from seqzoo.train.compare.results import AXES
+from seqzoo.train.compare.results import AXES, Curve
 from seqzoo.train.compare.units import Unit
 from seqzoo.train.config import Experiment
 from seqzoo.train.cost.cost import cost
@@ -27,7 +27,7 @@ from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import load_selected
 from seqzoo.train.loop.program import make_program
 
-Found = dict[str, dict[str, dict[str, Any]]]  # axis as written -> seed -> curve
+Found = dict[str, dict[str, Curve]]  # axis as written -> seed -> curve
 
 
 def check_axes(models: Mapping[str, Experiment], axes: Sequence[Axis]) -> None:

@@ -181,9 +181,10 @@ def axis_bands(model: ModelResult) -> dict[str, dict[str, dict[str, list[float]]
 def ratios_in(comparison: Comparison) -> list[dict[str, Any]]:
     """For each mixer whose share varies: a line for each family, over the share of its layers."""
     families: dict[str, dict[str, list[ModelResult]]] = {}
-    for model in sorted(comparison.models, key=lambda m: m.hybrid.get("share", 0)):
-        if own := model.hybrid:
-            families.setdefault(own["mixer"], {}).setdefault(own["family"], []).append(model)
+    hybrids = [model for model in comparison.models if model.hybrid]
+    for model in sorted(hybrids, key=lambda m: m.hybrid["share"]):
+        own = model.hybrid
+        families.setdefault(own["mixer"], {}).setdefault(own["family"], []).append(model)
     return [
         {
             "mixer": mixer,

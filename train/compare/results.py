@@ -46,6 +46,14 @@ PACKAGES = ("seqzoo", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
 Curve = Mapping[str, list[float | None]]  # "step" and one list a metric, of the same length
 
 
+class Share(TypedDict):
+    """The share of its layers that a mixer has in a model of a family."""
+
+    family: str
+    mixer: str
+    share: float
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeedResult:
     """One run of one model."""
@@ -56,7 +64,7 @@ class SeedResult:
     tested: int | None = None  # the step whose parameters `final` is of; None: the last
     failure: Failure | None = None  # step, groups, loss and skipped; None: it finished
     skipped: int = 0  # steps that were not finite
-    axes: Mapping[str, Mapping[str, list]] = dataclasses.field(default_factory=dict)  # see load
+    axes: Mapping[str, Curve] = dataclasses.field(default_factory=dict)  # axis -> "at", metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +90,7 @@ class ModelResult:
     state_bytes: int | None = None  # the same in bytes, at the task's length
     state_growth: str = "constant"  # "linear" where state_size is that of a full-length row
     step_flops: float | None = None  # operations of a training step of one seed
-    hybrid: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # family, mixer, share
+    hybrid: Share | None = None  # of a family of hybrids
     matched: str = ""  # how it was made to cost as much as the others
     tokens_per_second: float | None = None  # real ones, of one seed, the same batch for all
     step_seconds: float | None = None  # of one seed's training step, the same batch for all
@@ -228,11 +236,12 @@ def _with_axes(model: ModelResult, path: Path) -> ModelResult:
     """The model with what its folder holds of axes: name -> {"at": values, metric: values}."""
     if not path.is_file():
         return model
-    known = checked(read_json(path), dict[str, dict[str, dict[str, list]]], str(path))
+    known = checked(read_json(path), dict[str, dict[str, Curve]], str(path))
     seeds = []
     for run in model.seeds:
         own = {axis.partition("=")[0]: found.get(str(run.seed)) for axis, found in known.items()}
         axes = {name: curve for name, curve in own.items() if curve}
+        _check_curves(axes, "at", f"{path}, seed {run.seed}")
         seeds.append(dataclasses.replace(run, axes={**run.axes, **axes}))
     return dataclasses.replace(model, seeds=tuple(seeds))
 
@@ -267,18 +276,23 @@ def _model(content: Mapping[str, Any], timing: Mapping[str, Any], path: Path) ->
     """The result of a form that has been checked, but for its curves."""
     seeds = tuple(SeedResult(**seed) for seed in content["seeds"])
     for seed in seeds:
-        for split, curve in seed.curves.items():
-            if "step" not in curve or None in curve["step"] or len({*map(len, curve.values())}) > 1:
-                raise ValueError(
-                    f"{path}: the {split} curve of {content['name']}, seed {seed.seed}, has not as "
-                    "many values as steps; the file is damaged"
-                )
+        where = f"{path}, {content['name']}, seed {seed.seed}"
+        _check_curves(seed.curves, "step", where)
+        _check_curves(seed.axes, "at", where)
     timed = {name: timing[name] for name in TIMED if name in timing}
     trials = tuple(Trial(**trial) for trial in content.get("trials", ()))
     chosen, alike = content.get("chosen"), len({(*trial.values,) for trial in trials}) < 2
     if not alike or (chosen is not None and not 0 <= chosen < len(trials)):
         raise ValueError(f"{path}: {content['name']} has no such trials; the file is damaged")
     return ModelResult(**{**content, **timed, "seeds": seeds, "trials": trials})
+
+
+def _check_curves(curves: Mapping[str, Curve], over: str, where: str) -> None:
+    for name, curve in curves.items():
+        if over not in curve or None in curve[over] or len({*map(len, curve.values())}) > 1:
+            raise ValueError(
+                f"{where}: the curve {name} has not as many values as {over}s; the file is damaged"
+            )
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> Path:
