@@ -29,7 +29,8 @@ def measured(monkeypatch):
         if cell.model == "gru" and cell.length == 128:
             return {"error": "ValueError: <too long>"}
         power = 2 if cell.model == "attention" else 1
-        return {"seconds": 1e-6 * cell.length**power * (1 if power == 2 else 64), "flops": 1e6}
+        seconds = 1e-6 * cell.length**power * (1 if power == 2 else 64)
+        return {"seconds": 2 * seconds, "best_seconds": seconds, "flops": 1e6}
 
     monkeypatch.setattr(module, "_measured", row)
     monkeypatch.setattr(module, "_ceiling", lambda dtype: 1e9)
@@ -90,7 +91,7 @@ def test_where_a_mixer_passes_attention():
     assert between == {"crossover": pytest.approx(90.5), "known": "measured"}
     assert crossover({n: n**3 for n in LENGTHS}, square) == {}
     assert crossover({32: 1.0}, square) == {}
-    rows = [{"model": "lru", "what": "train", "batch": 1, "length": 8, "seconds": 1.0}]
+    rows = [{"model": "lru", "what": "train", "batch": 1, "length": 8, "best_seconds": 1.0}]
     assert fits(rows) == []
 
 
@@ -109,9 +110,10 @@ def test_a_cell_is_measured(tmp_path, model, what):
     assert row["tokens_per_second"] == pytest.approx(
         (2 if what == "decode" else 64) / row["seconds"]
     )
-    assert min(row["seconds"], row["compile_seconds"]) > 0
+    assert row["seconds"] >= row["best_seconds"] > 0
+    assert row["compile_seconds"] > 0
     if model == "lru":
-        assert row["utilisation"] == pytest.approx(row["flops"] / row["seconds"] / 1e12)
+        assert row["utilisation"] == pytest.approx(row["flops"] / row["best_seconds"] / 1e12)
         assert row["mib"] >= row["temp_mib"] > 0
 
 
