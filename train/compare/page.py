@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.tasks.data.identity import in_short
-from seqzoo.train.compare import pairs, results, tables
+from seqzoo.train.compare import overview, pairs, results, tables
 from seqzoo.train.compare.charts import DARK, LIGHT, axes_in, chart_data, ratios_in
 from seqzoo.train.compare.formats import show
 from seqzoo.train.compare.results import Comparison
@@ -73,13 +73,16 @@ def render(comparisons: Sequence[Comparison]) -> str:
     models = len({m.name for c in comparisons for m in c.models})
     created = max((c.created for c in comparisons), default="")
     when = f"{created[:16].replace('T', ' ')} UTC" if created else ""
+    won = overview.sentence(comparisons)
     lead = f"{_some(models, 'model')} on {_some(len(comparisons), 'task')}. {when}"
+    lead = f"{won[:1].upper()}{won[1:]} {lead}".strip()
     parts = {
         "policy": f"default-src 'none'; img-src data:; style-src {_sha(style)}; "
         f"script-src {_sha(script)}",
         "title": escape(title),
         "lead": escape(lead.strip()),
         "contents": _contents(comparisons),
+        "overview": overview.picture(comparisons),
         "sections": "\n".join(_section(c, f"s{i}") for i, c in enumerate(comparisons)),
         "footer": "Made by <code>seqzoo report</code>. This page is one file and loads nothing.",
         "style": style,

@@ -1,0 +1,78 @@
+"""One sentence and one picture of several tasks."""
+
+import dataclasses
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from seqzoo.train.compare.overview import picture, sentence, standings
+from seqzoo.train.compare.page import render
+from seqzoo.train.compare.results import Comparison, ModelResult, SeedResult
+
+
+def comparison(title, values, **changes):
+    models = tuple(
+        ModelResult(
+            name=name,
+            seeds=tuple(
+                SeedResult(seed=i, final={} if v is None else {"accuracy": v, "loss": v})
+                if v is not None
+                else SeedResult(seed=i, failure={"step": 3, "groups": [], "loss": None})
+                for i, v in enumerate(seeds)
+            ),
+            steps=9,
+        )
+        for name, seeds in values.items()
+    )
+    fields = {"title": title, "main_metric": "accuracy", "baselines": {"chance": 0.1}}
+    return Comparison(models=models, **{**fields, **changes})
+
+
+RECALL = comparison(
+    "recall",
+    {"gru": (0.11, 0.13, 0.12, 0.1, 0.12), "attention": (1.0, 0.99, 1.0, 0.99, 0.995)},
+)
+STATE = comparison(
+    "parity",
+    {
+        "gru": (1.0, 0.99, 0.999, 0.998, 1.0),
+        "lstm": (0.999, 0.996, 1.0, 1.0, 0.99),
+        "attention": (0.6, 0.62, 0.61, 0.6, 0.63),
+        "mamba": (0.9, None, 0.9, 0.9, 0.9),  # not ranked by those that finished
+    },
+)
+
+
+def test_the_sentence_says_in_numbers_who_wins_what():
+    assert sentence([RECALL, STATE]) == (
+        "on recall attention (99.5%) before gru (11.6%); "
+        "on parity gru and lstm (99.7% at best) before attention (61.2%)."
+    )
+
+
+def test_one_task_needs_no_overview():
+    assert sentence([RECALL]) == picture([RECALL]) == ""
+
+
+def test_nobody_wins_where_no_model_is_told_apart():
+    even = comparison("even", {"a": (0.4, 0.6), "b": (0.5, 0.3)})
+    assert "on even no model is told apart from a (50.0%)" in sentence([RECALL, even])
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_the_picture_has_every_seed_and_fills_the_winners(metric):
+    both = [dataclasses.replace(c, main_metric=metric) for c in (RECALL, STATE)]
+    svg = ET.fromstring(picture(both)).find("svg")
+    circles = svg.findall(".//circle")
+    count = [sum(c.get("class") == kind for c in circles) for kind in ("seed", "level", "other")]
+    assert count == [25, 3, 2]
+    assert {s.comparison.title: len(s.level) for s in standings(both)} == {"recall": 1, "parity": 2}
+    for text in svg.iter("circle"):
+        assert 0 <= float(text.get("cx")) <= float(svg.get("viewBox").split()[2])
+
+
+def test_the_page_opens_with_both():
+    page = render([RECALL, STATE])
+    assert '<p class="lead">On recall attention (99.5%) before gru (11.6%);' in page
+    assert page.index('<figure class="overview">') < page.index("<main>")
+    assert '<figure class="overview">' not in render([RECALL])
