@@ -10,8 +10,9 @@ backward pass goes through the chunks in reverse, computes the states of one aga
     dC_t = sum_d h_t dy_t,  dB_t = sum_d l_t dt_t u_t,  d(dt_t u_t) = sum_n l_t B_t,
     d(dt_t A) = l_t w_t
 
-so that no array of B L D N elements exists. Two forms, chosen by `forms.py`: a loop over the steps
-of a chunk, and a parallel prefix inside wider chunks. Channels are kept on the last axis, where
+so that no array of B L D N elements exists. Three forms, chosen by `layout/backends.py`: a loop over
+the steps of a chunk, a parallel prefix inside wider chunks, and a kernel for GPUs
+(`selective_kernel.py`). Channels are kept on the last axis, where
 vector units and reductions over N want them.
 
 Without A the decay is a_t = 1 - dt_t B_t², an online learner's (Longhorn, arXiv:2407.14207).
@@ -29,10 +30,13 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact, Int
 
 from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.layout import kernels as by_kernel
 from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments, as_segments
-from seqzoo.models.ops.layout.sequence_parallel import Recurrence, decayed, parts
+from seqzoo.models.ops.layout.sequence_parallel import Recurrence, by_rows, decayed, parts
+from seqzoo.models.ops.layout.sharding import SEQUENCE_AXIS, axis_size
+from seqzoo.models.ops.scan import selective_kernel
 
 # CPU, one core, float32, B=4, L=2048, D=256, N=16, forward and backward: chunks of 8, 16 and 32
 # take 162, 167 and 203 ms; beyond, a chunk's states leave the cache.
@@ -161,22 +165,75 @@ def _either_form(chunk: int, x: _Inputs, A: Array | None, h0: Array) -> tuple[Ar
 
 
 def _scan_forward(chunk: int, x: _Inputs, A: Array | None, h0: Array):
-    table = {
-        "sequential": functools.partial(_forward, _loop_states, chunk, 1),
-        "associative": functools.partial(_forward, _prefix_states, chunk, WIDE),
-    }
-    y, h, borders = forms.run("selective_scan", table, x, A, h0)
+    prefix = functools.partial(_forward, _prefix_states, chunk, WIDE)
+    loop = functools.partial(_forward, _loop_states, chunk, 1)
+    y, h, borders = _run(loop, prefix, functools.partial(_forward_kernel, chunk), x, A, h0)
     return (y, h), ((x, A, h0), borders)
 
 
 def _scan_backward(chunk: int, kept, cotangents):
-    table = {
-        "sequential": functools.partial(_backward, _loop_adjoint, chunk, 1),
-        "associative": functools.partial(_backward, _prefix_adjoint, chunk, WIDE),
-    }
+    prefix = functools.partial(_backward, _prefix_adjoint, chunk, WIDE)
+    loop = functools.partial(_backward, _loop_adjoint, chunk, 1)
+    kernel = functools.partial(_backward_kernel, chunk)
     (x, A, _), borders = kept
-    (du, ddt, dB, dC), dA, dh = forms.run("selective_scan", table, x, A, borders, *cotangents)
+    (du, ddt, dB, dC), dA, dh = _run(loop, prefix, kernel, x, A, borders, *cotangents)
     return _Inputs(du, ddt, dB, dC, None), dA, dh
+
+
+# Name of a form -> whether Pallas interprets the kernel.
+KERNELS = {"triton": False}
+
+
+def _run(loop: Callable, prefix: Callable, kernel: Callable, *args):
+    """The form that the table names; the prefix where there is no kernel."""
+    table = {"sequential": loop, "associative": prefix, **dict.fromkeys(KERNELS, prefix)}
+    plain = functools.partial(forms.run, "selective_scan", table)
+    kernels = {name: functools.partial(kernel, plain, how) for name, how in KERNELS.items()}
+    return by_kernel.run("selective_scan", plain, kernels, *args)
+
+
+def _tile(chunk: int, x: _Inputs, A: Array | None, h: Array) -> int | None:
+    """Channels of a program of the kernel; None where there is none."""
+    if A is None or h.dtype != jnp.float32 or axis_size(SEQUENCE_AXIS) > 1:
+        return None
+    return selective_kernel.channels(x.u.shape[2], A.shape[0], chunk)
+
+
+def _whole(chunk: int, x: _Inputs, *more: Array) -> tuple:
+    """What a kernel reads, in whole chunks: inputs, what is kept of a state at a step, others."""
+    x, *more = _padded((x, *more), chunk)
+    return (*x[:4], *(() if x.forget is None else (1 - x.forget[..., 0],))), *more
+
+
+def _forward_kernel(chunk: int, plain: Callable, interpret: bool, x: _Inputs, A, h0: Array):
+    size = _tile(chunk, x, A, h0)
+    if size is None:
+        return plain(x, A, h0)
+
+    def run(x: _Inputs, A: Array, h0: Array):
+        (inputs,) = _whole(chunk, x)
+        y, h, borders = selective_kernel.forward(chunk, size, interpret, inputs, A, h0)
+        return y[:, : x.u.shape[1]], h, borders
+
+    axes = jax.tree.map(lambda _: 0, x), -1, 0
+    return by_rows(run, axes, (0, 0, 1), x, A, h0)
+
+
+def _backward_kernel(chunk: int, plain: Callable, interpret: bool, x: _Inputs, A, borders, dy, dh):
+    size = _tile(chunk, x, A, dh)
+    if size is None:
+        return plain(x, A, borders, dy, dh)
+
+    def run(x: _Inputs, A: Array, borders: Array, dy: Array, dh: Array):
+        inputs, dy = _whole(chunk, x, dy)
+        grads, dA, dh = selective_kernel.backward(
+            chunk, size, interpret, inputs, A, borders, dy, dh
+        )
+        return tuple(d[:, : x.u.shape[1]] for d in grads), dA, dh
+
+    axes = jax.tree.map(lambda _: 0, x), -1, 1, 0, 0
+    grads, dA, dh = by_rows(run, axes, ((0, 0, 0, 0), 0, 0), x, A, borders, dy, dh)
+    return grads, dA.sum(0), dh
 
 
 _scan = with_backward(_either_form, _scan_forward, _scan_backward)

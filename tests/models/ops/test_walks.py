@@ -105,6 +105,7 @@ def simple(kernel, x, h):
 SIMPLE = normal(E, E), normal(B, L, E), STATE
 
 
+@pytest.mark.of_the_day
 def test_forward_mode_vmap_and_second_derivatives(form):
     kernel, x, h = SIMPLE
 
