@@ -70,10 +70,10 @@ def _(*args: Array, **params: Any) -> Sequence[Array]:
 
 
 def _lower(platform: str, ctx: Any, *args: Any, jaxpr: ClosedJaxpr, kernels: Kernels) -> Any:
-    exported = ctx.module_context.lowering_parameters.for_export
-    lasting = platform != "gpu" or not exported  # no later version need read Triton's programs
-    plain = jaxpr_as_fun(jaxpr)
-    form = dict(kernels).get(platform, plain) if lasting else plain
+    form = dict(kernels).get(platform)
+    # What is exported may have open sizes, and no later version need read Triton's programs.
+    if form is None or ctx.module_context.lowering_parameters.for_export:
+        form = jaxpr_as_fun(jaxpr)
     return mlir.lower_fun(form, multiple_results=True)(ctx, *args)
 
 

@@ -10,10 +10,10 @@ backward pass goes through the chunks in reverse, computes the states of one aga
     dC_t = sum_d h_t dy_t,  dB_t = sum_d l_t dt_t u_t,  d(dt_t u_t) = sum_n l_t B_t,
     d(dt_t A) = l_t w_t
 
-so that no array of B L D N elements exists. Three forms, chosen by `layout/backends.py`: a loop over
-the steps of a chunk, a parallel prefix inside wider chunks, and a kernel for GPUs
-(`selective_kernel.py`). Channels are kept on the last axis, where
-vector units and reductions over N want them.
+so that no array of B L D N elements exists. Three forms, chosen by `layout/backends.py`: a loop
+over the steps of a chunk, a parallel prefix inside wider chunks, and a kernel for GPUs
+(`selective_kernel.py`). Channels are kept on the last axis, where vector units and reductions over
+N want them.
 
 Without A the decay is a_t = 1 - dt_t B_t², an online learner's (Longhorn, arXiv:2407.14207).
 """
