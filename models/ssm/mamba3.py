@@ -114,8 +114,10 @@ class Mamba3(Mixer):
         self.dt_bias = nnx.Param(bias, group="dynamics")
         self.norm = nnx.RMSNorm(d_state, epsilon=norm_eps, **options)  # of B
         self.q_norm = nnx.RMSNorm(d_state, epsilon=norm_eps, **options)  # of C
-        ones = jnp.ones((rank, heads, d_state), param_dtype)
-        self.B_bias, self.C_bias = (nnx.Param(ones, group="no_decay") for _ in range(2))
+        shape = (rank, heads, d_state)
+        self.B_bias, self.C_bias = (
+            nnx.Param(jnp.ones(shape, param_dtype), group="no_decay") for _ in range(2)
+        )
         self.D = nnx.Param(jnp.ones(heads, param_dtype), group="dynamics")
         rows = jnp.ones((rank, heads, d_head), param_dtype)
         several = rank > 1
