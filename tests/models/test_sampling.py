@@ -9,6 +9,7 @@ from flax import nnx
 from seqzoo.models import BackboneConfig, ModelSpec, build_model, draw, sample
 from seqzoo.models.attention.transformer_vq import VQState
 from tests.helpers import assert_close
+from tests.laws.programs import compilations
 
 VOCAB = 11
 OPTIONS = {
@@ -39,6 +40,7 @@ def test_tokens_are_drawn_from_what_the_parallel_form_predicts(name):
     expected = [draw(logits[:, t], jax.random.fold_in(key, t), **options) for t in range(40)]
     np.testing.assert_array_equal(tokens, jnp.stack(expected, 1))
     assert len(np.unique(tokens)) > 5
+    assert compilations(lambda: sample(model, prompt, 40, key, **options)) == 0
 
 
 def test_transformer_vq_steps_through_its_caches_as_the_parallel_form():
