@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+from unittest import mock
 
 import jax.numpy as jnp
 import pytest
@@ -11,7 +12,7 @@ from flax import nnx
 
 from seqzoo import tasks
 from seqzoo.models import BackboneConfig, SequenceModel
-from seqzoo.train import Experiment, OptimConfig, TrainConfig, compare, evaluate, load, run
+from seqzoo.train import Experiment, OptimConfig, TrainConfig, compare, door, evaluate, load, run
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "docs" / "examples"
 SMALL = {
@@ -71,6 +72,47 @@ def test_names_classes_and_tuples_are_models():
         Experiment(task="mqar", model=(7,))
     with pytest.raises(ValueError, match="did you mean mqar"):
         Experiment(task="mqra")
+
+
+def test_claims_are_tried_before_training_unless_the_user_says_otherwise(tmp_path, monkeypatch):
+    asked = []
+
+    def sound(experiments, *, allow):
+        asked.append((len(list(experiments)), allow))
+        raise ValueError("broken")
+
+    monkeypatch.setattr(door, "sound", sound)
+    for more in ({}, {"allow_broken": True}):
+        with pytest.raises(ValueError, match="broken"):
+            run(Experiment(model="lru", **SMALL), tmp_path / "run", **more)
+        with pytest.raises(ValueError, match="broken"):
+            compare({"a": "lru", "b": "gru"}, tmp_path / "compared", **more, **SMALL)
+    assert asked == [(1, False), (2, False), (1, True), (2, True)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_asked_for_is_handed_on(tmp_path, monkeypatch):
+    asked = {}
+
+    def note(name, result=None):
+        return lambda *args, **options: asked.update({name: (args, options)}) or result
+
+    monkeypatch.setattr(door, "evaluate_run", note("evaluate"))
+    monkeypatch.setattr(door, "load_run", note("load", (mock.MagicMock(), mock.MagicMock(), None)))
+    monkeypatch.setattr(door.code, "accept", note("accept"))
+    monkeypatch.setattr(door, "RunFolder", lambda folder: mock.Mock(config=lambda: str(folder)))
+    monkeypatch.setattr(door.comparison, "compare", note("compare"))
+    evaluate(tmp_path, split="validation", checkpoint="best", code_at="mine.py:EMA")
+    assert asked["evaluate"] == ((tmp_path,), {"split": "validation", "which": "best"})
+    assert asked.pop("accept") == (("mine.py:EMA", str(tmp_path)), {})
+    load(tmp_path, checkpoint="3")
+    assert asked["load"] == ((tmp_path,), {"which": "3"})
+    assert "accept" not in asked
+    sweep = {"optim.peak_lr": (1e-3, 1e-2)}
+    compare({"lru": "lru"}, tmp_path, seeds=2, sweep=sweep, progress=False, **SMALL)
+    (experiments, out), options = asked["compare"]
+    assert (set(experiments), out, options["seeds"]) == ({"lru"}, tmp_path, 2)
+    assert options["sweep"].fields == sweep
 
 
 @pytest.mark.slow

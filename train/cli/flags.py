@@ -98,16 +98,9 @@ def _with_files(line: CommandLine) -> CommandLine:
         return line
     files = [flag for flag in line.given if flag.name == CONFIG]
     own = tuple(flag for flag in line.given if flag.name != CONFIG)
-    said = {flag.name for flag in own} | {_other(flag.name) for flag in own}
     found = (pair for flag in files for word in flag.words for pair in flags_in(place(word)))
-    read = {name: Given(name, words, False) for name, words in found if name not in said}
-    return line._replace(given=(*read.values(), *own))
-
-
-def _other(name: str) -> str:
-    """The flag that says the contrary of a switch."""
-    head, dot, last = name.removeprefix("--").rpartition(".")
-    return f"--{head}{dot}{last.removeprefix('no-') if last.startswith('no-') else f'no-{last}'}"
+    read = tuple(Given(name, words, False) for name, words in found)
+    return line._replace(given=(*read, *own))  # of a flag that is given again the last counts
 
 
 def parse(kind: type, line: CommandLine, prog: str, about: str = "") -> Any:

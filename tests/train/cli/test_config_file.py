@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 
+from seqzoo.models import BackboneConfig
 from seqzoo.tasks import build
 from seqzoo.train.cli.experiment import experiment_fields, experiment_of
 from seqzoo.train.cli.flags import parse, read
-from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
+from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.published import PUBLISHED, published
-from seqzoo.train.toml import as_toml
+from seqzoo.train.toml import as_toml, flags_in
 
 
 def made(argv, task="mqar", model="attention"):
@@ -28,6 +29,8 @@ CASES = {
         model="griffin",
         optim=OptimConfig(name="lion", peak_lr=3e-4, schedule="wsd"),
         train=TrainConfig(steps=7, keep_best=False, save_seconds=1.5),
+        backbone=BackboneConfig(head_bias=True),
+        mesh=MeshConfig(fsdp=1, tensor=2),
     ),
     "pattern": Experiment(
         task="listops_short", model="lru,attention", mixer={"lru": {"d_state": 6}, "attention": {}}
@@ -65,7 +68,7 @@ def test_flags_win_and_switches_are_switched(tmp_path):
     assert (found.optim.peak_lr, found.task.length) == (0.5, 70)
     assert made(["--config", str(file)]).train.keep_best is False
     more = tmp_path / "more.toml"
-    more.write_text("steps = 9\n")
+    more.write_text("\ufeffsteps = 9\n")  # as some editors begin a file
     assert made(["--config", str(file), "--config", str(more)]).train.steps == 9
 
 
@@ -89,12 +92,27 @@ def test_a_fault_of_a_file_is_one_sentence(tmp_path, text, words):
 
 
 def test_addresses_lead_to_where_the_files_lay():
+    names = ("EMA", "First", "rule")
     config = {
         **CASES["plain"].to_dict(),
+        "task": {"name": "mine.py:First"},
         "model": "mine.py:EMA,lru",
         "mixer": {"mine.py:EMA": {"rate": 0.5}},
-        "code": {"mine.py:EMA": {"file": "/home/me/mine.py", "sha256": "0"}},
+        "optim": {"name": "mine.py:rule"},
+        "code": {f"mine.py:{name}": {"file": "/home/me/mine.py", "sha256": "0"} for name in names},
     }
     text = as_toml(config)
+    assert 'task = "/home/me/mine.py:First"' in text
     assert 'model = "/home/me/mine.py:EMA,lru"' in text
     assert "[mixer.EMA]\nrate = 0.5" in text
+    assert '[optim]\nname = "/home/me/mine.py:rule"' in text
+
+
+def test_any_text_is_read_as_it_was(tmp_path):
+    place = 'a "b" \\c\t\u00fc'
+    config = CASES["plain"].to_dict()
+    config |= {"task": {"name": "rows", "data": place}, "mixer": {"my.ema": {"rate": 0.5}}}
+    (tmp_path / "run.toml").write_text(as_toml(config), encoding="utf-8")
+    flags = dict(flags_in(tmp_path / "run.toml"))
+    assert flags["--data.data"] == (place,)
+    assert flags["--mixer.my.ema.rate"] == ("0.5",)

@@ -30,6 +30,8 @@ def test_the_files_are_what_train_takes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for kind in ("mixer", "task"):
         assert cli.dispatch(["new", kind, f"new_{kind}"]) == 0
+    assert cli.dispatch(["new", "mixer", "another", "--out", "a/b"]) == 0
+    assert len(list((tmp_path / "a" / "b").iterdir())) == 2
     made = Experiment(task=tasks.build("new_task.py:NewTask"), model="new_mixer.py:NewMixer")
     assert made.to_dict()["task"]["name"] == "new_task.py:NewTask"
     assert cost(made)["parameters"] > 0
@@ -43,6 +45,7 @@ def test_the_files_are_what_train_takes(tmp_path, monkeypatch):
         (["mixer", "My"], "small letters"),
         (["mixer", "class"], "cannot name a file"),
         (["task", "json"], "is the name of a module that is installed"),
+        (["mixer", "jax"], "is the name of a module that is installed"),
         (["task", "there"], "is there already"),
     ],
 )

@@ -8,7 +8,7 @@ from seqzoo.models import Mixer
 from seqzoo.models.foreign import address
 from seqzoo.models.foreign.plain import as_mixer
 from seqzoo.models.ops.scan.linear import linear_scan
-from seqzoo.train.loop.claims import as_claims, examine, means, sound, verdicts
+from seqzoo.train.loop.claims import Verdict, as_claims, examine, means, sound, verdicts
 
 
 class Sums(nnx.Module):
@@ -114,14 +114,26 @@ def test_right_ones_break_nothing():
     assert broken(SumsBothWays, None) == {}
 
 
+class AsTold(Sums):
+    """As far ahead as its option says, of a width of 6."""
+
+    def __init__(self, d_model: int, *, ahead: int = 0, rngs: nnx.Rngs):
+        assert d_model == 6
+        super().__init__(d_model, rngs=rngs)
+        self.ahead = ahead
+
+    def __call__(self, x):
+        return super().__call__(x) + jnp.roll(x, -self.ahead, axis=1)
+
+
 class Tiny:
     """Of an experiment what `verdicts` reads."""
 
-    def __init__(self, model, length=60):
+    def __init__(self, model, length=60, mixer=None, **backbone):
         from seqzoo.models import BackboneConfig, ModelSpec
 
-        self.model, self.mixer = model, {}
-        self.backbone = BackboneConfig(d_model=8)
+        self.model, self.mixer = model, mixer or {}
+        self.backbone = BackboneConfig(**{"d_model": 8, **backbone})
         spec = ModelSpec(head="lm", vocab_size=4, outputs=4, length=length)
         self.task = type("Task", (), {"spec": spec})
 
@@ -136,6 +148,27 @@ def test_before_training_two_laws_are_tried_on_what_is_not_ours():
         sound([right, wrong])
     _, found = sound([right, wrong], allow=True)
     assert as_claims(found)["causal"].startswith("broken: outputs before the changed future")
+
+
+def test_a_mixer_is_tried_with_its_options_and_as_the_model_has_it():
+    own = address.register(AsTold)
+    found = verdicts(Tiny(own, mixer={"ahead": 1}, d_model=6))
+    assert {v.law: v.kept for v in found} == {"padding": True, "causal": False, "behind": False}
+    found = verdicts(Tiny(own, d_model=6, causal=False))
+    assert {v.law: v.kept for v in found} == {"padding": True, "behind": True}
+
+
+@pytest.mark.slow
+def test_it_is_tried_at_the_length_of_the_task():
+    far = address.register(SeesFarAhead)
+    kept = [verdicts(Tiny(far, length=length))[-1].kept for length in (30, 60, 1000)]
+    assert kept == [True, False, False]
+
+
+def test_claims_of_several_mixers_say_whose_they_are():
+    found = [Verdict("mine.py:A", "causal", True, "x"), Verdict("mine.py:B", "causal", False, "y")]
+    assert as_claims(found) == {"A causal": "kept: x", "B causal": "broken: y"}
+    assert as_claims(found[:1]) == {"causal": "kept: x"}
 
 
 def test_every_law_has_a_meaning():
