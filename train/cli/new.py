@@ -38,7 +38,6 @@ def main(argv: Sequence[str]) -> int:
         raise unknown("kind", kind, KINDS)
     _check_name(name)
     folder = parse(NewOptions, line, USAGE).out
-    folder.mkdir(parents=True, exist_ok=True)
     own = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
     paths = folder / f"{name}.py", folder / f"test_{name}.py"
     for path in paths:

@@ -111,8 +111,8 @@ def test_addresses_lead_to_where_the_files_lay():
 def test_any_text_is_read_as_it_was(tmp_path):
     place = 'a "b" \\c\t\u00fc'
     config = CASES["plain"].to_dict()
-    config |= {"task": {"name": "rows", "data": place}, "mixer": {"my.ema": {"rate": 0.5}}}
+    config |= {"task": {"name": "rows", "data": place}, "mixer": {"my ema": {"rate": 0.5}}}
     (tmp_path / "run.toml").write_text(as_toml(config), encoding="utf-8")
     flags = dict(flags_in(tmp_path / "run.toml"))
     assert flags["--data.data"] == (place,)
-    assert flags["--mixer.my.ema.rate"] == ("0.5",)
+    assert flags["--mixer.my ema.rate"] == ("0.5",)
