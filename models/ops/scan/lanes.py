@@ -10,6 +10,7 @@ cannot do, and a cell is written once for all.
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -99,8 +100,15 @@ def _number(x: Any) -> np.ndarray:
 
 
 def _of_numbers(primitive: Any, params: dict, *numbers: np.ndarray) -> Any:
-    with jax.ensure_compile_time_eval(), jax.sharding.use_abstract_mesh(NOWHERE):
-        return jax.tree.map(np.asarray, primitive.bind(*map(jnp.asarray, numbers), **params))
+    """In a thread of its own, where no mesh is set, whose devices need not exist."""
+    wide = jax.config.jax_enable_x64
+
+    def evaluated() -> Any:
+        with jax.enable_x64(wide):
+            return jax.tree.map(np.asarray, primitive.bind(*map(jnp.asarray, numbers), **params))
+
+    with concurrent.futures.ThreadPoolExecutor(1) as alone:
+        return alone.submit(evaluated).result()
 
 
 def _evaluate(eqn: Any, unit: int, values: list[Value], apply: Apply) -> Sequence[Value]:

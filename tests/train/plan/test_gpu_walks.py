@@ -29,5 +29,7 @@ def test_a_layer_is_a_few_launches_whatever_its_length(name):
         return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
 
     x = jax.ShapeDtypeStruct((4, 256, 128), jnp.bfloat16)
-    program = jax.jit(jax.grad(loss, (0, 1))).lower(*jax.tree.map(placed, (state, x))).compile()
+    with jax.set_mesh(mesh):  # its devices can compute nothing here
+        lowered = jax.jit(jax.grad(loss, (0, 1))).lower(*jax.tree.map(placed, (state, x)))
+    program = lowered.compile()
     assert launches_of(Module(program.as_text()))["launches"] < 80
