@@ -79,7 +79,7 @@ def ours(folder: Path):
 
     from seqzoo.models import from_pretrained, generate
 
-    model = from_pretrained(folder, max_length=128)
+    model = from_pretrained(folder, max_length=128, scan=False)  # as `seqzoo generate`
     prompt = np.arange(PROMPT) + 5
 
     def draw(count: int) -> float:

@@ -18,6 +18,7 @@ from seqzoo.models.composite import Composite, Run
 from seqzoo.models.contrastive import ContrastHead
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState, forward, real_only
+from seqzoo.models.ops.layout.cpu import with_rows_joined
 from seqzoo.models.ops.layout.packed import Packed
 from seqzoo.models.ops.softmax.rope import sinusoidal
 from seqzoo.models.registry import mixer, resolve, with_room
@@ -258,11 +259,17 @@ class SequenceModel(nnx.Module):
     def read_out(self, h: Float[Array, "... D"]) -> Float[Array, "... O"]:
         """What the last layer makes of the encoder's vectors, each by itself."""
         h = h if self.transform is None else self.transform(h)
-        logits = self.encoder.embed.attend(self.head_scale * h) if self.tied else self.out_proj(h)
+        logits = self._tied(self.head_scale * h) if self.tied else self.out_proj(h)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         if self.bias is not None:
             logits = logits + self.bias[...].astype(logits.dtype)
         return self.cap * jnp.tanh(logits / self.cap) if self.cap else logits
+
+    def _tied(self, h: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """The embedding as head, its table as it lies: its `attend` copies it, turned, on a CPU."""
+        embed = self.encoder.embed
+        h, table = embed.promote_dtype((h, embed.embedding[...]), dtype=embed.dtype)
+        return with_rows_joined(lambda x: jnp.einsum("...d,vd->...v", x, table), h)
 
     def _rows(self, inputs: Array, state: None, ids: Array | None) -> tuple:
         """What the encoder reads: of pairs, both one after the other."""

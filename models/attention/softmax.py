@@ -196,6 +196,8 @@ class Attention(Mixer):
 
     def _cached(self, scores: Scoring, q, k, v, marks: Array | None, cache: Any, layout: Segments):
         batch, chunk = q.shape[:2]
+        if chunk == 1:
+            return self._step(scores, q, k, v, marks, cache, layout)
         position = jnp.broadcast_to(layout.position, (batch, chunk))
         tags = run_tags(layout, batch, chunk)
         slot_position = slot_positions(cache.length, self.slots)
@@ -221,6 +223,32 @@ class Attention(Mixer):
             k_segment_ids=jnp.concatenate([(slot_position >= 0).astype(tags.dtype), tags], 1),
         )
         return o, write(cache, k, v, position, tags, marks=marks)
+
+    def _step(self, scores: Scoring, q, k, v, marks: Array | None, cache: Any, layout: Segments):
+        """One token: its slot is that of one that it does not see, so the ring is all there is."""
+        position = jnp.broadcast_to(layout.position, (q.shape[0], 1))
+        tags = run_tags(layout, q.shape[0], 1)
+        before = jnp.where(tags == 1, cache.length[:, None], 0)
+        cache = write(cache, k, v, position, tags, marks=marks)
+        held = slot_positions(cache.length, self.slots)
+        at = Tokens(position - before, marks)
+        k_at = Tokens(held - before, None if marks is None else cache.marks)
+        values = cache.v.astype(v.dtype)
+        q, keys, relative = scores.score(q, cache.k.astype(k.dtype), at, k_at)
+        o = attention(
+            q,
+            keys,
+            values if self.pairs is None else self.pairs.values(values),
+            relative=relative,
+            scale=scores.scale,
+            causal=True,
+            window=self.window,
+            q_positions=at.position,
+            k_positions=k_at.position,
+            segment_ids=(tags > 0).astype(tags.dtype),
+            k_segment_ids=(held >= 0).astype(tags.dtype),
+        )
+        return o, cache
 
 
 def _head_width(d_model: int, num_heads: int, num_kv_heads: int, d_head: int | None) -> int:

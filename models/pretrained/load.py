@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from seqzoo.models.config import config_of
 from seqzoo.models.heads import SequenceModel
 from seqzoo.models.pretrained.families import FAMILIES
 from seqzoo.models.pretrained.family import Translation
@@ -27,7 +28,7 @@ from seqzoo.models.pretrained.keys import Keys
 from seqzoo.models.pretrained.peft import load_adapter
 from seqzoo.models.pretrained.rules import SAME, Bound, Slot, bind
 from seqzoo.models.pretrained.slots import slots_of
-from seqzoo.models.registry import pattern_options
+from seqzoo.models.registry import mixer, pattern_options
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
@@ -40,6 +41,7 @@ def from_pretrained(
     param_dtype: DTypeLike | None = None,
     max_length: int | None = None,
     adapter: str | epath.Path | None = None,
+    scan: bool = True,
     **options: Any,
 ) -> SequenceModel:
     """The language model in a folder of config.json and safetensors; see docs/pretrained.md.
@@ -55,6 +57,9 @@ def from_pretrained(
         max_length: most tokens of a segment, which sizes the state of attention; by default what
             the config says.
         adapter: a folder of adapter_config.json and safetensors, put on the model's projections.
+        scan: keeps equal layers in one array, compiled once for all of them. Without it programs
+            of deep models take longer to compile; decoding on a CPU is two to three times as fast,
+            which otherwise copies the weights of each layer before it uses them.
         options: of the mixers that have them, on top of what the config says: cache_dtype,
             chunk_size, Longformer's global_positions.
 
@@ -71,7 +76,7 @@ def from_pretrained(
             f"{where} says {translation.backbone.depth} layers, and there are "
             f"{len(checkpoint.tensors)} tensors"
         )
-    translation = _with(translation, checkpoint.config, dtype, max_length, options)
+    translation = _with(translation, checkpoint.config, dtype, max_length, scan, options)
     try:
         model = abstract(translation)
     except ValueError as error:
@@ -228,6 +233,7 @@ def _with(
     config: Mapping[str, Any],
     dtype: DTypeLike | None,
     max_length: int | None,
+    scan: bool,
     options: Mapping[str, Any],
 ) -> Translation:
     said = config.get("dtype", config.get("torch_dtype")) or "float32"
@@ -236,7 +242,7 @@ def _with(
         raise ValueError(f"dtype must be one of {', '.join(FLOATS)}; got {name}")
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length must be at least 1; got {max_length}")
-    backbone = dataclasses.replace(translation.backbone, dtype=name)
+    backbone = dataclasses.replace(translation.backbone, dtype=name, scan=scan)
     length = translation.length
     if max_length is not None and backbone.positions != "learned":  # whose table is as it is
         length = min(length, max_length)
@@ -244,6 +250,10 @@ def _with(
     each = dict(zip(pattern, pattern_options(pattern, translation.options), strict=True))
     asked = dict(zip(pattern, pattern_options(pattern, options), strict=True))
     merged = {name: {**own, **asked[name]} for name, own in each.items()}
+    if max_length is not None:
+        for name, own in merged.items():
+            if hasattr(config_of(mixer(name)), "max_length"):
+                own.setdefault("max_length", length)
     return dataclasses.replace(translation, backbone=backbone, length=length, options=merged)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from seqzoo.models import from_pretrained
@@ -106,7 +107,8 @@ def of_folder(name: str | Path, texts: list[str], options: GenerateOptions) -> V
     tokenizer = published(file)
     rows = [tokenizer.encode(text.encode()) for text in texts]
     room = max(map(len, rows)) + max(options.length, 1)
-    model = from_pretrained(folder, max_length=1 << (room - 1).bit_length())
+    sizes = {"max_length": 1 << (room - 1).bit_length()}
+    model = from_pretrained(folder, **sizes, scan=jax.default_backend() != "cpu")
     end: set[int] = set()
     for part in ("config.json", "generation_config.json"):
         said = json.loads((folder / part).read_text()) if (folder / part).exists() else {}

@@ -16,6 +16,7 @@ from seqzoo.models.pretrained import fill, load
 from seqzoo.models.pretrained import folder as checkpoints
 from seqzoo.models.pretrained.rules import bind
 from seqzoo.models.pretrained.slots import slots_of
+from tests.golden import golden
 from tests.helpers import assert_close
 from tests.models.pretrained.published import folder
 
@@ -181,6 +182,15 @@ def test_what_is_saved_was_loaded_or_has_a_config(tmp_path):
     with pytest.raises(ValueError, match="give config="):
         save_pretrained(model, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_length_sizes_the_state_and_layers_may_lie_apart():
+    model = from_pretrained(folder("llama"), max_length=16, scan=False)
+    shapes = [a.shape for a in jax.tree.leaves(model.init_state(3).inner)]
+    assert max(shape[1] for shape in shapes if len(shape) == 4) == 16
+    assert all(a.ndim <= 2 for a in parameters(model).values())
+    io = golden("hf/llama/io")
+    np.testing.assert_allclose(model(jnp.asarray(io["input_ids"])), io["logits"], atol=2e-5)
 
 
 def test_what_files_have_once_must_still_be_one(tmp_path):
