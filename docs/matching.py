@@ -64,6 +64,7 @@ def table(rows: dict) -> str:
     """The residuals, a line for each mixer, and what they come to."""
     columns = [(m, b) for m in BUDGETS if m != "time" for b in BUDGETS[m]]
     out = ["## How near each mixer comes", "", summary(rows), ""]
+    out += ["Cells without a number are not measured yet; the script goes on where it was.", ""]
     out += ["| mixer | " + " | ".join(f"{m} {b:g}" for m, b in columns) + " |"]
     out += ["|---|" + "---:|" * len(columns)]
     for name in MIXERS:
@@ -96,11 +97,10 @@ def summary(rows: dict) -> str:
     parts = []
     for metric in BUDGETS:
         own = [abs(d) for k, (d, _) in rows.items() if k.startswith(f"{metric} ") and d is not None]
-        all_ = sum(k.startswith(f"{metric} ") for k in rows)
         if own:
             near = sum(d <= 0.03 for d in own)
             middle = statistics.median(own)
-            text = f"{near} of {all_} within 3%, median {middle:.2%}, largest {max(own):.1%}"
+            text = f"{near} of {len(own)} within 3%, median {middle:.2%}, largest {max(own):.1%}"
             parts.append(f"{WORDS[metric]}: {text}")
     return "; ".join(parts) + "."
 
