@@ -123,10 +123,13 @@ def _is_named(source: Source) -> bool:
 
 
 def comparable(data: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in which code is what it holds, wherever it lies."""
+    """A configuration in which code is what it holds, wherever it lies; results keep such ones."""
     if not data.get("code"):
         return {key: value for key, value in data.items() if key != "code"}
-    digests = {without_folder(n): entry["sha256"] for n, entry in data["code"].items()}
+    digests = {
+        without_folder(n): entry if isinstance(entry, str) else entry["sha256"]
+        for n, entry in data["code"].items()
+    }
     made = {**data, "code": digests}
     made["model"] = ",".join(map(without_folder, data["model"].split(",")))
     for part in ("task", "optim"):

@@ -207,3 +207,11 @@ def test_a_task_that_lacks_something_is_one_sentence(here, capsys, old, new, wor
     found, _, error = train(capsys)
     assert (found, error.count("\n")) == (2, 1)
     assert all(word in error for word in words), error
+
+
+def test_what_results_keep_of_a_configuration_can_be_compared_again():
+    own = {"file": "/there/mine.py", "sha256": "0"}
+    data = {"model": "there/mine.py:Sum,lru", "code": {"there/mine.py:Sum": own}}
+    once = code.comparable(data)
+    assert once == {"model": "mine.py:Sum,lru", "code": {"mine.py:Sum": "0"}}
+    assert code.comparable(once) == once
