@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-PROMPT, SHORT, LONG, ROUNDS = 16, 4, 36, 3  # tokens; turns
+PROMPT, SHORT, LONG, ROUNDS = 16, 2, 18, 3  # tokens; turns
 MODELS: dict[str, dict[str, Any]] = {
     "mamba": {
         "architectures": ["MambaForCausalLM"], "model_type": "mamba", "hidden_size": 768,
