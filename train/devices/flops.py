@@ -2,8 +2,7 @@
 
 A product of matrices counts 2 m n k, an elementwise operation or a reduction one for each number; a
 loop counts as often as it runs, or once where only the data decide that; of branches that give the
-same (one for each platform) the least counts, of those that are no kernel, whose grid says little
-of what it computes. A training step is three forward passes: what
+same (one for each platform) the least counts. A training step is three forward passes: what
 rematerialisation repeats is no progress.
 """
 
@@ -48,10 +47,9 @@ def _of_jaxpr(jaxpr: Any) -> Operations:
 
 
 def _of_equation(equation: Any) -> Operations:
-    name, jaxprs = equation.primitive.name, list(_inner(equation.params))
+    name, inner = equation.primitive.name, [_of_jaxpr(j) for j in _inner(equation.params)]
     if name == "cond":
-        return min(_of_jaxpr(j) for j in [j for j in jaxprs if not _kernels(j)] or jaxprs)
-    inner = [_of_jaxpr(j) for j in jaxprs]
+        return min(inner)
     if inner and not name.startswith("reduce"):
         times = equation.params["length"] if name == "scan" else 1
         times = _turns(equation) if name == "while" else times
@@ -68,14 +66,6 @@ def _of_equation(equation: Any) -> Operations:
     reduces = name.startswith(("reduce", "arg", "cum"))
     sizes = (v.aval for v in (equation.invars if reduces else equation.outvars))
     return Operations(max((getattr(aval, "size", 0) for aval in sizes), default=0), 0)
-
-
-def _kernels(jaxpr: Any) -> bool:
-    """Whether there is a kernel of Pallas in it."""
-    return any(
-        equation.primitive.name == "pallas_call" or any(map(_kernels, _inner(equation.params)))
-        for equation in jaxpr.eqns
-    )
 
 
 def _turns(loop: Any) -> int:

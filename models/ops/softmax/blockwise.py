@@ -25,7 +25,8 @@ from jaxtyping import Array, Float, PyTree
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.cpu import halves, worth_halving
 from seqzoo.models.ops.layout.derivatives import with_backward
-from seqzoo.models.ops.softmax import kernels
+from seqzoo.models.ops.layout.kernels import run as run_kernels
+from seqzoo.models.ops.softmax import splash
 from seqzoo.models.ops.softmax.masks import (
     LOW,
     Operands,
@@ -44,6 +45,7 @@ from seqzoo.models.ops.softmax.relative import Terms, pull_back
 # which is more memory.
 BLOCKS = {"small blocks": 256, "large blocks": 1024}
 LONG = 8  # blocks
+SPLASH = "splash"  # the kernel for TPUs
 
 
 Static = tuple[Rule, float]  # and the scale
@@ -88,9 +90,9 @@ def _run(which: Callable[..., Any], rule: Rule, scale: float, *arrays):
 
     def kernel(operands: Operands, sight: Sight, *rest):
         if which is _forward:
-            return kernels.forward(rule, scale, operands, sight)
+            return splash.forward(rule, scale, operands, sight)
         *_, cotangent = rest
-        gradients = kernels.backward(rule, scale, operands, sight, cotangent)
+        gradients = splash.backward(rule, scale, operands, sight, cotangent)
         return operands._replace(q=gradients[0], k=gradients[1], v=gradients[2])
 
     operands, sight, *rest = arrays
@@ -99,10 +101,13 @@ def _run(which: Callable[..., Any], rule: Rule, scale: float, *arrays):
     q, sight = jax.lax.optimization_barrier((operands.q, sight))
     arrays = operands._replace(q=q), sight, *rest
     offered = {name: form(most) for name, most in BLOCKS.items()}
-    offered["splash"] = offered["large blocks"]
-    if kernels.fits(rule, operands, sight):
-        offered["splash"] = kernels.with_derivatives_of(offered["large blocks"], kernel)
-    return forms.run("attention", offered, *arrays)
+    offered[SPLASH] = offered["large blocks"]  # where the kernel cannot be
+
+    def blocks(*arrays):
+        return forms.run("attention", offered, *arrays)
+
+    kernels = {SPLASH: kernel} if splash.fits(rule, operands, sight) else {}
+    return run_kernels("attention", blocks, kernels, *arrays)
 
 
 class _Plan(NamedTuple):

@@ -4,6 +4,7 @@ import pytest
 from jax import lax
 from jax.experimental import pallas as pl
 
+from seqzoo.models.ops.layout.kernels import run
 from seqzoo.train.devices.flops import operations
 
 W, X = jnp.ones((8, 8)), jnp.ones((4, 8))
@@ -52,14 +53,11 @@ def test_a_loop_counts_as_often_as_it_runs(loop, turns):
     assert operations(loop, X).products == turns * PRODUCT
 
 
-def test_a_kernel_of_pallas_is_not_taken_for_the_cheapest_branch():
-    def kernel(w, x, out):
-        out[...] = x[...] @ w[...]
+def test_of_a_kernel_the_form_beside_it_counts():
+    def kernel(w, x):
+        return pl.pallas_call(lambda *_: None, out_shape=jax.typeof(x))(w, x)
 
     def f(w, x):
-        def by_kernel(w, x):
-            return pl.pallas_call(kernel, out_shape=jax.typeof(x))(w, x)
+        return run("attention", lambda w, x: x @ w, {"splash": kernel}, w, x)
 
-        return jax.lax.platform_dependent(w, x, tpu=by_kernel, default=lambda w, x: (x @ w) @ w)
-
-    assert operations(f, W, X).products == 2 * PRODUCT
+    assert operations(f, W, X).products == PRODUCT

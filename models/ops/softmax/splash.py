@@ -134,17 +134,3 @@ def _axes(q: Array, k: Array) -> tuple[tuple[str, ...], str | None] | None:
     parts = math.prod(map(axis_size, rows))
     whole = q.shape[0] % parts == 0 and k.shape[2] % (axis_size(heads) if heads else 1) == 0
     return (rows, heads) if whole and not {*wide} - {*rows, heads} else None
-
-
-def with_derivatives_of(ours: Callable, theirs: Callable) -> Callable:
-    """`theirs`, whose derivatives are those of `ours`."""
-
-    @jax.custom_jvp
-    def run(*args):
-        return theirs(*args)
-
-    @run.defjvp
-    def _(args, tangents):
-        return theirs(*args), jax.jvp(ours, args, tangents)[1]
-
-    return run
