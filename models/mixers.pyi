@@ -16,6 +16,8 @@ from seqzoo.models.linear_attention.performer import FavorKind
 from seqzoo.models.linear_attention.performer import ProjectionKind
 from seqzoo.models.mixer import Mixer
 from seqzoo.models.ssm.hippo_cell import Measure
+from seqzoo.models.ssm.linoss import Scheme
+from seqzoo.models.ssm.long_conv import Filter
 from seqzoo.models.ssm.s4d import Init
 from seqzoo.models.ssm.s4d import LayerMethod
 from seqzoo.models.ssm.s5 import Gate
@@ -32,12 +34,14 @@ import seqzoo.models.attention.longformer
 import seqzoo.models.attention.nystromformer
 import seqzoo.models.attention.reformer
 import seqzoo.models.attention.sinkhorn
+import seqzoo.models.attention.slots
 import seqzoo.models.attention.softmax
 import seqzoo.models.attention.sparse_attention
 import seqzoo.models.attention.synthesizer
 import seqzoo.models.attention.transformer_vq
 import seqzoo.models.linear_attention.deltanet
 import seqzoo.models.linear_attention.gated_deltanet
+import seqzoo.models.linear_attention.gated_deltanet2
 import seqzoo.models.linear_attention.gla
 import seqzoo.models.linear_attention.hgrn2
 import seqzoo.models.linear_attention.lightning
@@ -47,6 +51,7 @@ import seqzoo.models.linear_attention.norm_attention
 import seqzoo.models.linear_attention.performer
 import seqzoo.models.linear_attention.retnet
 import seqzoo.models.linear_attention.rwkv4
+import seqzoo.models.linear_attention.rwkv5
 import seqzoo.models.linear_attention.rwkv6
 import seqzoo.models.linear_attention.rwkv7
 import seqzoo.models.recurrent.elementwise
@@ -61,9 +66,13 @@ import seqzoo.models.ssm.dss
 import seqzoo.models.ssm.h3
 import seqzoo.models.ssm.hippo_cell
 import seqzoo.models.ssm.hyena
+import seqzoo.models.ssm.linoss
+import seqzoo.models.ssm.long_conv
+import seqzoo.models.ssm.longhorn
 import seqzoo.models.ssm.lru
 import seqzoo.models.ssm.mamba
 import seqzoo.models.ssm.mamba2
+import seqzoo.models.ssm.mamba3
 import seqzoo.models.ssm.mega
 import seqzoo.models.ssm.s4
 import seqzoo.models.ssm.s4d
@@ -72,7 +81,7 @@ import seqzoo.models.ssm.s5
 MIXERS: dict[str, type[Mixer]]
 
 class Attention(seqzoo.models.attention.softmax.Attention):
-    def __init__(self, d_model: int, *, num_heads: int = 4, num_kv_heads: int | None = None, d_head: int | None = None, window: int | None = None, positions: str | Encoding = 'rope', qk_norm: bool = False, qk_norm_centered: bool = False, norm_eps: float = 1e-06, output_gate: bool = False, differential: bool = False, scale: float | None = None, use_bias: bool = False, out_bias: bool | None = None, max_length: int = 2048, cache_dtype: FloatName | None = None, causal: bool | None = None, layer: Any = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+    def __init__(self, d_model: int, *, num_heads: int = 4, num_kv_heads: int | None = None, d_head: int | None = None, window: int | None = None, positions: str | Encoding = 'rope', qk_norm: bool = False, qk_norm_centered: bool = False, norm_eps: float = 1e-06, output_gate: bool = False, differential: bool = False, d_conv: int = 0, scale: float | None = None, use_bias: bool = False, out_bias: bool | None = None, max_length: int = 2048, cache_dtype: FloatName | None = None, causal: bool | None = None, layer: Any = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class LatentAttention(seqzoo.models.attention.latent.LatentAttention):
     def __init__(self, d_model: int, *, num_heads: int = 4, kv_rank: int | None = None, q_rank: int | None = None, d_nope: int | None = None, d_rope: int | None = None, d_value: int | None = None, rotary: bool = True, rope_base: float = 10000.0, rope_interleaved: bool = True, norm_eps: float = 1e-06, max_length: int = 2048, causal: bool | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
@@ -103,6 +112,12 @@ class Reformer(seqzoo.models.attention.reformer.Reformer):
 
 class Sinkhorn(seqzoo.models.attention.sinkhorn.Sinkhorn):
     def __init__(self, d_model: int, *, num_heads: int = 4, block_size: int = 64, iterations: int = 5, temperature: float = 0.75, positions: PositionKind = 'rope', use_bias: bool = False, causal: bool | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class GSA(seqzoo.models.attention.slots.GSA):
+    def __init__(self, d_model: int, *, num_heads: int = 4, num_slots: int = 16, temperature: float = 8.0, norm_eps: float = 1e-05, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class ABC(seqzoo.models.attention.slots.ABC):
+    def __init__(self, d_model: int, *, num_heads: int = 4, num_slots: int = 16, rotary: bool = True, norm_eps: float = 1e-05, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class Synthesizer(seqzoo.models.attention.synthesizer.Synthesizer):
     def __init__(self, d_model: int, *, num_heads: int = 4, kind: Literal['dense', 'random', 'factorized'] = 'dense', rank: int = 8, use_bias: bool = False, max_length: int = 2048, causal: bool | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
@@ -147,7 +162,7 @@ class GLA(seqzoo.models.linear_attention.gla.GLA):
     def __init__(self, d_model: int, *, num_heads: int = 4, d_key: int | None = None, d_value: int | None = None, gate_rank: int = 16, temperature: float = 16.0, norm_eps: float = 1e-05, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class HGRN2(seqzoo.models.linear_attention.hgrn2.HGRN2):
-    def __init__(self, d_model: int, *, num_heads: int = 4, d_key: int | None = None, d_value: int | None = None, lower_bound: float | None = None, norm_eps: float = 1e-05, chunk_size: int | None = None, layer: Any = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+    def __init__(self, d_model: int, *, num_heads: int = 4, d_key: int | None = None, d_value: int | None = None, lower_bound: float | None = None, learned_bound: bool = False, norm_eps: float = 1e-05, chunk_size: int | None = None, layer: Any = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class MLSTM(seqzoo.models.linear_attention.mlstm.MLSTM):
     def __init__(self, d_model: int, *, num_heads: int = 4, d_key: int | None = None, d_value: int | None = None, gate_cap: float | None = 15.0, norm_eps: float = 1e-06, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
@@ -157,6 +172,9 @@ class LightningAttention(seqzoo.models.linear_attention.lightning.LightningAtten
 
 class RWKV4(seqzoo.models.linear_attention.rwkv4.RWKV4):
     def __init__(self, d_model: int, *, d_hidden: int | None = None, share_of_now: bool = False, layer: Any = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class RWKV5(seqzoo.models.linear_attention.rwkv5.RWKV5):
+    def __init__(self, d_model: int, *, num_heads: int = 4, norm_eps: float = 0.00064, chunk_size: int | None = None, layer: Any = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class RWKV6(seqzoo.models.linear_attention.rwkv6.RWKV6):
     def __init__(self, d_model: int, *, num_heads: int = 4, mix_rank: int = 32, decay_rank: int = 64, norm_eps: float = 0.00064, chunk_size: int | None = None, layer: Any = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
@@ -169,6 +187,12 @@ class DeltaNet(seqzoo.models.linear_attention.deltanet.DeltaNet):
 
 class GatedDeltaNet(seqzoo.models.linear_attention.gated_deltanet.GatedDeltaNet):
     def __init__(self, d_model: int, *, num_heads: int = 4, num_value_heads: int | None = None, d_key: int | None = None, d_value: int | None = None, d_conv: int = 4, allow_negative_eigenvalues: bool = False, norm_eps: float = 1e-05, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class GatedDeltaNet2(seqzoo.models.linear_attention.gated_deltanet2.GatedDeltaNet2):
+    def __init__(self, d_model: int, *, num_heads: int = 4, d_key: int | None = None, d_value: int | None = None, d_conv: int = 4, allow_negative_eigenvalues: bool = False, norm_eps: float = 1e-05, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class Comba(seqzoo.models.linear_attention.gated_deltanet2.Comba):
+    def __init__(self, d_model: int, *, num_heads: int = 4, num_value_heads: int | None = None, d_key: int | None = None, d_value: int | None = None, d_conv: int = 4, correction: float = 1.0, allow_negative_eigenvalues: bool = False, norm_eps: float = 1e-05, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class KimiDeltaAttention(seqzoo.models.linear_attention.gated_deltanet.KimiDeltaAttention):
     def __init__(self, d_model: int, *, num_heads: int = 4, d_key: int | None = None, d_value: int | None = None, d_conv: int = 4, allow_negative_eigenvalues: bool = False, norm_eps: float = 1e-05, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
@@ -194,17 +218,29 @@ class S5(seqzoo.models.ssm.s5.S5):
 class LRU(seqzoo.models.ssm.lru.LRU):
     def __init__(self, d_model: int, *, d_state: int = 64, r_min: float = 0.0, r_max: float = 0.99, max_phase: float = 6.283185307179586, normalize: bool = True, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
+class LinOSS(seqzoo.models.ssm.linoss.LinOSS):
+    def __init__(self, d_model: int, *, d_state: int = 64, kind: Scheme = 'imex', r_min: float = 0.9, r_max: float = 1.0, gate: bool = True, chunk_size: int = 32, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
 class Mamba(seqzoo.models.ssm.mamba.Mamba):
     def __init__(self, d_model: int, *, d_state: int = 16, expand: int = 2, d_conv: int = 4, dt_rank: int | None = None, dt_min: float = 0.001, dt_max: float = 0.1, use_bias: bool = False, conv_bias: bool = True, inner_norm: bool = False, inner_scale: bool = False, norm_eps: float = 1e-06, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class Mamba2(seqzoo.models.ssm.mamba2.Mamba2):
     def __init__(self, d_model: int, *, d_state: int = 64, expand: int = 2, d_head: int | None = None, num_groups: int = 1, d_conv: int = 4, dt_min: float = 0.001, dt_max: float = 0.1, dt_limit: tuple[float, float] | None = None, norm: bool = True, norm_before_gate: bool = False, norm_eps: float = 1e-05, use_bias: bool = False, conv_bias: bool = True, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
+class Mamba3(seqzoo.models.ssm.mamba3.Mamba3):
+    def __init__(self, d_model: int, *, d_state: int = 64, expand: int = 2, d_head: int | None = None, num_groups: int = 1, rank: int = 1, rope_fraction: float = 0.5, dt_min: float = 0.001, dt_max: float = 0.1, norm_eps: float = 1e-05, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class Longhorn(seqzoo.models.ssm.longhorn.Longhorn):
+    def __init__(self, d_model: int, *, d_state: int = 16, expand: int = 2, d_conv: int = 4, dt_rank: int | None = None, beta_min: float = 0.001, beta_max: float = 0.1, use_bias: bool = False, conv_bias: bool = True, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
 class H3(seqzoo.models.ssm.h3.H3):
     def __init__(self, d_model: int, *, d_state: int = 64, d_shift: int = 64, d_head: int = 1, init: Init = 'lin', dt_min: float = 0.001, dt_max: float = 0.1, step_rescale: float = 1.0, chunk_size: int = 32, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class Hyena(seqzoo.models.ssm.hyena.Hyena):
     def __init__(self, d_model: int, *, order: int = 2, d_conv: int = 3, filter_width: int = 64, filter_bands: int = 1, frequency: float = 10.0, max_length: int = 2048, unit: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class LongConv(seqzoo.models.ssm.long_conv.LongConv):
+    def __init__(self, d_model: int, *, kind: Filter = 'free', max_length: int = 2048, squash: float = 0.003, width: int = 32, gate: bool = True, causal: bool | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class Mega(seqzoo.models.ssm.mega.Mega):
     def __init__(self, d_model: int, *, d_qk: int = 64, expansion: float = 2.0, averages: int = 16, kind: Literal['laplace', 'softmax'] = 'laplace', block_size: int | None = None, max_length: int = 2048, causal: bool | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...

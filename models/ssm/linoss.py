@@ -40,7 +40,7 @@ from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.ssm.diagonal import CHUNK, diagonal_ssm
 from seqzoo.models.ssm.parts import check_chunk, gelu_glu
 
-Kind = Literal["im", "imex", "damped"]
+Scheme = Literal["im", "imex", "damped"]
 KINDS = ("im", "imex", "damped")
 FLAT = 1e-5  # how near Δ² A may come to where λ is real, in units of what lies between
 
@@ -53,7 +53,7 @@ class LinOSS(Mixer):
         d_model: int,
         *,
         d_state: int = 64,
-        kind: Kind = "imex",
+        kind: Scheme = "imex",
         r_min: float = 0.9,
         r_max: float = 1.0,
         gate: bool = True,

@@ -35,7 +35,7 @@ from seqzoo.models.ops.softmax.local_blocks import Recent, forget, latest, run_t
 from seqzoo.models.ssm.hyena import continued
 from seqzoo.models.ssm.parts import gelu_glu
 
-Kind = Literal["free", "multiscale"]
+Filter = Literal["free", "multiscale"]
 
 
 class LongConv(Mixer):
@@ -48,7 +48,7 @@ class LongConv(Mixer):
         self,
         d_model: int,
         *,
-        kind: Kind = "free",
+        kind: Filter = "free",
         max_length: int = 2048,
         squash: float = 0.003,
         width: int = 32,

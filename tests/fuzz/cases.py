@@ -34,7 +34,9 @@ class Case(NamedTuple):
 HERE = "HERE"  # in a command line: the case's folder
 FULL = "FULL"  # a folder on a full disk, where there is one
 GONE = f"{HERE}/gone"  # a working folder that is removed
-READ_ONLY = ("list", "show", "evaluate", "report", "generate", "data", "plan", "doctor", "bench")
+READ_ONLY = (
+    *("list", "show", "watch", "evaluate", "report", "generate", "data", "plan", "doctor", "bench"),
+)
 # Flags whose large values cost time or memory and are no more wrong for it.
 DEAR = ("threads", "prefetch", "workers", "rounds", "mib", "count", "steps-scale", "seeds")
 FREE = ("seed", "every", "keep", "profile-steps", "wait-seconds", "stop-seconds", "max-skipped")
@@ -261,7 +263,7 @@ def _right():
     yield ("train", "--published=s4d/listops", out), ""
     yield ("train", "--task=masked:mqar", "--model=bert", out), ""
     yield (*_compared("min_gru", "1")[:-1], out), ""
-    for verb in ("show", "evaluate", "generate", "report"):
+    for verb in ("show", "evaluate", "generate", "report", "watch"):
         yield (verb, f"{HERE}/base"), "text" if verb == "generate" else "done"
     yield ("export", f"{HERE}/base", out, "--platforms=cpu"), "text"
     yield ("list",), ""

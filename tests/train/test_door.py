@@ -103,7 +103,8 @@ def test_what_is_asked_for_is_handed_on(tmp_path, monkeypatch):
     monkeypatch.setattr(door, "RunFolder", lambda folder: mock.Mock(config=lambda: str(folder)))
     monkeypatch.setattr(door.comparison, "compare", note("compare"))
     evaluate(tmp_path, split="validation", checkpoint="best", code_at="mine.py:EMA")
-    assert asked["evaluate"] == ((tmp_path,), {"split": "validation", "which": "best"})
+    along = {"axes": [], "chunk": 0}
+    assert asked["evaluate"] == ((tmp_path,), {"split": "validation", "which": "best", **along})
     assert asked.pop("accept") == (("mine.py:EMA", str(tmp_path)), {})
     load(tmp_path, checkpoint="3")
     assert asked["load"] == ((tmp_path,), {"which": "3"})

@@ -11,6 +11,7 @@ from rich.live import Live
 
 from seqzoo.train.cli.flags import parse, place_of, read
 from seqzoo.train.folder.files import run_path
+from seqzoo.train.out.console import redraws
 from seqzoo.train.out.watch import look, shown
 
 USAGE = "seqzoo watch DIR"
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"--every must be positive seconds; got {options.every}")
     folder, console = run_path(place_of(line, USAGE)), Console()
     found = look(folder)
-    if options.once or not console.is_terminal:
+    if options.once or not redraws(console):
         console.print(shown(found))
         return 0
     with Live(shown(found), console=console, auto_refresh=False) as live:

@@ -101,12 +101,12 @@ class ProgressBars(ComparisonProgress):
         self._bars = self._models = None
 
     def _start(self, time_column: TimeElapsedColumn | TimeRemainingColumn) -> None:
-        on = _redraws(self._console) or self._console.is_jupyter
+        on = redraws(self._console) or self._console.is_jupyter
         self._bars = Progress(*self._columns, time_column, console=self._console, disable=not on)
         self._bars.start()
 
 
-def _redraws(console: Console) -> bool:
+def redraws(console: Console) -> bool:
     """Whether a line may be drawn again; who forces colours into a file has not asked for that."""
     forced = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
     return console.is_terminal and (not forced or console.file.isatty())

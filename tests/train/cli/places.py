@@ -53,6 +53,7 @@ OPTIONS = {
     "compare --data.data": Option([*COMPARE, "--steps=1", "--out=new", "--data.data"], "text"),
     "data --data.data": Option(["data", "verify", "--task=bytes", SIZES[0], "--data.data"], "text"),
     "show RUN": Option(["show"], "run", runs=True),
+    "watch RUN": Option(["watch"], "run", runs=True),
     "evaluate RUN": Option(["evaluate"], "run", runs=True),
     "generate RUN": Option(["generate", "--length=1"], "run", runs=True),
     "generate --file": Option(["generate", "run", "--length=1", "--file"], "text/test.txt"),
@@ -74,7 +75,9 @@ SAME |= {"train --init"}  # read as --init-from
 OTHER = {  # texts that name no place
     *(
         "--adapter",
+        "--axes",
         "--baseline",
+        "--budget",
         "--checkpoint",
         "--code",
         "--coordinator",
@@ -82,6 +85,7 @@ OTHER = {  # texts that name no place
         "--models",
         "--ops",
     ),
+    *("--ratio", "--sweep", "--trials"),
     *("--options", "--prompt", "--stop", "--published", "--row", "--split", "--task", "--tasks"),
     *(
         "--trackers",
