@@ -1,4 +1,4 @@
-"""`seqzoo demo`: six architectures on three tasks, in a few minutes: who wins what, and why.
+"""`seqzoo demo`: five architectures on three tasks, in a few minutes: who wins what, and why.
 
 The sizes are small on purpose, for two CPU cores, and chosen so that the published differences
 show. Softmax attention and the delta rule solve associative recall, where a recurrence with a small
@@ -33,12 +33,11 @@ from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 from seqzoo.train.evaluation.axes import axes_of
 from seqzoo.train.out.console import ProgressBars
 
-# Mixer -> its options: softmax attention, the delta rule, two state spaces, two gated RNNs.
+# Mixer -> its options: softmax attention, the delta rule, a state space, two gated RNNs.
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "attention": {"num_heads": 2},  # rotary positions are its default
     "deltanet": {"num_heads": 2, "allow_negative_eigenvalues": True},
     "mamba": {"expand": 1},
-    "s4d": {"d_state": 16},
     "lstm": {},
     "gru": {},
 }
@@ -80,7 +79,7 @@ def sections(steps_scale: float = 1.0) -> dict[str, Section]:
         return TrainConfig(
             steps=steps,
             batch_size=batch_size,
-            eval_every=max(1, steps // 4),
+            eval_every=max(1, steps // 2),
             eval_batch_size=250,
             save_every=0,
             save_seconds=60,
@@ -103,12 +102,12 @@ def sections(steps_scale: float = 1.0) -> dict[str, Section]:
         task=tasks.build("parity", length=40, validation_size=250, test_size=500),
         backbone=BackboneConfig(d_model=32, depth=1, short_conv=4, feedforward="none"),
         optim=OptimConfig(peak_lr=5e-3, dynamics_lr=5e-3, weight_decay=0.01),
-        train=train(300, 32),
+        train=train(250, 32),
         axes=("length=160",),
     )
     digits = Section(
         task=tasks.build("sdigits"),
-        backbone=BackboneConfig(d_model=32, depth=2, short_conv=4, feedforward="none"),
+        backbone=BackboneConfig(d_model=32, depth=1, short_conv=4, feedforward="none"),
         optim=OptimConfig(peak_lr=5e-3, dynamics_lr=5e-3, weight_decay=0.01),
         train=train(200, 32),
     )
