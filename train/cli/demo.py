@@ -102,14 +102,14 @@ def sections(steps_scale: float = 1.0) -> dict[str, Section]:
         task=tasks.build("parity", length=40, validation_size=250, test_size=500),
         backbone=BackboneConfig(d_model=32, depth=1, short_conv=4, feedforward="none"),
         optim=OptimConfig(peak_lr=5e-3, dynamics_lr=5e-3, weight_decay=0.01),
-        train=train(250, 32),
+        train=train(300, 32),
         axes=("length=160",),
     )
     digits = Section(
         task=tasks.build("sdigits"),
         backbone=BackboneConfig(d_model=32, depth=1, short_conv=4, feedforward="none"),
         optim=OptimConfig(peak_lr=5e-3, dynamics_lr=5e-3, weight_decay=0.01),
-        train=train(200, 32),
+        train=train(180, 32),
     )
     return {"mqar": recall, "parity": state, "sdigits": digits}
 
