@@ -72,6 +72,7 @@ class Parsed(BaseException):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("report")])
 def test_every_command_shown_is_understood(command, monkeypatch, tmp_path):
     from seqzoo.train.cli import command as cli
+    from seqzoo.train.compare import alike
     from seqzoo.train.compare import comparison as compare
 
     monkeypatch.chdir(tmp_path)
@@ -83,7 +84,7 @@ def test_every_command_shown_is_understood(command, monkeypatch, tmp_path):
         raise Parsed
 
     def check(experiments, out, *, seeds, **_):
-        compare.check_models(experiments, seeds)
+        alike.check_models(experiments, seeds)
         raise Parsed
 
     if command.startswith("compare"):

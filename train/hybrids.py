@@ -27,27 +27,33 @@ class Hybrid(NamedTuple):
     share: float
 
 
-def hybrids(models: Mapping[str, Experiment], ratio: str) -> dict[str, Hybrid | Experiment]:
-    """The models with each pattern of two mixers, one of them named, made its hybrids.
+def hybrids(
+    models: Mapping[str, Experiment], ratio: str
+) -> tuple[dict[str, Experiment], dict[str, Hybrid]]:
+    """The models with each pattern of two mixers, one of them named, made its hybrids; and these.
 
     Raises ValueError for shares that are none, or that the depth does not divide into.
     """
+    if not ratio:
+        return dict(models), {}
     name, _, text = ratio.partition("=")
     shares = [_share(part, ratio) for part in text.split(",")]
-    made: dict[str, Hybrid | Experiment] = {}
+    every: dict[str, Experiment] = {}
+    made: dict[str, Hybrid] = {}
     for label, experiment in models.items():
         pattern = resolve(experiment.model).pattern
         if name in pattern and len(set(pattern)) == 2:
             for share in shares:
-                made[_label(label, share)] = _hybrid(label, experiment, name, share)
+                one = made[_label(label, share)] = _hybrid(label, experiment, name, share)
+                every[_label(label, share)] = one.experiment
         else:
-            made[label] = experiment
-    if not any(isinstance(one, Hybrid) for one in made.values()):
+            every[label] = experiment
+    if not made:
         raise ValueError(
             f"--ratio {ratio}: no model is a pattern of {name} and one other mixer; name one, as "
             f"in --models {name}+lru"
         )
-    return made
+    return every, made
 
 
 def _share(text: str, ratio: str) -> Fraction:

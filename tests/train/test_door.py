@@ -13,6 +13,7 @@ from flax import nnx
 from seqzoo import tasks
 from seqzoo.models import BackboneConfig, SequenceModel
 from seqzoo.train import Experiment, OptimConfig, TrainConfig, compare, door, evaluate, load, run
+from seqzoo.train.cost.cost import cost
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "docs" / "examples"
 SMALL = {
@@ -127,6 +128,36 @@ def test_own_modules_are_compared_and_each_can_be_loaded(tmp_path):
     ]
     assert set(found.model("own").claims) == {"causal", "padding", "behind"}
     assert isinstance(load(tmp_path / "runs" / "own"), SequenceModel)
+
+
+def test_models_are_matched_and_made_hybrids_as_by_the_command(tmp_path, monkeypatch):
+    asked = mock.Mock()
+    monkeypatch.setattr(door.comparison, "compare", asked)
+    models = {"gru": "gru", "attention+lru": ("attention", "lru")}
+    terms = {"ratio": "attention=0", "match": "parameters", "axes": ["length=8,16"]}
+    compare(models, tmp_path, progress=False, **terms, **SMALL)
+    (experiments, _), given = asked.call_args
+    labels = ["gru", "attention+lru-0of1"]
+    assert list(experiments) == labels
+    sizes = [cost(one)["parameters"] for one in experiments.values()]
+    assert max(sizes) < 1.03 * min(sizes)
+    assert given["matching"].experiments == experiments
+    assert list(given["families"]) == labels[1:]
+    assert [str(axis) for axis in given["axes"]] == ["length=8,16"]
+
+
+@pytest.mark.parametrize(
+    ("terms", "says"),
+    [
+        ({"ratio": "gru=1/2"}, "no model is a pattern of gru"),
+        ({"axes": ["length"]}, "has no values"),
+        ({"match": "parametres"}, "parameters, flops, state, time"),
+    ],
+)
+def test_terms_that_cannot_be_are_one_sentence_before_anything_is_written(tmp_path, terms, says):
+    with pytest.raises(ValueError, match=says):
+        compare({"lru": "lru"}, tmp_path / "c", progress=False, **terms, **SMALL)
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.config import Experiment
 from seqzoo.train.cost.cost import cost
-from seqzoo.train.hybrids import Hybrid, hybrids
+from seqzoo.train.hybrids import hybrids
 
 
 def family(depth=8, model="attention,lru", **mixer):
@@ -15,13 +15,14 @@ def family(depth=8, model="attention,lru", **mixer):
 
 def test_layers_of_a_share_stand_as_far_apart_as_they_can():
     models = {"attention+lru": family(lru={"d_state": 4}, num_heads=2), "gru": family(model="gru")}
-    found = hybrids(models, "attention=0,1/8,3/8,1/2,1")
-    assert list(found) == [
+    assert hybrids(models, "") == (models, {})
+    every, found = hybrids(models, "attention=0,1/8,3/8,1/2,1")
+    assert list(every) == [
         *(f"attention+lru-{name}" for name in ("0of1", "1of8", "3of8", "1of2", "1of1")),
         "gru",
     ]
-    assert found.pop("gru") is models["gru"]
-    assert all(isinstance(one, Hybrid) for one in found.values())
+    assert every.pop("gru") is models["gru"]
+    assert every == {label: one.experiment for label, one in found.items()}
     patterns = [one.experiment.model.split(",") for one in found.values()]
     assert [p.count("attention") for p in patterns] == [0, 1, 3, 1, 1]
     assert [len(p) for p in patterns] == [1, 8, 8, 2, 1]

@@ -47,7 +47,7 @@ from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.cost.matching import matching
 from seqzoo.train.devices.processes import Processes, is_first, joined
 from seqzoo.train.evaluation.axes import axes_of
-from seqzoo.train.hybrids import Hybrid, hybrids
+from seqzoo.train.hybrids import hybrids
 from seqzoo.train.out.console import ProgressBars
 
 TRAIN = TrainConfig(save_every=0, save_seconds=60.0)  # many small models: by time, not by steps
@@ -92,12 +92,7 @@ def main(argv: Sequence[str]) -> int:
     tasks.kind(task)
     models = dict(labelled(needed(line, "--models", "attention")))
     options, processes, experiments = experiments_of(line, task, models)
-    families = hybrids(experiments, options.ratio) if options.ratio else {}
-    made = {label: one for label, one in families.items() if isinstance(one, Hybrid)}
-    experiments = {
-        label: one.experiment if isinstance(one, Hybrid) else one
-        for label, one in (families or experiments).items()
-    }
+    experiments, families = hybrids(experiments, options.ratio)
     sweep = sweep_of(options, experiments)
     if members.wanted(options.workers, options.ray, processes):
         command = ["-m", "seqzoo.train.cli", "compare", *argv]
@@ -127,7 +122,7 @@ def main(argv: Sequence[str]) -> int:
                 claims=claims,
                 matching=sizes,
                 axes=axes,
-                families=made,
+                families=families,
             )
         missing = [label for label in experiments if compared.model(label) is None]
         if is_first():

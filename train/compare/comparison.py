@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,25 +25,23 @@ from seqzoo.train.compare.page import write_report
 from seqzoo.train.compare.pairs import told_apart
 from seqzoo.train.compare.plans import Vectorise, layout_of, plans_of, trials_of
 from seqzoo.train.compare.results import Comparison
-from seqzoo.train.compare.sweep import Sweep, fields_of, with_values
+from seqzoo.train.compare.sweep import Sweep
 from seqzoo.train.compare.tables import broken_claims, failures, results_table
 from seqzoo.train.compare.trials import edge_warning, tuned
 from seqzoo.train.compare.tuning import tuning_note
 from seqzoo.train.compare.work import Work
-from seqzoo.train.config import DATA, MOST_SEEDS, Experiment, comparable, differences
+from seqzoo.train.config import Experiment
 from seqzoo.train.cost.cost import cost
 from seqzoo.train.cost.matching import Matching
 from seqzoo.train.devices.processes import from_first, is_first
 from seqzoo.train.devices.sharding import SEEDS_AXIS, check_replicas
 from seqzoo.train.evaluation.axes import Axis
-from seqzoo.train.folder.files import plain, run_path
-from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.folder.files import run_path
 from seqzoo.train.hybrids import Hybrid
 from seqzoo.train.loop.claims import Verdict, as_claims
-from seqzoo.train.loop.held import Held, held_by
+from seqzoo.train.loop.held import held_by
 from seqzoo.train.loop.program import mesh_for
 from seqzoo.train.loop.progress import SILENT, ComparisonProgress
-from seqzoo.train.loop.selection import check_kept
 from seqzoo.train.loop.signals import StopRequest
 
 SHARED = ("task", "train")  # parts of a configuration that all models must have alike
@@ -99,32 +96,17 @@ def compare(
     places = tuple(range(first.train.seed, first.train.seed + seeds))
     trials = trials_of(models, sweep)
     # Building each model and asking for each cost finds what cannot be before anything is written.
-    mesh = mesh_for(first)
-    check_replicas(mesh, seeds)
-    if mesh.shape[SEEDS_AXIS] > 1:  # it divides what is side by side
-        if vectorise == "never":
-            raise ValueError("the mesh's axis seeds needs seeds side by side: leave out vectorise")
-        vectorise = "always"
-    costs = {label: cost(experiment) for label, experiment in models.items()}
-    for label, found in (claims or {}).items():
-        costs[label]["claims"] = as_claims(found)
-    for label, words in matching.words().items() if matching else ():
-        costs[label]["matched"] = words
-
-    for label, one in (families or {}).items():
-        costs[label]["hybrid"] = {"family": one.family, "mixer": one.mixer, "share": one.share}
+    vectorise = _divided(first, seeds, vectorise)
+    costs = _costs(models, claims or {}, matching, families or {})
     check_axes(models, axes)
-    labels = list(models)
     held = held_by(first, needed=not (out / results.FILE).exists())
-    shared = _shared(first, places, held, sweep)
+    shared = shared_by(first, places, held, sweep)
 
     def look() -> dict[str, tuple[bool, int]]:
-        found = _found(models, out, shared)
-        if found is None and not results.create(_started(first, places, shared, sweep), out):
-            found = _found(models, out, shared)  # another process was faster
+        found = _begun(models, out, _started(first, places, shared, sweep))
         if matching:
             matching.save(out)
-        found = _save(out, labels, command)
+        found = _save(out, list(models), command)
         missing = [label for label in models if found.model(label) is None]
         sizes = {label: costs[label]["parameters"] for label in missing}
         return {
@@ -137,19 +119,55 @@ def compare(
     progress = progress if is_first() else SILENT
     progress.models(len(models), done)
     with StopRequest(first.train.stop_seconds, lambda: work.release()) as stop:
-        work = Work(plans, costs, _own, held, stop, progress)
+        work = Work(plans, costs, own_of, held, stop, progress)
         for _ in work.each():
             done += 1
             if is_first():
-                _save(out, labels, command)
+                _save(out, list(models), command)
             progress.models(len(models), done)
     if axes and not stop.requested:
         measure(models, out / results.RUNS, axes)
     if is_first():
         if axes:
-            _save(out, labels, command)
+            _save(out, list(models), command)
         write_report(out)
     return results.load(out / results.FILE)
+
+
+def _divided(first: Experiment, seeds: int, vectorise: Vectorise) -> Vectorise:
+    """How seeds are trained on the mesh: its axis `seeds` divides what is side by side."""
+    mesh = mesh_for(first)
+    check_replicas(mesh, seeds)
+    if mesh.shape[SEEDS_AXIS] == 1:
+        return vectorise
+    if vectorise == "never":
+        raise ValueError("the mesh's axis seeds needs seeds side by side: leave out vectorise")
+    return "always"
+
+
+def _costs(
+    models: Mapping[str, Experiment],
+    claims: Mapping[str, Sequence[Verdict]],
+    matching: Matching | None,
+    families: Mapping[str, Hybrid],
+) -> dict[str, dict[str, Any]]:
+    """What each model costs, and what else is known of it before it is trained."""
+    costs = {label: cost(experiment) for label, experiment in models.items()}
+    for label, found in claims.items():
+        costs[label]["claims"] = as_claims(found)
+    for label, words in matching.words().items() if matching else ():
+        costs[label]["matched"] = words
+    for label, one in families.items():
+        costs[label]["hybrid"] = {"family": one.family, "mixer": one.mixer, "share": one.share}
+    return costs
+
+
+def _begun(models: Mapping[str, Experiment], out: Path, started: Comparison) -> Comparison | None:
+    """What the folder holds, or what starts there; raises ValueError for another configuration."""
+    found = found_in(models, out, started.config)
+    if found is None and not results.create(started, out):
+        return found_in(models, out, started.config)  # another process was faster
+    return found
 
 
 def _save(out: Path, labels: Sequence[str], command: str) -> Comparison:
@@ -183,98 +201,6 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(f"failed: {line}", style="red", markup=False, highlight=False)
     for line in broken_claims(comparison):
         console.print(line, style="red", markup=False, highlight=False)
-
-
-def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
-    """Raises ValueError where the models cannot be compared."""
-    if not models:
-        raise ValueError("a comparison needs at least one model")
-    if not 1 <= seeds <= MOST_SEEDS:
-        raise ValueError(f"seeds must be at least 1 and at most {MOST_SEEDS}; got {seeds}")
-    (label, first), *rest = models.items()
-    check_kept(first)
-    for name in models:
-        if not re.fullmatch(r"[^\W_][\w+.-]*", name):
-            raise ValueError(
-                f"{name!r} cannot name a model: give letters, digits and _ + . -, a letter first"
-            )
-    if first.train.replicas != 1:
-        raise ValueError("a comparison has --seeds, so leave out --replicas")
-    if first.train.init_from:
-        raise ValueError(
-            "a comparison trains every model from scratch, so init_from cannot be set; "
-            "fine-tune with `seqzoo train`"
-        )
-    if first.task.pretrained:
-        raise ValueError(
-            f"protocol {first.task.protocol} fine-tunes, and a comparison trains from scratch: "
-            "pretrain and fine-tune with `seqzoo train --init-from RUN`, or choose another protocol"
-        )
-    for other, experiment in rest:
-        protocols = [getattr(e.task, "protocol", None) for e in (first, experiment)]
-        if protocols[0] != protocols[1]:
-            raise ValueError(
-                f"{label} is measured by protocol {protocols[0]}, {other} by {protocols[1]}: "
-                "numbers of two protocols do not belong in one table"
-            )
-        for part in SHARED:
-            one, two = (comparable(e.to_dict())[part] for e in (first, experiment))
-            if one != two:
-                raise ValueError(f"{label} and {other} differ in {part}: {one} against {two}")
-
-
-def _found(
-    models: Mapping[str, Experiment], out: Path, shared: Mapping[str, Any]
-) -> Comparison | None:
-    """What `out` holds already. Raises ValueError if that is of another configuration."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder for the comparison")
-    if RunFolder(out).exists():
-        raise ValueError(f"{out} holds a training run; name another folder for the comparison")
-    if not (out / results.FILE).is_file():
-        return None
-    found = results.load(out / results.FILE)
-    first = next(iter(models.values()))
-    changed = _changes(found.config, shared)
-    if found.selection != first.task.selection:
-        changed.append(f"model selection: {found.selection!r} there, {first.task.selection!r} here")
-    for label, experiment in models.items():
-        old = found.model(label)
-        if old is not None:
-            changed += _changes(old.config, _tuned(experiment, old.tuned_values), f"{label}: ")
-    if changed:
-        lines = "\n".join(f"  {line}" for line in changed)
-        raise ValueError(
-            f"{out} holds a comparison of another configuration:\n{lines}\n"
-            "name another --out, or remove that folder"
-        )
-    return found
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    # `differences` reads the forms of whole experiments.
-    old, new = ({"train": {}, **plain(x)} for x in (old, new))
-    return [f"{prefix}{d}" for d in differences(old, new)]
-
-
-def _tuned(experiment: Experiment, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`_own` with what was chosen, as far as this model has it."""
-    known = {name: value for name, value in values.items() if name in fields_of(experiment)}
-    return _own(with_values(experiment, known))
-
-
-def _shared(
-    experiment: Experiment, seeds: tuple[int, ...], held: Held, sweep: Sweep | None
-) -> dict[str, Any]:
-    whole = comparable(experiment.to_dict())
-    whole["train"].pop("replicas")  # `seeds` says it, however they are trained
-    data = {DATA: held} if held else {}
-    tried = {"sweep": sweep.to_dict()} if sweep else {}
-    return {**{part: whole[part] for part in SHARED}, "seeds": list(seeds), **tried, **data}
-
-
-def _own(experiment: Experiment) -> dict[str, Any]:
-    return {k: v for k, v in comparable(experiment.to_dict()).items() if k not in SHARED}
 
 
 def _started(

@@ -57,6 +57,10 @@ def matched(
 
     Raises ValueError for a model that comes nowhere near, or has nothing of what is matched.
     """
+    if metric not in WORDS:
+        raise ValueError(
+            f"models cannot be matched in {metric!r}; choose one of {', '.join(WORDS)}"
+        )
     measure = _measure(metric, models)
     sizes = {label: _size(label, e, metric, measure) for label, e in models.items()}
     goal = target or max(sizes.values())

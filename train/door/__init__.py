@@ -27,13 +27,16 @@ from rich.console import Console
 from seqzoo.train import code
 from seqzoo.train.compare import comparison
 from seqzoo.train.compare.results import Comparison
-from seqzoo.train.compare.sweep import Sweep
+from seqzoo.train.compare.sweep import Sweep, check_keeps_sizes
 from seqzoo.train.config import Experiment
+from seqzoo.train.cost.match import Metric
+from seqzoo.train.cost.matching import matching
 from seqzoo.train.evaluation.axes import CHUNK, axes_of
 from seqzoo.train.evaluation.runs import evaluate_run
 from seqzoo.train.folder.files import run_path
 from seqzoo.train.folder.metrics import read_lines
 from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.hybrids import hybrids
 from seqzoo.train.loop import runner
 from seqzoo.train.loop.claims import sound
 from seqzoo.train.loop.evaluate import load_run
@@ -121,6 +124,10 @@ def compare(
     progress: bool = True,
     callback: Callback | None = None,
     allow_broken: bool = False,
+    match: Metric | None = None,
+    match_target: float = 0.0,
+    axes: Sequence[str] = (),
+    ratio: str = "",
     **shared: Any,
 ) -> Comparison:
     """Trains models on one task; `.rows()` of what it returns are plain dictionaries.
@@ -136,7 +143,13 @@ def compare(
         progress: shows bars.
         callback: as for `run`; one that returns True stops the comparison, saved.
         allow_broken: trains mixers of one's own that break a law, and marks them.
+        match: "parameters", "flops", "state" or "time": what all models are made to cost alike.
+        match_target: how much of it; 0 is as the largest model has, or as the folder says.
+        axes: what the trained models are tested along, as "length=64,128" or "position".
+        ratio: "attention=0,1/2,1": a model `attention+lru` by the share of such layers.
         shared: fields of `Experiment` of all models that are no experiments.
+
+    Raises ValueError for what cannot be compared, matched or tested, before anything is trained.
     """
     experiments = {
         label: model if isinstance(model, Experiment) else Experiment(model=model, **shared)
@@ -144,12 +157,26 @@ def compare(
     }
     if sweep is not None and not isinstance(sweep, Sweep):
         sweep = Sweep(fields=sweep)
+    experiments, families = hybrids(experiments, ratio)
+    sizes = None
+    if match:
+        check_keeps_sizes(sweep)
+        sizes = matching(run_path(out), experiments, match, match_target)
+        experiments = sizes.experiments
     found = sound(experiments.values(), allow=allow_broken)
     claims = {label: own for label, own in zip(experiments, found, strict=True) if own}
     with contextlib.closing(_bars(progress)) as bars:
         told = _Told(bars, callback)
         return comparison.compare(
-            experiments, out, seeds=seeds, sweep=sweep, progress=told, claims=claims
+            experiments,
+            out,
+            seeds=seeds,
+            sweep=sweep,
+            progress=told,
+            claims=claims,
+            matching=sizes,
+            axes=axes_of(axes),
+            families=families,
         )
 
 

@@ -6,7 +6,7 @@ import pytest
 from seqzoo.tasks import build
 from seqzoo.tasks.describe import check_example, describe
 from seqzoo.train.cli.command import dispatch
-from seqzoo.train.compare.comparison import check_models
+from seqzoo.train.compare.alike import check_models
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.loop.runner import finished
 

@@ -3,8 +3,7 @@ import pytest
 from seqzoo.models.registry import MIXERS
 from seqzoo.train.cli import demo
 from seqzoo.train.cli.command import dispatch
-from seqzoo.train.compare import comparison as compare
-from seqzoo.train.compare import work
+from seqzoo.train.compare import alike, work
 from seqzoo.train.compare.comparison import cost
 from seqzoo.train.compare.results import Comparison
 from tests.train.compare.test_comparison import finish
@@ -23,7 +22,7 @@ def test_at_least_five_architectures_of_four_families(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_models_of_a_section_can_be_compared_fairly(name):
     experiments = demo.sections()[name].experiments(demo.MODELS)
-    compare.check_models(experiments, 3)
+    alike.check_models(experiments, 3)
     assert {e.backbone.short_conv for e in experiments.values()} == {4}
     parameters = [cost(e)["parameters"] for e in experiments.values()]
     assert max(parameters) < 2.5 * min(parameters)

@@ -16,7 +16,7 @@ from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks import build, kind
 from seqzoo.tasks.synthetic.mqar import MQAR
 from seqzoo.train.cli.command import dispatch
-from seqzoo.train.compare.comparison import check_models
+from seqzoo.train.compare.alike import check_models
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.door import load
 from seqzoo.train.folder.checkpoint import Checkpoints
