@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: demo test test-slow smoke-newest lint bench env fuzz
+.PHONY: demo test test-slow smoke-newest lint bench env fuzz docs
 
 env: $(VENV)/.installed
 
@@ -35,6 +35,15 @@ smoke-newest:
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The site, build/site/index.html; a warning is an error, a link without a target too.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 bench: env
 	$(BIN)/seqzoo bench
