@@ -20,6 +20,7 @@ from rich.console import Console
 from seqzoo.tasks.describe import describe
 from seqzoo.tasks.task import SPLITS, Source
 from seqzoo.train.compare import results
+from seqzoo.train.compare.alike import check_models, found_in, own_of, shared_by
 from seqzoo.train.compare.axes import check_axes, measure
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.compare.pairs import told_apart
