@@ -10,7 +10,7 @@ import tempfile
 import jax
 import pytest
 
-from tests.flags import of_today, set_day, set_flags, share_compiled, turn_of
+from tests.flags import SHARE, of_today, set_day, set_flags, share_compiled, turn_of
 
 set_flags()
 set_day()
@@ -21,6 +21,8 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 FULL = 2 * 2**30  # bytes of a worker
 MANY = 3  # cases of one test
+MODULES = ("attention", "linear_attention", "recurrent", "ssm", "pretrained")
+OF_ONE = 3  # days in which each test of one of these has its turn
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,9 +59,10 @@ def pytest_collection_modifyitems(items):
 def _not_of_the_day(items):
     """By the name or number that the mark gives; without one, a function's cases in their turn.
 
-    Cases of models are compiled programs, so theirs take turns unmarked where there are many.
+    Cases of models are compiled programs, so theirs take turns unmarked where there are many. What
+    a file says of one module, beside the laws, each of its functions says every few days.
     """
-    cases, turns = collections.defaultdict(list), []
+    cases = collections.defaultdict(list)
     for item in items:
         mark = item.get_closest_marker("of_the_day")
         if not (mark and mark.args):
@@ -67,9 +70,17 @@ def _not_of_the_day(items):
         elif not of_today(*mark.args):
             yield item
     for function, found in cases.items():
-        marked = found[0].get_closest_marker("of_the_day")
+        mark = found[0].get_closest_marker("of_the_day")
         kept = found[0].get_closest_marker("every_case")
-        if marked or (len(found) >= MANY and function.startswith("tests/models/") and not kept):
-            turns.append(found)
-    for found in turns:
-        yield from (case for i, case in enumerate(found) if not turn_of(i, len(found)))
+        many = len(found) >= MANY and function.startswith("tests/models/") and not kept
+        days = mark.kwargs.get("days", 1) if mark else OF_ONE if _of_one(function) else 1
+        if not of_today(function, days):
+            yield from found
+        elif (mark and not mark.kwargs) or many:
+            turns = min(len(found), SHARE // days)
+            yield from (case for i, case in enumerate(found) if not turn_of(i, turns, days))
+
+
+def _of_one(function):
+    """Whether it is a test of one module."""
+    return function.startswith(tuple(f"tests/models/{folder}/" for folder in MODULES))

@@ -43,12 +43,15 @@ def of_today(key: str | int, days: int = SHARE) -> bool:
     return turn_of(zlib.crc32(key.encode()) if isinstance(key, str) else key, days)
 
 
-def turn_of(i: int, count: int = SHARE) -> bool:
-    """Whether it is the turn of number i of so many; every day it is that of one at least."""
+def turn_of(i: int, count: int = SHARE, days: int = 1) -> bool:
+    """Whether it is the turn of number i of so many; each lasts so many days.
+
+    Every day it is that of one at least.
+    """
     day = os.environ[DAY]
     if day in ("all", "none"):
         return day == "all"
-    return (i - int(day)) % min(count, SHARE) == 0
+    return (i - int(day) // days) % min(count, SHARE) == 0
 
 
 def set_flags() -> None:

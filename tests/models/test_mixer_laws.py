@@ -26,7 +26,7 @@ SMOKE = (
 GROUPED = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in TINY]
 CAUSAL = [name for name in GROUPED if causal_form(name.values[0])]
 WHOLE_ROWS = [name for name in GROUPED if not causal_form(name.values[0])]
-HALVES = 2  # days in which the mixers that are not among them have their turn
+THIRDS = 3  # days in which the mixers that are not among them have their turn
 # Laws of which everything has its day: of a mixer, and of a variant or a second direction, which
 # share with it what the others say.
 BY_TURNS = {"base": {"gradients"}, "variant": set(laws.NUMBERS) - {"packed", "ragged-packed"}}
@@ -46,7 +46,7 @@ def _cases(names, causal):
             if law in BY_TURNS["variant" if again else "base"]:
                 marks.append(pytest.mark.of_the_day(name.values[0]))
             elif base not in SMOKE:
-                marks.append(pytest.mark.of_the_day([*MIXERS].index(base), HALVES))
+                marks.append(pytest.mark.of_the_day([*MIXERS].index(base), THIRDS))
             yield pytest.param(*name.values, law, marks=marks)
 
 

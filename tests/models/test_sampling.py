@@ -11,6 +11,8 @@ from seqzoo.models.attention.transformer_vq import VQState
 from tests.helpers import assert_close
 from tests.laws.programs import compilations
 
+pytestmark = pytest.mark.of_the_day(days=3)
+
 VOCAB = 11
 OPTIONS = {
     # Blocks of 3 and 4 tokens before them one by one; 40 tokens are ten times that, in 5 groups.

@@ -14,6 +14,8 @@ from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 from seqzoo.train.loop.runner import run
 from tests.models.pretrained import published
 
+pytestmark = pytest.mark.of_the_day(days=3)
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

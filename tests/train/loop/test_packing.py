@@ -25,6 +25,8 @@ from tests.helpers import assert_close, assert_trees_close, x64
 from tests.train.loop.test_runner import StopAfter
 from tests.train.tiny import CLASSES, VOCAB, Rows, Tiny
 
+pytestmark = pytest.mark.of_the_day(days=3)
+
 LENGTH = 12
 
 

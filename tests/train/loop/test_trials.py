@@ -17,6 +17,8 @@ from tests.helpers import assert_close
 from tests.train.loop.test_replicas import make_model
 from tests.train.tiny import Tiny
 
+pytestmark = pytest.mark.of_the_day(days=3)
+
 SWEPT = {
     "peak_lr": (1e-3, 3e-2),
     "dynamics_lr": (1e-1, 2e-3),  # the smaller of this and the peak counts
