@@ -10,7 +10,6 @@ import os
 import posixpath
 import re
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from pages import navigation
 LOG = get_plugin_logger("seqzoo")
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+LISTED = re.compile(r"^\| (?:`\w+`(?:, )?)+ \|", re.MULTILINE)
 REMOTE = re.compile(
     r"<(?:script|img|iframe|link rel=.(?:stylesheet|preconnect).)[^>]*https?://[^ >]*"
 )
@@ -36,14 +36,17 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds what is generated."""
-    for address, text in navigation.generated().items():
-        files.append(File.generated(config, address, content=text))
+    for address, made in navigation.generated().items():
+        files.append(File.generated(config, address, content=made()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Leads links to files that are no page of the site to the repository."""
     known = set(files.src_uris)
+    section = page.file.src_uri.removesuffix(".md")
+    if section in ("mixers", "tasks"):  # the lists lead to the generated pages
+        markdown = LISTED.sub(lambda found: _listed(found[0], section, known), markdown)
     parts = FENCE.split(markdown)
     parts[::2] = [_led(part, page.file.src_uri, known, config.repo_url) for part in parts[::2]]
     return "".join(parts)
@@ -56,7 +59,15 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
     return output
 
 
-def _led(text: str, here: str, known: Mapping[str, Any] | set[str], repository: str | None) -> str:
+def _listed(cell: str, section: str, known: set[str]) -> str:
+    def led(name: re.Match) -> str:
+        there = f"{section}/{name[1]}.md"
+        return f"[{name[0]}]({there})" if there in known else name[0]
+
+    return re.sub(r"`(\w+)`", led, cell)
+
+
+def _led(text: str, here: str, known: set[str], repository: str | None) -> str:
     def led(found: re.Match) -> str:
         picture, says, target, anchor = found.groups()
         if ":" in target or _inside(here, target) in known:

@@ -15,7 +15,7 @@ from tests.helpers import assert_close
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [README, *(p.read_text() for p in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [README, *(p.read_text() for p in sorted((ROOT / "docs").rglob("*.md")))]
 COMMANDS = {
     shlex.join(shlex.split(text.replace("\\\n", ""), comments=True)): None
     for page in PAGES
@@ -24,9 +24,11 @@ COMMANDS = {
 MINE = re.search(r"^    # mine.py\n((?:    .*\n|\n)*)", (ROOT / "docs/extend.md").read_text(), re.M)
 
 
-def test_every_mixer_preset_and_task_is_in_the_readme():
-    for name in (*names(), *presets(), *tasks.names()):
-        assert f"`{name}`" in README, f"README.md does not list {name}"
+def test_every_mixer_preset_and_task_is_listed():
+    for page, listed in (("mixers", (*names(), *presets())), ("tasks", tasks.names())):
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        for name in listed:
+            assert f"`{name}`" in text, f"docs/{page}.md does not list {name}"
 
 
 REUSE = (ROOT / "docs" / "reuse.md").read_text()

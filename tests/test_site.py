@@ -1,32 +1,64 @@
 """The site of docs/: every page stands in the navigation once, and what it names exists."""
 
 import sys
+import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from seqzoo.models import MIXERS
 from tests.scripts import DOCS
 
 
-@pytest.fixture(scope="module")
-def navigation():
+@pytest.fixture(scope="module", autouse=True)
+def importable():
     sys.path.insert(0, str(DOCS))
-    from pages import navigation
-
-    yield navigation
+    yield
     sys.path.remove(str(DOCS))
 
 
-def targets(tree):
-    for entry in tree:
-        if isinstance(entry, str):
-            yield entry
-        else:
-            for below in entry.values():
-                yield from targets([below] if isinstance(below, str) else below)
+def test_every_page_stands_in_the_navigation_once():
+    from pages import navigation
 
-
-def test_every_page_stands_in_the_navigation_once(navigation):
-    named = list(targets(navigation.tree()))
+    named = list(navigation.targets(navigation.tree()))
     written = {p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md")}
     assert len(named) == len(set(named))
     assert set(named) == written | navigation.generated().keys()
+
+
+def test_a_mixer_has_its_page():
+    from pages import mixers
+
+    page = mixers.page("gla", MIXERS["gla"])
+    for part in (
+        "S_t = diag(α_t) S_{t-1} + k_t v_tᵀ",
+        "| `temperature` | `float` | `16.0` |",
+        "H K V",
+        "state, elements: 512; growth: constant",
+        "| `gla` | fits |",
+        "Where ours differs",
+        "tests/models/linear_attention/test_gla.py",
+        "| `steps` |",
+    ):
+        assert part in page
+
+
+def test_a_picture_has_what_reaches_what():
+    from pages.flow import flow
+    from pages.picture import picture
+
+    found = flow(MIXERS["gla"], 16)
+    at = {box.name: number for number, box in enumerate(found.boxes)}
+    op = found.boxes[at["gated_linear_attention"]]
+    assert {name: own for name, own in op.ports.items() if own} == {
+        "q": {at["q_proj"]},
+        "k": {at["k_proj"]},
+        "v": {at["v_proj"]},
+        "log_decay": {at["decay_proj"], ".decay"},
+    }
+    assert found.boxes[at["norm"]].ports == {
+        "o": {at["gated_linear_attention"]},
+        "z": {at["gate_proj"]},
+    }
+    assert found.output == {at["out_proj"]}
+    drawn = ElementTree.fromstring(picture("gla", found))
+    assert {*at, "x", "y"} <= {text.text for text in drawn.iter() if text.tag.endswith("text")}

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from pages import mixers
+from seqzoo.models import MIXERS
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 
 
 def tree() -> list:
-    """What stands in the navigation, in mkdocs' form."""
+    """What stands in the navigation, in mkdocs' form; a page that no section names comes last."""
+    sections = _sections()
+    named = set(targets(sections))
+    written = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
+    return [
+        *sections,
+        *({"More": rest} for rest in [[p for p in written if p not in named]] if rest),
+    ]
+
+
+def targets(entries: list) -> Iterator[str]:
+    """The addresses of all pages of a navigation."""
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for below in entry.values():
+                yield from targets([below] if isinstance(below, str) else below)
+
+
+def _sections() -> list:
+    plans = sorted(page.name for page in DOCS.glob("plans*.md"))
     return [
         {"Home": "index.md"},
         {
@@ -23,6 +48,7 @@ def tree() -> list:
                 {"Pods and preemption": "pods.md"},
             ]
         },
+        {"Mixers": ["mixers.md", *({name: f"mixers/{name}.md"} for name in MIXERS)]},
         {"Tasks": ["tasks.md"]},
         {
             "Reference": [
@@ -36,9 +62,7 @@ def tree() -> list:
             "Measured": [
                 {"Results": "results.md"},
                 {"Speed": "speed.md"},
-                {"Plans, TPU v5e": "plans.md"},
-                {"Plans, a million tokens": "plans_long.md"},
-                {"Plans, a pod": "plans_pod.md"},
+                *plans,
                 {"Forms of the primitives": "forms.md"},
                 {"Rows over devices": "parallel.md"},
             ]
@@ -47,9 +71,9 @@ def tree() -> list:
     ]
 
 
-def generated() -> dict[str, str]:
-    """Address -> text of every page that is made while the site is built."""
-    return {"index.md": first()}
+def generated() -> dict[str, Callable[[], str]]:
+    """Address -> what makes the text of every page that is made while the site is built."""
+    return {"index.md": first, **mixers.pages()}
 
 
 def first() -> str:

@@ -22,7 +22,7 @@ class Table(NamedTuple):
 
 def cells(line: str) -> list[str]:
     """The cells of a line of a table."""
-    return [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip()[1:-1])]
 
 
 @functools.cache
