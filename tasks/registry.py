@@ -27,6 +27,8 @@ from seqzoo.tasks.pixels.digits import PermutedDigits, SequentialDigits
 from seqzoo.tasks.pixels.mnist import PermutedMnist, SequentialMnist
 from seqzoo.tasks.pretraining import OBJECTIVES, wrap
 from seqzoo.tasks.rows.task import Rows
+from seqzoo.tasks.series.ppg import PpgDalia
+from seqzoo.tasks.series.uea import Uea
 from seqzoo.tasks.speech import SpeechCommands
 from seqzoo.tasks.synthetic import formal
 from seqzoo.tasks.synthetic.continuous import Adding, Capacity, Delay, Reconstruction
@@ -63,6 +65,9 @@ TASKS: dict[str, type[Task]] = {
     "psmnist": PermutedMnist,
     "scifar": SequentialCifar,
     "speech_commands": SpeechCommands,
+    # series
+    "uea": Uea,
+    "ppg_dalia": PpgDalia,
     # recall
     "mqar": MQAR,
     "mqar_zoology": MQARZoology,

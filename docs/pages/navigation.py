@@ -44,6 +44,7 @@ def _sections() -> list:
                 {"A first afternoon": "walk.md"},
                 {"Tune fairly": "tuning.md"},
                 {"Language modelling and pretraining": "language.md"},
+                {"Real series": "series.md"},
                 {"Weights in and out": "pretrained.md"},
                 {"Pods and preemption": "pods.md"},
             ]

@@ -22,7 +22,8 @@ _BEGINNINGS = {  # what files begin with -> what they are, and words of what the
     b"ARROW1": ("an Arrow file", ("Arrow",)),
     b"RIFF": ("a RIFF file", ("WAV",)),
     b"\x93NUMPY": ("a NumPy array", ("NumPy",)),
-    b"\x80\x04": ("a pickle", ()),
+    b"\x80\x04": ("a pickle", ("pickle",)),
+    b"\x80\x05": ("a pickle", ("pickle",)),
     b"%PDF": ("a PDF document", ()),
 }
 _MARKUP = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")

@@ -219,3 +219,42 @@ def folder_of(root, files):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
     return root
+
+
+def series_ts(path, rows, labels, stamps=None, said=()):
+    """A `.ts` file as the archives have them; rows [L, channels], NaN where a value is missing."""
+    classes = " ".join(sorted(set(labels)))
+    lines = ["#A comment", f"@problemName {path.stem.partition('_')[0]}"]
+    lines += [f"@timeStamps {str(stamps is not None).lower()}", "@missing false"]
+    lines += [f"@univariate {str(rows[0].shape[1] == 1).lower()}", f"@classLabel true {classes}"]
+    lines += [*said, "@data"]
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        channels = []
+        for channel in row.T:
+            cells = ["?" if np.isnan(value) else f"{value:.6f}" for value in channel]
+            if stamps is not None:
+                cells = [f"({t},{cell})" for t, cell in zip(stamps[i], cells, strict=True)]
+            channels.append(",".join(cells))
+        lines.append(":".join([*channels, label]))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def series_arff(path, rows, labels):
+    """An `.arff` file as the archives have them: relational where there are several channels."""
+    name, several = path.stem.partition("_")[0], rows[0].shape[1] > 1
+    numeric = [f"@attribute att{i} numeric" for i in range(len(rows[0]))]
+    lines = ["%A comment", f"@relation '{name}'", ""]
+    lines += ["@attribute relationalAtt relational"] * several + numeric
+    lines += ["@end relationalAtt"] * several
+    lines += [f"@attribute target {{{','.join(sorted(set(labels)))}}}", "", "@data"]
+    for row, label in zip(rows, labels, strict=True):
+        cells = "\\n".join(",".join(f"{value:.6f}" for value in channel) for channel in row.T)
+        lines.append(f"'{cells}',{label}" if several else f"{cells},{label}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def series(count, steps=5, channels=2, seed=0):
+    """Rows of numbers as files have them, and their classes in turns."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.normal(size=(steps, channels)).round(6) for _ in range(count)]
+    return rows, [("rest", "walk")[i % 2] for i in range(count)]

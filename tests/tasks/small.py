@@ -12,6 +12,7 @@ import numpy as np
 from seqzoo import tasks
 from seqzoo.tasks import TASKS
 from seqzoo.tasks.language import enwik8, pg19, wikitext103
+from seqzoo.tasks.series import archive, ppg
 from tests.tasks import published
 
 THREE = {"train_size": 3, "validation_size": 3, "test_size": 3}
@@ -111,6 +112,22 @@ def _rows(root, _):
     return {"data": str(root / "own"), "inputs": "text", "target": "label"}
 
 
+def _uea(root, monkeypatch):
+    monkeypatch.setitem(archive.SIZES, "Steps", archive.Size(14, 6, 5, 2, 2))
+    rows, labels = published.series(20)
+    published.series_ts(root / "Steps_TRAIN.ts", rows[:14], labels[:14])
+    published.series_ts(root / "Steps_TEST.ts", rows[14:], labels[14:])
+    return {"dataset": "Steps"}
+
+
+def _ppg(root, monkeypatch):
+    monkeypatch.setattr(ppg, "STEPS", 256)
+    for split in ("train", "val", "test"):
+        np.save(root / f"X_{split}.npy", published.RNG.uniform(-1, 1, (2, 256, 6)))
+        np.save(root / f"y_{split}.npy", published.RNG.uniform(-1, 1, (2, 2)))
+    return {}
+
+
 FILES = {  # task -> writes its files, returns the options that they need
     "text": _text,
     "retrieval": _retrieval,
@@ -128,4 +145,6 @@ FILES = {  # task -> writes its files, returns the options that they need
     "wikitext103": _wikitext,
     "pg19": _books,
     "rows": _rows,
+    "uea": _uea,
+    "ppg_dalia": _ppg,
 }

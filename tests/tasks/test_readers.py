@@ -157,6 +157,8 @@ READERS = {
     ),
     "PG-19": Reader("pg19", "test/10.txt", cuts=False, anything=True),
     "PG-19 in Parquet": Reader("pg19", "data/test-*", as_rows(*BOOKS), flips=True),
+    "UEA": Reader("uea", "Steps_TEST.ts", lines=True),
+    "PPG-DaLiA": Reader("ppg_dalia", "X_test.npy"),
     "any text": Reader("bytes", "text", cuts=False, anything=True),
 }
 

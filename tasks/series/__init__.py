@@ -1,0 +1,1 @@
+"""Real series: the UCR and UEA archives, PPG-DaLiA."""
