@@ -12,6 +12,10 @@ from typing import Any
 
 from seqzoo.models.errors import unknown
 from seqzoo.models.foreign import address
+from seqzoo.tasks.context.babilong import Babilong
+from seqzoo.tasks.context.counting import RulerCommonWords, RulerFrequentWords
+from seqzoo.tasks.context.phone_book import PhoneBook
+from seqzoo.tasks.context.ruler import RulerNeedles, RulerVariables
 from seqzoo.tasks.language.bytes import Bytes
 from seqzoo.tasks.language.enwik8 import Enwik8, Text8
 from seqzoo.tasks.language.pg19 import PG19
@@ -80,6 +84,13 @@ TASKS: dict[str, type[Task]] = {
     "mad_memorisation": Memorisation,
     "needle": Needle,
     "passkey": Passkey,
+    # answers in a long text
+    "ruler_niah": RulerNeedles,
+    "ruler_vt": RulerVariables,
+    "ruler_cwe": RulerCommonWords,
+    "ruler_fwe": RulerFrequentWords,
+    "babilong": Babilong,
+    "phone_book": PhoneBook,
     # copying
     "selective_copying": SelectiveCopying,
     "induction_heads": InductionHeads,

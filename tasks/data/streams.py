@@ -70,6 +70,15 @@ class Draws:
         chosen = np.argpartition(drawn, count - 1)[:count] if count else drawn[:0].astype(np.int64)
         return np.sort(chosen)
 
+    def some(self, high: int, count: int) -> Int64[np.ndarray, "count"]:
+        """`count` distinct integers below `high`, in random order; few of many are fast."""
+        if 4 * count > high:
+            return self.permutation(high)[:count] if count <= high else self.subset(high, count)
+        found: dict[int, None] = {}
+        while len(found) < count:
+            found.update(dict.fromkeys(self.integers(high, count - len(found)).tolist()))
+        return np.fromiter(found, np.int64, count)
+
     def bits(self, count: int) -> int:
         """An integer in [0, 2**count)."""
         return int.from_bytes(self.words(-(-count // 32)).tobytes()) >> -count % 32

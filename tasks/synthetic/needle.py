@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from seqzoo.models.spec import ModelSpec
+from seqzoo.tasks.data.answers import readable
 from seqzoo.tasks.data.generated import (
     GeneratedTask,
     by_slice,
@@ -48,8 +49,7 @@ class ExactTask(GeneratedTask):
         size -= np.count_nonzero(targets != IGNORED) - 1  # the answer's own bytes
         text = bytes(inputs[:size].astype(np.uint8)).decode("latin-1")
         answer = bytes(targets[targets != IGNORED].astype(np.uint8)).decode("latin-1")
-        short = text if len(text) < 400 else f"{text[:200]} [...] {text[-200:]}"
-        return f"{short!r} -> {answer!r}"
+        return readable(text, answer)
 
     def _measure(self, outputs: Array, batch: Mapping[str, Array], names: list[str]) -> Metrics:
         measured = measure_sequences(outputs, batch, name="accuracy")

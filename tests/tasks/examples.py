@@ -21,3 +21,11 @@ def value(task, outputs, batch, name):
     total, weight = jax.jit(task.measure)(outputs, batch)[name]
     counts = np.asarray(weight) > 0
     return float(np.mean(np.asarray(total)[counts] / np.asarray(weight)[counts]))
+
+
+def texts(batch):
+    """Text up to the answer, and the answer, of rows of bytes."""
+    for row, labels in zip(batch["inputs"], batch["targets"], strict=True):
+        asked = np.flatnonzero(labels >= 0)
+        answer = bytes(labels[asked].astype(np.uint8)).decode("latin-1")
+        yield bytes(row[: asked[0] + 1].astype(np.uint8)).decode("latin-1"), answer

@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 
 from seqzoo.tasks import build
-from tests.tasks.examples import one_hot, stack, value
-
-
-def texts(batch):
-    for row, labels in zip(batch["inputs"], batch["targets"], strict=True):
-        asked = np.flatnonzero(labels >= 0)
-        answer = bytes(labels[asked].astype(np.uint8)).decode("latin-1")
-        yield bytes(row[: asked[0] + 1].astype(np.uint8)).decode("latin-1"), answer
+from tests.tasks.examples import one_hot, stack, texts, value
 
 
 @pytest.mark.parametrize("haystack", ["random", "noise"])
