@@ -20,7 +20,9 @@ import jax  # noqa: E402
 
 from seqzoo.models import MIXERS  # noqa: E402
 from tests import laws  # noqa: E402
-from tests.flags import set_flags, share_compiled  # noqa: E402
+from tests.flags import set_day, set_flags, share_compiled  # noqa: E402
+
+set_day()  # by which tests choose when they are imported
 from tests.laws.check import tried  # noqa: E402
 from tests.models.test_use_laws import NAMES, subject  # noqa: E402
 
