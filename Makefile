@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: demo test test-slow smoke-newest lint bench env fuzz docs
+.PHONY: demo test test-slow smoke-newest lint bench env fuzz docs claims
 
 env: $(VENV)/.installed
 
@@ -47,6 +47,10 @@ $(VENV)/.docs: $(VENV)/.installed
 
 bench: env
 	$(BIN)/seqzoo bench
+
+# Published claims, docs/claims.md: hours for all; NAMES=parity for one.
+claims: env
+	$(BIN)/python docs/claims.py $(NAMES)
 
 # N random command lines, files and moments; each must end as docs/pods.md says.
 N ?= 1000
