@@ -32,6 +32,26 @@ class _Comparable(TypedDict):
     data: NotRequired[Mapping[str, Mapping[str, str]]]
 
 
+class _Task(TypedDict):
+    name: str
+
+
+class _Run(TypedDict):
+    """What every run has."""
+
+    task: _Task
+    model: str
+    mixer: Mapping[str, Any]
+    backbone: Mapping[str, Any]
+    optim: Mapping[str, Any]
+    train: Mapping[str, Any]
+
+
+def checked_run(data: Any, where: str) -> dict[str, Any]:
+    """`checked_config` of a run, which has all parts."""
+    return checked(checked_config(data, where), _Run, where)
+
+
 def checked_config(data: Any, where: str) -> dict[str, Any]:
     """A `to_dict` form with objects where it has some. Raises ValueError for another thing."""
     return checked(data, _Comparable, where)
@@ -61,15 +81,6 @@ def check_mixer(model: str, options: Mapping[str, Any], where: str) -> None:
             # A value that is a dataclass is written as its text.
             if option in hints and not isinstance(value, str):
                 checked(value, hints[option], f"{where}, mixer.{option}")
-
-
-def _mixer_name(mixer: Any) -> str:
-    ours = next((name for name, kind in MIXERS.items() if kind is mixer), None)
-    if isinstance(mixer, str) or ours:
-        return ours or mixer
-    if not isinstance(mixer, type):
-        raise ValueError(f"a model is a name or a class, made anew for each run; got {mixer!r}")
-    return address.register(mixer)
 
 
 def tuples(data: Any) -> Any:

@@ -268,3 +268,14 @@ def test_types_are_told_apart(value, kind, right):
         return
     with pytest.raises(ValueError, match=r"^x"):
         checked(value, kind, "x")
+
+
+@pytest.mark.parametrize("part", ["task", "model", "mixer", "backbone", "optim", "train"])
+def test_a_run_whose_configuration_lacks_a_part_is_said_to_be_damaged(tmp_path, part):
+    whole = Experiment(task="sdigits", model="lru").to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    assert RunFolder(tmp_path).config()["model"] == "lru"
+    del whole[part]
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=f"config.json: '{part}' is missing"):
+        RunFolder(tmp_path).config()

@@ -50,7 +50,7 @@ def alike_p(
     return largest
 
 
-def group_p(values: Sequence[Float64[np.ndarray, "seeds"]]) -> float:
+def group_p(values: Sequence[Float64[np.ndarray, " seeds"]]) -> float:
     """p of the hypothesis that all values are of one distribution, whatever that is.
 
     The statistic is the sum of squares between models.

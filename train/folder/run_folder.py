@@ -23,7 +23,7 @@ from seqzoo.train.config import (
 )
 from seqzoo.train.folder.files import plain, run_path, write_atomically
 from seqzoo.train.folder.lease import LOCK, Lease
-from seqzoo.train.shapes import checked_config
+from seqzoo.train.shapes import checked_run
 
 CONFIG, RESULT = "config.json", "result.json"
 CHANGES = 4  # lines of changed code that an error shows
@@ -88,7 +88,7 @@ class RunFolder:
         path = self.path / CONFIG
         if not path.exists():
             raise RunFolderError(f"{self.path} is no run: it has no {CONFIG}")
-        return checked_config(read_json(path), str(path))
+        return checked_run(read_json(path), str(path))
 
     def check(
         self, experiment: Experiment, held: Identity | None = None, *, change_steps: bool = False

@@ -78,14 +78,14 @@ class Record:
 
     def evaluated(
         self, step: int, metrics: Metrics, variables: PyTree[Array]
-    ) -> Bool[np.ndarray, "S"]:
+    ) -> Bool[np.ndarray, " S"]:
         """Takes a validation; which replicas had their best result so far."""
         shape = self.skipped.shape  # the examples are the same for all
         self.validation = {f"validation/{k}": np.broadcast_to(v, shape) for k, v in metrics.items()}
         main = self.validation[f"validation/{self._task.main_metric}"]
         return self.best.offer(step, main, variables)
 
-    def stopped(self, step: int) -> Bool[np.ndarray, "S"]:
+    def stopped(self, step: int) -> Bool[np.ndarray, " S"]:
         """Which replicas have had no better result for long enough, after so many steps.
 
         It follows from the best results alone, so nothing of it is saved.
@@ -103,7 +103,7 @@ class Record:
         found = [int(e) if s else None for e, s in zip(ends, self.stopped(step), strict=True)]
         return {"stopped": found if self._several else found[0]}
 
-    def _best_steps(self) -> Int[np.ndarray, "S"]:
+    def _best_steps(self) -> Int[np.ndarray, " S"]:
         return np.array([best or 0 for best in self.best.steps])
 
     def meta(self) -> dict[str, Any]:

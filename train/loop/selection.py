@@ -36,8 +36,8 @@ class Best:
             self._pick = jax.jit(_pick, donate_argnums=2, out_shardings=where)
 
     def offer(
-        self, step: int, values: Float[np.ndarray, "S"], variables: PyTree[Array]
-    ) -> Bool[np.ndarray, "S"]:
+        self, step: int, values: Float[np.ndarray, " S"], variables: PyTree[Array]
+    ) -> Bool[np.ndarray, " S"]:
         """Takes the results that are finite and better than all before, and says which."""
         values = np.asarray(values, np.float64)
         empty = np.isnan(self.values)
@@ -67,7 +67,7 @@ def check_kept(experiment: Experiment) -> None:
         )
 
 
-def _pick(take: Bool[Array, "S"], new: PyTree[Array], old: PyTree[Array]) -> PyTree[Array]:
+def _pick(take: Bool[Array, " S"], new: PyTree[Array], old: PyTree[Array]) -> PyTree[Array]:
     def pick(new: Array, old: Array) -> Array:
         return jnp.where(take.reshape(take.shape + (1,) * (old.ndim - 1)), new, old)
 
