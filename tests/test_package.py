@@ -76,6 +76,7 @@ FLOORS = {
         ("train/loop",),
         ("train/cost", "train/evaluation"),
         ("train/compare", "train/plan", "train/bench"),
+        ("train/measured",),
         ("train/out",),
         ("train/cli",),
         ("train/door",),  # what `from seqzoo.train import run` finds

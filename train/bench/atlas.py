@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,10 @@ from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.registry import mixer as mixer_class
 from seqzoo.train.bench.atlas_page import page
+from seqzoo.train.bench.kept import rows_of
 from seqzoo.train.bench.mixers import mixer_of
 from seqzoo.train.bench.options import STEPS, Bench
 from seqzoo.train.bench.peers import peers
-from seqzoo.train.checked import checked, read_json
 from seqzoo.train.config import Experiment, MeshConfig, TrainConfig
 from seqzoo.train.devices.chips import chip_of
 from seqzoo.train.devices.flops import operations
@@ -39,6 +39,7 @@ from seqzoo.train.loop.data import to_devices, train_batches
 from seqzoo.train.loop.program import make_program, replica_keys
 
 Row = dict[str, Any]
+About = Callable[[Any, Any, tuple], Row]  # what is said of a program, a function and its arguments
 FILE, PAGE, FORMAT = "atlas.json", "atlas.html", 1
 BASELINE = "attention"  # softmax attention, against which crossovers are found
 PASSES = ("forward_backward", "train", "decode", "forward")
@@ -59,14 +60,6 @@ class Cell(NamedTuple):
     batch: int
 
 
-class _Atlas(TypedDict):
-    format: int
-    settings: Mapping[str, Any]
-    ceiling: NotRequired[float]
-    rows: Sequence[Mapping[str, Any]]
-    fits: Sequence[Mapping[str, Any]]
-
-
 def atlas(bench: Bench) -> Iterator[Row]:
     """Measures what the folder `bench.out` lacks, a row at a time.
 
@@ -76,7 +69,7 @@ def atlas(bench: Bench) -> Iterator[Row]:
     settings, wanted = _settings(bench), cells(bench)
     for name in dict.fromkeys(cell.model for cell in wanted if cell.model not in peers()):
         mixer_of(bench, name, min(bench.lengths), shapes=True)  # what cannot be is said before work
-    rows = _read(out / FILE, settings)
+    rows = rows_of(out / FILE, settings)
     done = {Cell(**{key: row[key] for key in Cell._fields}) for row in rows}
     left = [cell for cell in wanted if cell not in done]
     ceiling = _ceiling(bench.dtype)
@@ -179,29 +172,8 @@ def _settings(bench: Bench) -> Row:
         "device": device.device_kind,
         "platform": device.platform,
         "jax": jax.__version__,
-        "d_model": bench.d_model,
-        "dtype": bench.dtype,
-        "options": bench.mixer_options,
+        **bench.sizes,
     }
-
-
-def _read(path: Path, settings: Mapping[str, Any]) -> list[Row]:
-    if not path.exists():
-        return []
-    found = checked(read_json(path), _Atlas, str(path))
-    there = found["settings"]
-    lines = [
-        f"  {name}: {there.get(name)!r} there, {value!r} here"
-        for name, value in settings.items()
-        if there.get(name) != value
-    ]
-    if lines:
-        raise ValueError(
-            f"{path} holds an atlas of other sizes or another machine:\n"
-            + "\n".join(lines)
-            + "\nname another --out, or remove that folder"
-        )
-    return [dict(row) for row in found["rows"]]
 
 
 def _ceiling(dtype: str) -> float:
@@ -222,16 +194,21 @@ def _ceiling(dtype: str) -> float:
 
 def _measured(bench: Bench, cell: Cell, ceiling: float) -> Row:
     try:
-        call, tokens, cost = _made(bench, cell)
-        seconds, best = _seconds(call, bench.rounds)
+        row = timed(bench, cell, _costs)
     except (ValueError, NotImplementedError, MemoryError, RuntimeError) as error:
         return {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-    per = STEPS if cell.what == "decode" else 1
-    seconds, best = seconds / per, best / per
-    row = {"seconds": seconds, "best_seconds": best, "tokens_per_second": tokens / seconds, **cost}
-    if cost.get("flops"):
-        row |= {"utilisation": cost["flops"] / best / ceiling, "ceiling": ceiling}
+    if row.get("flops"):
+        best = row["best_seconds"]
+        row |= {"utilisation": row["flops"] / best / ceiling, "ceiling": ceiling}
     return row
+
+
+def timed(bench: Bench, cell: Cell, about: About) -> Row:
+    """Times of a cell, and what `about` says of its program."""
+    call, tokens, cost = _made(bench, cell, about)
+    per = STEPS if cell.what == "decode" else 1
+    seconds, best = (taken / per for taken in _seconds(call, bench.rounds))
+    return {"seconds": seconds, "best_seconds": best, "tokens_per_second": tokens / seconds, **cost}
 
 
 def _seconds(call: Callable[[], Any], rounds: int) -> tuple[float, float]:
@@ -245,35 +222,39 @@ def _seconds(call: Callable[[], Any], rounds: int) -> tuple[float, float]:
     return statistics.median(spent), min(spent)
 
 
-def _made(bench: Bench, cell: Cell) -> tuple[Callable[[], Any], int, Row]:
+def _made(bench: Bench, cell: Cell, about: About) -> tuple[Callable[[], Any], int, Row]:
     """A call, the tokens that it takes (a step of a stream's), and what is known without timing."""
     if cell.model in peers():
         backward = cell.what == "forward_backward"
         make = peers()[cell.model]
         started = time.perf_counter()
-        call = make(cell.batch, cell.length, bench.d_model, backward)
+        call = make(cell.batch, cell.length, bench.d_model, backward, bench.dtype)
         call()
         seconds = time.perf_counter() - started
         return call, cell.batch * cell.length, {"compile_seconds": seconds, "peer": True}
-    return {"train": _train, "decode": _decode}.get(cell.what, _alone)(bench, cell)
+    return {"train": _train, "decode": _decode}.get(cell.what, _alone)(bench, cell, about)
 
 
-def _compiled(function: Any, *args: Any) -> tuple[Any, Row]:
+def _compiled(about: About, function: Any, *args: Any) -> tuple[Any, Row]:
     """The program of `function(*args)`, and what it costs to make and to hold."""
     started = time.perf_counter()
     compiled = function.lower(*args).compile()
-    seconds, memory = time.perf_counter() - started, compiled.memory_analysis()
+    seconds = time.perf_counter() - started
+    return compiled, {"compile_seconds": seconds, **about(compiled, function, args)}
+
+
+def _costs(compiled: Any, function: Any, args: tuple) -> Row:
+    memory = compiled.memory_analysis()
     parts = ("temp", "argument", "output")  # not every backend says what its programs take
     held = sum(getattr(memory, f"{part}_size_in_bytes", 0) for part in parts)
-    return compiled, {
-        "compile_seconds": seconds,
+    return {
         "mib": held / 2**20,
         "temp_mib": getattr(memory, "temp_size_in_bytes", 0) / 2**20,
         "flops": operations(function, *args).total,
     }
 
 
-def _alone(bench: Bench, cell: Cell) -> tuple[Callable[[], Any], int, Row]:
+def _alone(bench: Bench, cell: Cell, about: About) -> tuple[Callable[[], Any], int, Row]:
     """A mixer by itself."""
     mixer = mixer_of(bench, cell.model, cell.length)
     graphdef, params, rest = nnx.split(mixer, nnx.Param, ...)
@@ -290,11 +271,11 @@ def _alone(bench: Bench, cell: Cell) -> tuple[Callable[[], Any], int, Row]:
         function, args = jax.jit(forward), (params, x)
     else:
         function, args = jax.jit(jax.grad(loss, argnums=(0, 1))), (params, x, target)
-    compiled, cost = _compiled(function, *args)
+    compiled, cost = _compiled(about, function, *args)
     return lambda: compiled(*args), cell.batch * cell.length, cost
 
 
-def _train(bench: Bench, cell: Cell) -> tuple[Callable[[], Any], int, Row]:
+def _train(bench: Bench, cell: Cell, about: About) -> tuple[Callable[[], Any], int, Row]:
     """A training step of two blocks around it, head and optimiser included."""
     task = tasks.build("mad_selective_copying", length=cell.length, num_tokens=4)
     options = bench.options_of(cell.model)
@@ -313,7 +294,7 @@ def _train(bench: Bench, cell: Cell) -> tuple[Callable[[], Any], int, Row]:
     first, key = replica_keys(experiment)
     batch = next(train_batches(task.source("train"), cell.batch, seed=0, threads=0))
     placed, state = to_devices(batch, program.rows), program.init(first)
-    compiled, cost = _compiled(program.step, state, placed, key)
+    compiled, cost = _compiled(about, program.step, state, placed, key)
 
     def call() -> Any:
         nonlocal state
@@ -323,7 +304,7 @@ def _train(bench: Bench, cell: Cell) -> tuple[Callable[[], Any], int, Row]:
     return call, task.real_tokens(batch), cost
 
 
-def _decode(bench: Bench, cell: Cell) -> tuple[Callable[[], Any], int, Row]:
+def _decode(bench: Bench, cell: Cell, about: About) -> tuple[Callable[[], Any], int, Row]:
     """Steps of a stream, one token of each row; what keeps all tokens has room for `length`."""
     mixer = mixer_of(bench, cell.model, cell.length)
     graphdef, rest = nnx.split(mixer)
@@ -333,7 +314,7 @@ def _decode(bench: Bench, cell: Cell) -> tuple[Callable[[], Any], int, Row]:
         return nnx.merge(graphdef, rest, copy=True).extend(x, state)
 
     state = mixer.init_state(cell.batch)
-    compiled, cost = _compiled(jax.jit(extend), x, state)
+    compiled, cost = _compiled(about, jax.jit(extend), x, state)
 
     def call() -> Any:
         after = state

@@ -42,10 +42,14 @@ class Bench:
     steps: int = 50  # that the host is watched for, or that run while a checkpoint is written
     mib: int = 1024  # of the train state that is saved
     out: Path | None = None  # JSON lines are appended here; of an atlas its folder
+    device_report: Path | None = None  # with --atlas: a folder for what a GPU or TPU really does
+    limit_seconds: float = 300.0  # for a row of a device report
 
     def __post_init__(self) -> None:
         if self.atlas:
             object.__setattr__(self, "what", "atlas")
+        if self.device_report is not None and self.what != "atlas":
+            raise ValueError("--device-report DIR is of the atlas; give --atlas too")
         if self.what == "atlas" and min(self.lengths, default=0) < STEPS:
             raise ValueError(
                 f"an atlas times {STEPS} steps of a stream, so lengths are at least that; got "
@@ -92,6 +96,11 @@ class Bench:
         if not isinstance(options, dict) or not all(isinstance(v, dict) for v in options.values()):
             raise ValueError(f'--options has the form {{"lru": {{}}}}; got {self.options!r}')
         return {short(name): own for name, own in options.items()}
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What rows that are compared have alike."""
+        return {"d_model": self.d_model, "dtype": self.dtype, "options": self.mixer_options}
 
     def options_of(self, name: str) -> dict[str, Any]:
         """Those of one mixer."""

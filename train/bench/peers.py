@@ -6,8 +6,9 @@ gradients of the input and of all parameters. What is not installed is left out.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,28 +16,56 @@ import jax.numpy as jnp
 from flax import nnx
 
 Call = Callable[[], Any]
+Make = Callable[[int, int, int, bool, str], Call]  # of rows, length, width, both passes, dtype
 HEADS = 4
-
-
-def peers() -> dict[str, Callable[[int, int, int, bool], Call]]:
-    """Name -> what makes a call for (rows, length, width, backward too), of those installed."""
-    found = {f"flax {name}": _flax(cell) for name, cell in FLAX.items()}
-    if importlib.util.find_spec("torch"):
-        found |= {f"torch {name}": _torch(name) for name in ("lstm", "gru", "rnn", "attention")}
-    return found
-
-
+PACKAGES = ("flax", "torch", "fla", "mamba_ssm")
 FLAX = {"lstm": "LSTMCell", "gru": "GRUCell", "rnn": "SimpleCell"}
+TORCH = ("lstm", "gru", "rnn", "attention")
+FLA = {  # mixers of ours -> layers of flash-linear-attention, which need a GPU
+    "linear_attention": "LinearAttention",
+    "retnet": "MultiScaleRetention",
+    "gla": "GatedLinearAttention",
+    "deltanet": "DeltaNet",
+    "gated_deltanet": "GatedDeltaNet",
+    "kda": "KimiDeltaAttention",
+}
+MAMBA = {"mamba": "Mamba", "mamba2": "Mamba2"}
 
 
-def _flax(cell: str) -> Callable[[int, int, int, bool], Call]:
-    def make(rows: int, length: int, width: int, backward: bool) -> Call:
-        module = nnx.RNN(getattr(nnx, cell)(width, width, rngs=nnx.Rngs(0)))
+def peers() -> dict[str, Make]:
+    """Package and mixer -> what makes a call, of the packages installed."""
+    return {f"{name} {mixer}": make for name, mixer, make in _all() if not absent(name)}
+
+
+def absent(package: str) -> str:
+    """Why a package's layers are left out; nothing where they are there."""
+    needed = ("torch", package) if package in ("fla", "mamba_ssm") else (package,)
+    for name in needed:
+        if not importlib.util.find_spec(name):
+            return f"{name} is not installed"
+    if len(needed) > 1 and not importlib.import_module("torch").cuda.is_available():
+        return "its kernels need a GPU"
+    return ""
+
+
+def _all() -> Iterator[tuple[str, str, Make]]:
+    yield from (("flax", mixer, _flax(cell)) for mixer, cell in FLAX.items())
+    yield from (("torch", mixer, _torch(functools.partial(_torch_layer, mixer))) for mixer in TORCH)
+    for package, layers in (("fla", FLA), ("mamba_ssm", MAMBA)):
+        for mixer, layer in layers.items():
+            yield package, mixer, _torch(functools.partial(_layer_of, package, layer))
+
+
+def _flax(cell: str) -> Make:
+    def make(rows: int, length: int, width: int, backward: bool, dtype: str) -> Call:
+        module = nnx.RNN(getattr(nnx, cell)(width, width, dtype=dtype, rngs=nnx.Rngs(0)))
+        start = module.cell.initialize_carry((rows, width), nnx.Rngs(0))
+        start = jax.tree.map(lambda a: a.astype(dtype), start)  # not every cell's is its dtype
         graphdef, params, rest = nnx.split(module, nnx.Param, ...)
-        x = jax.random.normal(jax.random.key(0), (rows, length, width))
+        x = jax.random.normal(jax.random.key(0), (rows, length, width), dtype)
 
         def forward(params: Any, x: jax.Array) -> jax.Array:
-            return nnx.merge(graphdef, params, rest, copy=True)(x)
+            return nnx.merge(graphdef, params, rest, copy=True)(x, initial_carry=start)
 
         def loss(params: Any, x: jax.Array) -> jax.Array:
             return jnp.square(forward(params, x)).sum()
@@ -47,13 +76,14 @@ def _flax(cell: str) -> Callable[[int, int, int, bool], Call]:
     return make
 
 
-def _torch(name: str) -> Callable[[int, int, int, bool], Call]:
-    def make(rows: int, length: int, width: int, backward: bool) -> Call:
+def _torch(layer_of: Callable[[Any, int], Any]) -> Make:
+    def make(rows: int, length: int, width: int, backward: bool, dtype: str) -> Call:
         torch = importlib.import_module("torch")
         gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
         device = "cuda" if gpu else "cpu"
-        layer = _torch_layer(torch, name, width).to(device)
-        x = torch.randn(rows, length, width, device=device, requires_grad=backward)
+        like = {"device": device, "dtype": getattr(torch, dtype)}
+        layer = layer_of(torch, width).to(**like)
+        x = torch.randn(rows, length, width, requires_grad=backward, **like)
 
         def call() -> None:
             with torch.set_grad_enabled(backward):
@@ -70,7 +100,14 @@ def _torch(name: str) -> Callable[[int, int, int, bool], Call]:
     return make
 
 
-def _torch_layer(torch: Any, name: str, width: int) -> Any:
+def _layer_of(package: str, layer: str, torch: Any, width: int) -> Any:
+    if package == "fla":
+        heads = {"hidden_size": width, "num_heads": HEADS}
+        return getattr(importlib.import_module("fla.layers"), layer)(**heads)
+    return getattr(importlib.import_module(package), layer)(width)
+
+
+def _torch_layer(name: str, torch: Any, width: int) -> Any:
     """A layer of PyTorch; attention is causal, with four projections and no positions."""
     if name != "attention":
         return getattr(torch.nn, name.upper())(width, width, batch_first=True)

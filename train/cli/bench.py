@@ -7,6 +7,7 @@
     seqzoo bench --what host      what the host does for a step outside the compiled program
     seqzoo bench --what data      examples a second that tasks make and a small model trains on
     seqzoo bench --atlas          passes, steps and streams at every size: JSON and a page in --out
+    seqzoo bench --atlas --device-report DIR  a GPU or TPU beside its plan: kernels, time, memory
     seqzoo bench --what checkpoint  how long a save holds up the loop, and how long it is written
 
 Timings on a shared machine drift, so mixers take turns within a round, one baseline is measured in
@@ -32,6 +33,8 @@ from seqzoo.train.bench.mixers import latency, scaling, speed
 from seqzoo.train.bench.options import Bench
 from seqzoo.train.bench.training import depth, host
 from seqzoo.train.cli.flags import parse, read
+from seqzoo.train.folder.files import run_path
+from seqzoo.train.measured.report import PAGE, SIZE, measured
 
 Row = dict[str, Any]
 MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
@@ -49,9 +52,13 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
 def main(argv: Sequence[str]) -> int:
     """`seqzoo bench`."""
     line = read(argv)
+    report = line.has("--device-report")
+    line = line.after(SIZE) if report else line
     for flag in ("--models", "--baseline"):
         code.name(*code.foreign(line.text(flag) or "", "").values())
     bench = parse(Bench, line, "seqzoo bench")
+    if report:
+        return _report(bench)
     console = Console()
     rows = []
     for row in MEASURES[bench.what](bench):
@@ -64,6 +71,15 @@ def main(argv: Sequence[str]) -> int:
         print(text, flush=True)
     if bench.what != "atlas":  # its page has the table
         console.print(table(rows))
+    return 0
+
+
+def _report(bench: Bench) -> int:
+    """What a device does beside its plan. No device is asked for here: a row's process has it."""
+    for row in measured(bench):
+        said = row.get("error") or ("wrong" if row.get("ok") is False else "done")
+        print(f"{row['name']}: {said}, {row['seconds']:.0f} s", flush=True)
+    print(run_path(bench.device_report) / PAGE)
     return 0
 
 

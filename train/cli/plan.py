@@ -28,7 +28,7 @@ from seqzoo.train.cli.flags import CommandLine, bare_field, parse, read
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.chips import GIB
 from seqzoo.train.folder.files import write_atomically
-from seqzoo.train.plan import forms, plan, search, table
+from seqzoo.train.plan import forms, plan, primitives, search, table
 from seqzoo.train.plan.topology import Plan, devices_of
 
 # The size of the table unless other flags say otherwise; batch and mesh follow from the topology.
@@ -155,17 +155,17 @@ def _forms(line: CommandLine) -> int:
     parsed = parse(kind, line, "seqzoo plan --forms")
     own, options = parsed.own, parsed.options
     if own.row:
-        form = forms.form_of(own.row)
+        form = primitives.form_of(own.row)
         print(json.dumps(forms.measure(form, options.lengths[0], options.topology)))
         return 0
-    wanted = forms.forms_of(own.ops)
+    wanted = primitives.forms_of(own.ops)
     if own.out is None:
         raise ValueError("--forms needs --out DIR, where rows are kept")
     for row in forms.make_rows(wanted, options, own.out):
         name = f"{row['topology']} {row['op']} {row['form']} {row['length']}"
         print(f"{name}: {row.get('error', 'done')}, {row['seconds']:.0f} s", flush=True)
     rows = forms.rows_of(own.out)
-    _show(forms.page(rows, options), own.page)
+    _show(forms.page(rows, options, own.page), own.page)
     print(json.dumps({"rows": len(rows), "missing": forms.missing(wanted, options, own.out)}))
     return 0
 

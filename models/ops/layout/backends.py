@@ -9,6 +9,8 @@ compiled for, which need not be that of the host; so every form is offered to
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -42,8 +44,19 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "attention": {"cpu": "small blocks", "gpu": "large blocks", "tpu": "splash"},
 }
 
+VARIABLE = "SEQZOO_FORMS"  # forms of this process on every platform, OP=FORM,..
 # Part of the key of every `jax.jit`, so that what is compiled within `forced` is for it alone.
 _forced = jax.make_user_context(())
+
+
+@functools.cache
+def _named(text: str) -> Mapping[str, str]:
+    """What the environment names. Raises ValueError."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    named = {op.strip(): form.strip() for op, _, form in pairs}
+    if wrong := named.keys() - TABLE.keys():
+        raise ValueError(f"{VARIABLE} is OP=FORM,.. of {', '.join(TABLE)}; got {wrong.pop()!r}")
+    return named
 
 
 def chosen(op: str, platform: str) -> str:
@@ -56,7 +69,8 @@ def chosen(op: str, platform: str) -> str:
         raise ValueError(f"no op {op!r} in the table of forms; it has {sorted(TABLE)}")
     if platform not in PLATFORMS:
         raise ValueError(f"no platform {platform!r} in the table of forms; it has {PLATFORMS}")
-    return dict(_forced.value).get(op, TABLE[op][platform])
+    named = {**_named(os.environ.get(VARIABLE, "")), **dict(_forced.value)}
+    return named.get(op, TABLE[op][platform])
 
 
 @contextlib.contextmanager

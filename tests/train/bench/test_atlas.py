@@ -62,7 +62,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, measured):
     assert len(measured) == len(set(measured)) == 36
     assert not list(atlas(bench(tmp_path, peers=False)))
     assert len(list(atlas(bench(tmp_path, peers=False, batches=(2, 3))))) == 36  # it may grow
-    with pytest.raises(ValueError, match=r"d_model: 16 there, 8 here\n.*another --out"):
+    with pytest.raises(ValueError, match=r"d_model: 16 there, 8 here\n.*another folder"):
         next(atlas(bench(tmp_path, d_model=8)))
 
 

@@ -33,6 +33,7 @@ FORMS = ["plan", "--forms", "--lengths", "16", "--total-seconds=1e-9", "--topolo
 EXPORT = ["--length=4", "--platforms=cpu"]
 BENCH = ["bench", "--what=data", "--tasks=parity", "--rounds=1", "--batch-size=1", "--steps=1"]
 BENCH += ["--models=min_gru", "--d-model=8"]
+MEASURED = ["bench", "--atlas", "--models=min_gru", "--no-peers", "--limit-seconds=1e-9"]
 
 
 class Option(NamedTuple):
@@ -62,6 +63,7 @@ OPTIONS = {
     "report RUN": Option(["report"], "run", makes="report.html", runs=True),
     "doctor --out": Option(["doctor", "--mib=1", "--out"], runs=True),
     "bench --out": Option([*BENCH, "--out"], makes="."),
+    "bench --device-report": Option([*MEASURED, "--device-report"], makes="device.md"),
     "new --out": Option(["new", "task", "my_task", "--out"], makes="my_task.py"),
     "plan --all --out": Option([*ALL, "--out"], makes="request.json"),
     "plan --all --page": Option([*ALL, "--out=rows", "--page"], makes="."),

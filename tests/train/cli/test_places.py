@@ -10,7 +10,8 @@ from tests.train import shared
 from tests.train.cli import places
 from tests.train.cli.places import BAD, COMPARE, GOOD, NAMES, OPTIONS, TRAIN
 
-DEAR = {"bench --out", "compare --data.data"}  # right ones, which compile programs of their own
+# Right ones, which compile programs of their own or start a process.
+DEAR = {"bench --out", "bench --device-report", "compare --data.data"}
 DOCS = Path(__file__).parents[3] / "docs" / "places.md"
 
 

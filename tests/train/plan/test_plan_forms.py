@@ -8,7 +8,8 @@ import pytest
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.plan import forms as module
-from seqzoo.train.plan.forms import FORMS, measure
+from seqzoo.train.plan.forms import FormsOptions, measure, page
+from seqzoo.train.plan.primitives import FORMS
 
 DONE = {
     "fits": True,
@@ -51,9 +52,16 @@ def test_a_table_continues_and_keeps_failures(tmp_path, monkeypatch, capsys):
     text = page.read_text()
     assert "    seqzoo plan --forms --topology v5e:1x1 --out DIR" in text
     assert "## attention, v5e:1x1\n\n| form | L = 512 |\n|---|---|\n" in text
-    assert "| sequential | 4 (?) / 3 / 2 |" in text
+    assert "| sequential | 4 (?) / ? / 3 / 2 |" in text
     assert "| dense | too / slow |" in text
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"rows": 6, "missing": 0}
+
+
+def test_rows_of_gpus_are_launches():
+    row = {"op": "attention", "form": "dense", "topology": "h100:1", "length": 512}
+    text = page([{**row, **DONE, "launches": 1234.0, "bound_seconds": 0.002}], FormsOptions())
+    assert text.startswith("# Forms of the primitives on GPUs and TPUs")
+    assert "| dense | 1,234 / 2 / 3 / 2 |" in text
 
 
 def test_no_row_is_begun_after_the_time(tmp_path, monkeypatch, capsys):
