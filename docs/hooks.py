@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 def on_config(config: Any) -> Any:
     """Gives the navigation, and the repository where pyproject.toml names one."""
     config.nav = navigation.tree()
+    config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [str(_packages())]
     config.repo_url = _repository()
     return config
 
@@ -84,6 +86,21 @@ def _led(text: str, here: str, known: set[str], repository: str | None) -> str:
 
 def _inside(here: str, target: str) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
+
+
+def _packages() -> Path:
+    """A folder in which the packages stand by their names, as links, for who reads them so."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    top = ROOT / "build" / "packages"
+    shutil.rmtree(top, ignore_errors=True)
+    (top / "seqzoo").mkdir(parents=True)
+    for name, folder in setuptools["package-dir"].items():
+        _, _, below = name.partition(".")
+        if below.count("."):
+            continue  # stands in a folder that is linked
+        for path in [ROOT / folder] if below else (ROOT / folder).glob("*.py"):
+            (top / "seqzoo" / (below or path.name)).symlink_to(path)
+    return top
 
 
 def _repository() -> str | None:

@@ -19,7 +19,7 @@ from seqzoo.models.attention.softmax import Attention
 from seqzoo.models.attention.sparse_attention import SparseAttention
 from seqzoo.models.attention.synthesizer import Synthesizer
 from seqzoo.models.attention.transformer_vq import TransformerVQ
-from seqzoo.models.help import page
+from seqzoo.models.help import page as _page  # no name of seqzoo.models
 from seqzoo.models.linear_attention.deltanet import DeltaNet, DeltaProduct
 from seqzoo.models.linear_attention.gated_deltanet import GatedDeltaNet, KimiDeltaAttention
 from seqzoo.models.linear_attention.gated_deltanet2 import Comba, GatedDeltaNet2
@@ -134,4 +134,4 @@ MIXERS: dict[str, type[Mixer]] = {
 }
 
 for _mixer in MIXERS.values():
-    _mixer.__doc__ = page(_mixer)
+    _mixer.__doc__ = _page(_mixer)

@@ -1,12 +1,14 @@
 """The site of docs/: every page stands in the navigation once, and what it names exists."""
 
+import json
 import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 from seqzoo.models import MIXERS
-from tests.scripts import DOCS
+from seqzoo.tasks import TASKS
+from tests.scripts import DOCS, script
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,3 +64,37 @@ def test_a_picture_has_what_reaches_what():
     assert found.output == {at["out_proj"]}
     drawn = ElementTree.fromstring(picture("gla", found))
     assert {*at, "x", "y"} <= {text.text for text in drawn.iter() if text.tag.endswith("text")}
+
+
+def test_tasks_have_their_pages():
+    from pages import tasks
+
+    page = tasks.page("listops", TASKS["listops"])
+    for part in (
+        "Tay et al. 2020, arXiv 2011.04006",
+        "| root operator | 0.3525 |",
+        "| `pretrain-finetune` | length 2048, end True, pooling mean |",
+        "| `s4d/listops` |",
+        "| `data` | `'generated'` | or the folder of the official archive |",
+    ):
+        assert part in page
+    assert "seqzoo data show --task rows" in tasks.page("rows", TASKS["rows"])
+
+
+@pytest.mark.parametrize("name", ["parity", "mqar", "dyck"])
+def test_examples_of_pages_are_those_of_the_code(name):
+    kept = json.loads((DOCS / "samples.json").read_text())
+    assert {**kept[name], **script("samples")["sampled"](name, baselines=False)} == kept[name]
+
+
+def test_the_reference_has_every_public_name():
+    from pages import reference
+
+    import seqzoo.models
+
+    listed = "\n".join(reference.page(package) for package in reference.PACKAGES)
+    for name in ("heads.build_model", "mixer.Mixer", "ops.scan.linear.linear_scan"):
+        assert f"::: seqzoo.models.{name}\n" in listed
+    assert "::: seqzoo.train.door.compare\n" in listed
+    assert "| `peak_lr` | `0.001` |" in listed
+    assert not hasattr(seqzoo.models, "page")

@@ -16,7 +16,6 @@ from pages.picture import picture
 from pages.tables import DOCS, Table, cells, markdown, rows_of
 from seqzoo.models import MIXERS, PRESETS, Mixer, config_of
 from seqzoo.models.construct import parameters_of
-from seqzoo.models.help import SHARED
 from seqzoo.testing import LAWS, laws_of
 
 ROOT = DOCS.parent
@@ -51,7 +50,7 @@ def page(name: str, mixer: type[Mixer]) -> str:
         "As traced with default options and D = 64. Shaded: primitives of `seqzoo.models.ops`, "
         "with their arguments and, in italics, the parameters that go into these directly.",
         "## Options",
-        _options(mixer, arguments),
+        _options(arguments),
         "## Size",
         _size(mixer),
         *_presets(name),
@@ -85,19 +84,17 @@ def _differences(body: str) -> list[str]:
     return ["### What differs from the paper", " ".join(found)]
 
 
-def _options(mixer: type[Mixer], arguments: str) -> str:
+def _options(arguments: str) -> str:
     """The table of a constructor's arguments, and what its docstring says of them."""
+    lines, _, told = arguments.partition("\n\n")
     rows = []
-    for name, given in parameters_of(mixer).items():
-        if name in ("self", "rngs"):
-            continue
-        default = given.default
-        shown = "" if default is given.empty else getattr(default, "__name__", repr(default))
-        kind = f"`{given.annotation}`"
-        rows.append([f"`{name}`", kind, f"`{shown}`" if shown else "", SHARED.get(name, "")])
-    if "causal" not in parameters_of(mixer) and mixer.causal_form:
-        rows.append(["`causal`", "`bool`", "`True`", SHARED["causal"]])
-    told = arguments.partition("\n\n")[2].strip()
+    for line in lines.splitlines():
+        field, _, says = line.strip().partition("  # ")
+        name, _, kind = field.partition(": ")
+        kind, _, default = kind.partition(" = ")
+        if name != "rngs":
+            rows.append([f"`{name}`", f"`{kind}`", f"`{default}`" if default else "", says])
+    told = told.strip()
     return markdown(["option", "type", "default", "what"], rows) + (f"\n{told}" if told else "")
 
 

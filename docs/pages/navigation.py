@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pages import mixers
+from pages import mixers, reference, tasks
 from seqzoo.models import MIXERS
+from seqzoo.tasks import TASKS
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
@@ -50,9 +51,13 @@ def _sections() -> list:
             ]
         },
         {"Mixers": ["mixers.md", *({name: f"mixers/{name}.md"} for name in MIXERS)]},
-        {"Tasks": ["tasks.md"]},
+        {"Tasks": ["tasks.md", *({name: f"tasks/{name}.md"} for name in TASKS)]},
         {
             "Reference": [
+                *(
+                    {p: address}
+                    for p, address in zip(reference.PACKAGES, reference.pages(), strict=True)
+                ),
                 {"What a comparison leaves": "results_format.md"},
                 {"What the numbers mean": "statistics.md"},
                 {"Models that cost the same": "matching.md"},
@@ -74,7 +79,7 @@ def _sections() -> list:
 
 def generated() -> dict[str, Callable[[], str]]:
     """Address -> what makes the text of every page that is made while the site is built."""
-    return {"index.md": first, **mixers.pages()}
+    return {"index.md": first, **mixers.pages(), **tasks.pages(), **reference.pages()}
 
 
 def first() -> str:

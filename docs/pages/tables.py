@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,13 +53,18 @@ def slug(heading: str) -> str:
 
 
 def rows_of(name: str, pages: tuple[str, ...]) -> list[Table]:
-    """What the tables of some pages say of `name`: each with the rows that begin with it."""
+    """What the tables of some pages say of `name`: each with the rows whose first cell names it."""
     found = []
     for table in (table for page in pages for table in tables(page)):
-        own = [row for row in table.rows if row[0].strip("`") == name]
+        own = [row for row in table.rows if names(row[0], name)]
         if own and len(own[0]) == len(table.header):
             found.append(table._replace(rows=own))
     return found
+
+
+def names(cell: str, name: str) -> bool:
+    """Whether a cell is code that names `name`, or several names, or a pattern, `mad_*`."""
+    return any(fnmatchcase(name, pattern) for pattern in re.findall(r"`([\w*]+)`", cell))
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -42,7 +42,7 @@ def nonlinear_scan(
         cell: pure function of a state (leaves [B, ...], as h0) and one step's inputs (leaves
             [B, ...]) to the next state, rows independent of each other. Weights it closes over
             are differentiated.
-            With `kernels` it is cell(h, x, *dots) and must call each dots[i](v), which is
+            With `kernels` it is cell(h, x, *dots) and must call each `dots[i](v)`, which is
             v @ kernels[i], once and in order; leaves of h and x are then floating. Other weights
             are best broadcast to [B, ...], or their gradients are summed over rows at every step.
         x: inputs, leaves [B, L, ...]; whatever does not depend on h is best computed before.
