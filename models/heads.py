@@ -15,13 +15,14 @@ from seqzoo.models import door
 from seqzoo.models.backbone import Backbone, BackboneConfig
 from seqzoo.models.blocks.layers import ACTIVATIONS, ConvPositions, Norm, dropout
 from seqzoo.models.composite import Composite, Run
-from seqzoo.models.contrastive import ContrastHead
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState, forward, real_only
 from seqzoo.models.ops.layout.cpu import with_rows_joined
 from seqzoo.models.ops.layout.packed import Packed
 from seqzoo.models.ops.softmax.rope import sinusoidal
 from seqzoo.models.registry import mixer, resolve, with_room
+from seqzoo.models.selfsupervised.patches import ContrastHead
+from seqzoo.models.selfsupervised.views import ViewHeads
 from seqzoo.models.spec import ModelSpec
 
 
@@ -138,7 +139,8 @@ class SequenceModel(nnx.Module):
     [B, outputs] from (u, v, u - v, u * v) (the two-tower head of S4 and S5 on Long Range Arena).
     autoencode: [B, L, outputs] from the pooled row alone, to which each position adds its
     sinusoidal embedding before an MLP of width d that all share (MAD's compression task).
-    contrast: [B, patches, 1 + steps, outputs], see `ContrastHead`.
+    contrast: [B, patches, 1 + steps, outputs], see `ContrastHead`. views: inputs [B, V, L], V views
+    of an example; what comes out is a `Seen` (`ViewHeads`).
     """
 
     published: str | None = None  # config.json, where the weights are published ones
@@ -171,6 +173,8 @@ class SequenceModel(nnx.Module):
         if spec.head == "contrast":
             layout = {"patch": spec.patch, "steps": spec.steps}
             self.contrast = ContrastHead(d, spec.outputs, **layout, **dtypes)
+        if spec.head == "views":
+            self.views = ViewHeads(spec.views, spec.outputs, self.encoder, config, rngs=rngs)
         bias = not self.tied if config.head_bias is None else config.head_bias
         width = config.embed_width if self.tied and config.embed_width else d
         transform = None
@@ -178,7 +182,7 @@ class SequenceModel(nnx.Module):
             transform = HeadTransform(d, width, config, rngs=rngs)
         self.transform, self.cap = nnx.data(transform), config.logit_cap
         own = None
-        if spec.head != "contrast" and not self.tied:
+        if spec.head not in ("contrast", "views") and not self.tied:
             self.out_proj = Linear(width, spec.outputs, use_bias=bias, **dtypes)
         elif self.tied and bias:
             own = nnx.Param(jnp.zeros(spec.outputs, config.param_dtype))
@@ -227,8 +231,10 @@ class SequenceModel(nnx.Module):
     ) -> Float[Array, "..."]:
         """What a call gives, by the streaming form: `chunk` tokens at a time, any head.
 
-        Raises ValueError for a model that looks both ways.
+        Raises ValueError for a model that looks both ways, and for one of views.
         """
+        if self.head == "views":
+            raise ValueError("views are whole rows; stream model.encoder and pool what it gives")
         self.encoder.check(*self._rows(inputs, None, segment_ids))
         rows, _, ids = self._rows(inputs, None, segment_ids)
         valid = jnp.ones(rows.shape[:2], jnp.int32) if ids is None else ids
@@ -272,16 +278,18 @@ class SequenceModel(nnx.Module):
         return with_rows_joined(lambda x: jnp.einsum("...d,vd->...v", x, table), h)
 
     def _rows(self, inputs: Array, state: None, ids: Array | None) -> tuple:
-        """What the encoder reads: of pairs, both one after the other."""
-        if self.head != "two_tower":
+        """What the encoder reads: of pairs and views, one after the other."""
+        if self.head not in ("two_tower", "views"):
             return inputs, state, ids
-        door.check_array(inputs, "a model of pairs", "inputs")
-        if inputs.ndim < 3 or inputs.shape[1] != 2:
+        count, who = (2, "pairs") if self.head == "two_tower" else (self.views.spec.views, "views")
+        door.check_array(inputs, f"a model of {who}", "inputs")
+        if inputs.ndim < 3 or inputs.shape[1] != count:
             raise ValueError(
-                f"a two_tower head compares pairs, inputs [B, 2, L]; got {tuple(inputs.shape)}"
+                f"a {self.head} head compares {who}, inputs [B, {count}, L]; got "
+                f"{tuple(inputs.shape)}"
             )
-        door.check_ids(ids, inputs.shape[:3], "a model of pairs")
-        rows = inputs.reshape(2 * inputs.shape[0], *inputs.shape[2:])
+        door.check_ids(ids, inputs.shape[:3], f"a model of {who}")
+        rows = inputs.reshape(count * inputs.shape[0], *inputs.shape[2:])
         return rows, state, None if ids is None else ids.reshape(rows.shape[:2])
 
     def _compared(self, h: Float[Array, "2B D"]) -> Float[Array, "B O"]:
@@ -323,13 +331,39 @@ def _read(
     """Every head from what its encoder gives."""
     inputs, _, ids = model._rows(inputs, None, ids)
     inputs = real_only(inputs, None if ids is None else ids > 0)
+    if model.head != "views":
+        return _answered(model, inputs, _encoded(model.encoder, inputs, ids, packed, rngs), ids)
+
+    def see(encoder: Encoder, first: int) -> Array:
+        h = _encoded(encoder, inputs, ids, packed, rngs, rows=(model.views.spec.views, first))
+        seen = ids if ids is None else _firsts(ids, model.views.spec.views, first)
+        return pool(h, seen, model.pooling).reshape(-1, first, h.shape[-1])
+
+    return model.views(model.encoder, see, rngs)
+
+
+def _encoded(
+    encoder: Encoder,
+    inputs: Array,
+    ids: Array | None,
+    packed: Packed | None,
+    rngs: nnx.Rngs | None,
+    rows: tuple[int, int] = (1, 1),
+) -> Float[Array, "B L D"]:
+    """What an encoder gives; of `rows` (n, m), of each n rows the first m."""
     if packed is None:
-        h, _ = forward(model.encoder, inputs, None, ids, rngs)
-    else:
-        packed = packed._replace(places=packed.places.reshape(inputs.shape[:2]))
-        made, _ = forward(model.encoder, packed.pack(inputs), None, packed.segment_ids(), rngs)
-        h = packed.unpack(made)
-    return _answered(model, inputs, h, ids)
+        inputs, ids = (x if x is None else _firsts(x, *rows) for x in (inputs, ids))
+        return forward(encoder, inputs, None, ids, rngs)[0]
+    packed = packed._replace(places=packed.places.reshape(inputs.shape[:2]))
+    made, _ = forward(encoder, packed.pack(inputs), None, packed.segment_ids(), rngs)
+    return _firsts(packed.unpack(made), *rows)
+
+
+def _firsts(x: Array, count: int, first: int) -> Array:
+    """Of each `count` rows the first ones."""
+    if count == first:
+        return x
+    return x.reshape(-1, count, *x.shape[1:])[:, :first].reshape(-1, *x.shape[1:])
 
 
 def _answered(model: SequenceModel, inputs: Array, h: Array, ids: Array | None) -> Array:

@@ -6,6 +6,7 @@ A parameter that wants its own learning rate carries `group="dynamics"` where it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,3 +55,17 @@ def _group(path: tuple, param: Any) -> str:
 def _name(path: tuple) -> str:
     last = path[-1]
     return str(getattr(last, "key", getattr(last, "name", last)))
+
+
+def retype(model: nnx.Module, old: type, new: type, wanted: Callable[[str], bool]) -> None:
+    """Makes variables of one type those of another, in place, where `wanted` says so of a path.
+
+    An optimiser sees parameters alone, so that others are neither trained nor decayed.
+    """
+    made: dict[int, Any] = {}
+    for path, module in nnx.iter_modules(model):
+        for name, value in list(vars(module).items()):
+            if type(value) is old and wanted("/".join(map(str, (*path, name)))):
+                if id(value) not in made:
+                    made[id(value)] = value, new(value.get_value(), **value.get_metadata())
+                setattr(module, name, made[id(value)][1])

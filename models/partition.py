@@ -21,6 +21,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"experts/down_proj/kernel", ("expert", "tensor", "fsdp")),
     (r"(out|down)_proj/kernel", ("tensor", "fsdp")),
     (r"(\w+_proj|head\w*)/kernel", ("fsdp", "tensor")),
+    (r"layers/\d+/kernel", ("fsdp", "tensor")),  # of the heads behind views
+    (r"prototypes", ("tensor", "fsdp")),
     (r"hidden_kernel", ("fsdp", "tensor")),
     (r"experts/(up|gate)_proj/lora_a", ("expert", "fsdp", None)),  # as the kernels' own axes
     (r"experts/down_proj/lora_a", ("expert", "tensor", None)),
@@ -36,11 +38,12 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(scale|bias|hidden_bias|hidden_scale|key_scale|distance_scale|dt_bias|initial)", (None,)),
     (r"conv(/kernel)?", (None, None)),
     (r"projection|calls|code_\w+", ()),  # random directions and their count; codebooks
+    (r"queue|centre|followed", ()),  # targets of earlier batches
     (r"B_\w+", ("tensor", "fsdp")),  # LRU's dense maps into and out of the state
     (r"C_\w+", ("fsdp", "tensor")),
     (r"(log_\w+|\w+_log|decay(_\w+)?|bonus|mix|A_\w+|B_\w+|C_\w+|P_\w+|D)", ()),
 )
-_COMPILED = tuple((re.compile(rf"(?:.*/)?{pattern}"), axes) for pattern, axes in RULES)
+_COMPILED = tuple((re.compile(rf"(?:.*/)?(?:{pattern})"), axes) for pattern, axes in RULES)
 
 
 def partition(

@@ -17,7 +17,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,16 @@ Example = dict[str, np.ndarray]
 # (total, weight) of each metric, summed over batches first. Its value is total / weight; of
 # vectors, as for an average over classes, the mean over the entries with weight (`metric_value`).
 Metrics = dict[str, tuple[Array, Array]]
+
+
+class Picture(NamedTuple):
+    """How a row lays out the pixels of a picture."""
+
+    height: int
+    width: int
+    order: np.ndarray  # the pixel, row by row, that is read at each step
+    mirrored: bool = False  # whether a mirror image has the same label
+    levels: int = 256  # of brightness, where pixels are tokens
 
 
 @runtime_checkable
@@ -88,6 +98,11 @@ class Task(abc.ABC):
     def stateful(self) -> bool:
         """Whether example i + 1 of a source continues example i, for a state that is carried."""
         return False
+
+    @property
+    def picture(self) -> Picture | None:
+        """How a picture lies in a row, None where rows are none."""
+        return None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -164,6 +179,14 @@ class Task(abc.ABC):
     def derived(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """More metrics, from the values of those that `measure` names; inside jit or not."""
         return {}
+
+    def check_run(self, *, batch_size: int, accumulate: int, adapter: str) -> None:
+        """Raises ValueError for a run that cannot be one of this task."""
+        return
+
+    def warnings(self, metrics: Mapping[str, Any]) -> tuple[str, ...]:
+        """What is wrong with a model that has these metrics, of several replicas an array each."""
+        return ()
 
     @abc.abstractmethod
     def baselines(self, split: Split = "test", seed: int = 0) -> dict[str, float]:

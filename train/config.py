@@ -187,6 +187,9 @@ class Experiment:
         if not isinstance(self.model, str):
             parts = self.model if isinstance(self.model, tuple | list) else (self.model,)
             object.__setattr__(self, "model", ",".join(map(_mixer_name, parts)))
+        train = self.train
+        run = {"batch_size": train.batch_size, "accumulate": train.accumulate}
+        self.task.check_run(**run, adapter=train.adapter)
 
     @property
     def spec(self) -> ModelSpec:

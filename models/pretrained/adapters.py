@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from seqzoo.models.config import parsed, typed
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Constant
 from seqzoo.models.ops.layout.cpu import with_rows_joined
+from seqzoo.models.param_groups import retype
 from seqzoo.models.partition import partition
 
 A, B, MAGNITUDE = "lora_a", "lora_b", "magnitude"
@@ -188,7 +189,7 @@ def hold(model: nnx.Module, whole: str = "") -> None:
     def kept(path: str) -> bool:
         return bool(OWN.fullmatch(path)) or bool(whole and re.search(whole, path))
 
-    _retype(model, nnx.Param, Held, lambda path: not kept(path))
+    retype(model, nnx.Param, Held, lambda path: not kept(path))
 
 
 def is_adapted(model: nnx.Module) -> bool:
@@ -215,7 +216,7 @@ def merge_adapters(model: nnx.Module) -> None:
                 setattr(plain, name, value)
         plain.kernel = Held(module.matrix(), **module.kernel.get_metadata())
         _replace(model, path, plain)
-    _retype(model, Held, nnx.Param, lambda path: True)
+    retype(model, Held, nnx.Param, lambda path: True)
 
 
 def merged(model: nnx.Module) -> nnx.Module:
@@ -235,16 +236,6 @@ def magnitudes(kernels: Callable[[str], Array], paths: Iterable[str]) -> dict[st
         for path in paths
         if path.endswith(end)
     }
-
-
-def _retype(model: nnx.Module, old: type, new: type, wanted: Callable[[str], bool]) -> None:
-    made: dict[int, Any] = {}
-    for path, module in nnx.iter_modules(model):
-        for name, value in list(vars(module).items()):
-            if type(value) is old and wanted(_name((*path, name))):
-                if id(value) not in made:
-                    made[id(value)] = value, new(value.get_value(), **value.get_metadata())
-                setattr(module, name, made[id(value)][1])
 
 
 def _replace(model: nnx.Module, path: str, new: Linear) -> None:

@@ -16,7 +16,7 @@ from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.pixels.cifar import Cifar
 from seqzoo.tasks.pixels.encoding import pixel_example, pixel_spec, pixel_values
 from seqzoo.tasks.protocols import ProtocolTask
-from seqzoo.tasks.task import Example
+from seqzoo.tasks.task import Example, Picture
 
 GREY_MEAN, GREY_STD = 122.6 / 255, 61.0 / 255
 
@@ -47,6 +47,11 @@ class Image(Cifar, ProtocolTask):
     def spec(self) -> ModelSpec:
         """One of ten classes from 1024 pixels."""
         return pixel_spec(self, 1024, 10)
+
+    @property
+    def picture(self) -> Picture:
+        """32 x 32 pixels."""
+        return Picture(32, 32, np.arange(1024), mirrored=True)
 
     def example(self, row: cache.Row) -> Example:
         """Tokens, or (x - 122.6) / 61 in grey levels."""

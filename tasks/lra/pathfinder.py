@@ -35,6 +35,7 @@ from seqzoo.tasks.task import (
     SPLITS,
     Example,
     Metrics,
+    Picture,
     Source,
     Split,
     check_count,
@@ -79,6 +80,12 @@ class _Pathfinder(ProtocolTask):
     def spec(self) -> ModelSpec:
         """One of two classes from all pixels, row by row."""
         return pixel_spec(self, self.resolution**2, 2)
+
+    @property
+    def picture(self) -> Picture:
+        """resolution x resolution pixels."""
+        pixels = np.arange(self.resolution**2)
+        return Picture(self.resolution, self.resolution, pixels, mirrored=True)
 
     def example(self, row: cache.Row) -> Example:
         """Pixels as tokens or in [0, 1]."""

@@ -24,7 +24,7 @@ from seqzoo.tasks.data.stored import Hub, Part, StoredTask, check_class
 from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.pixels.encoding import Pixels, check_pixels
 from seqzoo.tasks.pixels.pictures import PngRow
-from seqzoo.tasks.task import Example
+from seqzoo.tasks.task import Example, Picture
 
 CIFAR_CLASSES = [
     "airplane",
@@ -109,6 +109,13 @@ class SequentialCifar(Cifar):
         if self.pixels == "tokens":
             return ModelSpec(head="classify", vocab_size=256, outputs=10, length=3072)
         return ModelSpec(head="classify", features=3, outputs=10, length=1024)
+
+    @property
+    def picture(self) -> Picture | None:
+        """32 x 32 pixels; None as tokens, of which three make a pixel."""
+        if self.pixels == "tokens":
+            return None
+        return Picture(32, 32, np.arange(1024), mirrored=True)
 
     def example(self, row: cache.Row) -> Example:
         """Each channel standardised by its published mean and deviation, or as it is."""

@@ -14,7 +14,7 @@ from seqzoo.tasks.data.stored import Part, StoredTask, Subset
 from seqzoo.tasks.data.streams import words
 from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.pixels.encoding import Pixels, check_pixels
-from seqzoo.tasks.task import SPLITS, Example, Split
+from seqzoo.tasks.task import SPLITS, Example, Picture, Split
 
 PIXELS = 64
 BRIGHTEST = 16
@@ -83,6 +83,11 @@ class SequentialDigits(StoredTask):
     def order(self) -> np.ndarray:
         """The pixel that is read at each step."""
         return np.arange(PIXELS)
+
+    @property
+    def picture(self) -> Picture:
+        """8 x 8 pixels in their order; a mirrored digit is none."""
+        return Picture(8, 8, self.order, levels=BRIGHTEST + 1)
 
     def example(self, row: cache.Row) -> Example:
         """Brightness in [0, 1], or 0 to 16, in reading order."""

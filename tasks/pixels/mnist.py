@@ -21,7 +21,7 @@ from seqzoo.tasks.data.stored import Hub, Part, StoredTask, check_class
 from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.pixels.encoding import Pixels, check_pixels
 from seqzoo.tasks.pixels.pictures import PngRow
-from seqzoo.tasks.task import Example
+from seqzoo.tasks.task import Example, Picture
 
 IDX_NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -97,6 +97,11 @@ class SequentialMnist(StoredTask):
     def order(self) -> np.ndarray:
         """The pixel that is read at each step."""
         return np.arange(784)
+
+    @property
+    def picture(self) -> Picture:
+        """28 x 28 pixels in their order; a mirrored digit is none."""
+        return Picture(28, 28, self.order)
 
     def example(self, row: cache.Row) -> Example:
         """Pixels in reading order."""

@@ -132,7 +132,7 @@ def check_length(mesh: Mesh, length: int) -> None:
 def along_sequence(batch: Mapping[str, Array], axis: int = 1) -> dict[str, Array]:
     """Inside a program over a mesh: what has the length of the inputs, divided by `seq` along it.
 
-    `axis` is that of the length, 2 for the two rows of a two-tower task.
+    `axis` is that of the length, 2 for the rows of an example of a two-tower task or of views.
     """
     length, shards = batch["inputs"].shape[axis], axis_size(SEQUENCE_AXIS)
     if shards == 1 or length % shards:

@@ -125,7 +125,8 @@ def settled(experiment: Experiment) -> Experiment:
 
 def same_head(old: ModelSpec, new: ModelSpec) -> bool:
     """Whether outputs mean the same."""
-    return (old.head, old.outputs, old.vocab_size) == (new.head, new.outputs, new.vocab_size)
+    one, two = ((s.head, s.outputs, s.vocab_size, s.views) for s in (old, new))
+    return one == two
 
 
 def fine_tuning(place: Path, task: Task) -> Experiment:

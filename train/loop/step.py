@@ -174,7 +174,7 @@ def _accumulated(count: int) -> Callable[..., Pass]:
 
 
 def _length_axis(task: Task) -> int:
-    return 2 if task.spec.head == "two_tower" else 1
+    return 2 if task.spec.head in ("two_tower", "views") else 1
 
 
 def _nonfinite(grads: Arrays, groups: Mapping[str, str]) -> dict[str, Bool[Array, ""]]:

@@ -249,6 +249,9 @@ class Training:
         variables = self.program.weights(state), state.rest
         found = evaluate_batches(self.program, *variables, *self.data.whole("validation"))
         better = self.record.evaluated(step, found, variables)
+        if is_first():
+            for text in self.task.warnings(found):
+                say_on_stderr(f"step {step}: {text}")
         validation = self.record.plain(self.record.validation)
         self._write(step, {**line, **validation})
         if self.progress.evaluated(step, {k: float(np.mean(v)) for k, v in found.items()}):

@@ -1,0 +1,1 @@
+"""What stands behind an encoder that learns without labels."""
