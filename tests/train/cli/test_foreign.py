@@ -159,6 +159,22 @@ def test_a_run_of_ones_own_is_taken_up_by_every_verb(run, capsys, monkeypatch):
     assert (found, "already complete" in said) == (0, True)
 
 
+def test_what_is_not_trained_yet_is_planned_and_what_cannot_stream_says_so(
+    run, capsys, monkeypatch
+):
+    fresh(monkeypatch)
+    local = ["--topology", "local"]
+    found, said, error = call(capsys, "plan", *OWN, "--data.size", "8", *SMALL[:6], *local)
+    assert found == 0, error
+    plan = json.loads(said.splitlines()[-1])
+    assert plan["model"] == "mine.py:Sum"
+    assert plan["parameters"] > 8 * 8
+    fresh(monkeypatch)
+    found, _, error = call(capsys, "generate", "run", "--prompt", "1", "--length", "2")
+    assert (found, "first" in error) == (2, True)
+    assert len(error.strip().splitlines()) <= 3  # whose code is run is said
+
+
 def test_changed_code_is_refused_with_what_has_changed(run, capsys, monkeypatch):
     (run / "mine.py").write_text(MINE.replace("* self.rate", "* self.rate + 1"))
     found, said, error = train(capsys)
