@@ -69,6 +69,7 @@ COMPARED = results.Comparison(
     baselines={"chance": 1.0},
     notes=("a",),
     labels=("a", "b"),
+    controls={"shuffled": {"a": {"mean": 0.5, "low": None, "high": None, "seeds": 1}}},
 )
 
 

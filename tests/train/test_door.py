@@ -146,6 +146,18 @@ def test_models_are_matched_and_made_hybrids_as_by_the_command(tmp_path, monkeyp
     assert [str(axis) for axis in given["axes"]] == ["length=8,16"]
 
 
+def test_controls_are_added_as_by_the_command(tmp_path, monkeypatch):
+    asked = mock.Mock()
+    monkeypatch.setattr(door.comparison, "compare", asked)
+    compare({"lru": "lru"}, tmp_path, progress=False, controls=True, **SMALL)
+    (experiments, _), given = asked.call_args
+    assert list(experiments) == ["lru", "window16", "free_conv"]
+    assert experiments["window16"].model == "attention"
+    assert dict(experiments["window16"].mixer) == {"window": 16}
+    assert experiments["free_conv"].backbone == experiments["lru"].backbone
+    assert [str(axis) for axis in given["axes"]] == ["shuffle=16"]
+
+
 @pytest.mark.parametrize(
     ("terms", "says"),
     [

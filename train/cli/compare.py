@@ -38,7 +38,7 @@ from seqzoo.train.cli.flags import (
     read,
     value_of,
 )
-from seqzoo.train.compare import comparison, members
+from seqzoo.train.compare import comparison, controls, members
 from seqzoo.train.compare.page import FILE as REPORT
 from seqzoo.train.compare.plans import Vectorise
 from seqzoo.train.compare.results import Comparison
@@ -78,6 +78,7 @@ class CompareOptions(SweepOptions):
     match: Literal["none", "parameters", "flops", "state", "time"] = "none"
     # what to test the trained models along: length=64,128 num-pairs=4,8 position streaming=1,16
     axes: tuple[str, ...] = ()
+    controls: bool = False  # how much needs long range: two more models, and all on shuffled rows
     ratio: str = ""  # attention=0,1/8,1/2,1: a model attention+lru by the share of such layers
     match_target: float = 0.0  # how much; 0: as the largest model, or as in the folder
     allow_broken: bool = False  # train mixers of your own that break a law, and say so
@@ -91,6 +92,9 @@ def main(argv: Sequence[str]) -> int:
     task = named_task(line, "mqar")
     tasks.kind(task)
     models = dict(labelled(needed(line, "--models", "attention")))
+    if _controlled(line):
+        own = {label: model for label, (model, _) in controls.MODELS.items()}
+        models = controls.with_controls(models, own)
     options, processes, experiments = experiments_of(line, task, models)
     experiments, families = hybrids(experiments, options.ratio)
     sweep = sweep_of(options, experiments)
@@ -105,6 +109,7 @@ def main(argv: Sequence[str]) -> int:
             sizes = matching(options.out, experiments, options.match, options.match_target)
             experiments = sizes.experiments
         axes = axes_of(options.axes)
+        axes = controls.with_shuffle(axes) if options.controls else axes
         claims = examined(experiments, options.allow_broken)
         if is_first():
             say_notes(next(iter(experiments.values())))
@@ -173,7 +178,12 @@ def experiments_of(
 ) -> tuple[CompareOptions, Processes, dict[str, Experiment]]:
     """What to compare, on which processes, and the experiment of each label."""
     about = f"Trains {', '.join(models)} on {task}. {DEPENDS}"
-    mixers = {_flag_name(label): mixer_options(model, {}) for label, model in models.items()}
+    more = {label: options for label, (_, options) in controls.MODELS.items()}
+    more = more if _controlled(line) else {}
+    mixers = {
+        _flag_name(label): mixer_options(model, more.get(label, {}))
+        for label, model in models.items()
+    }
     fields = [
         (name, type(config), dataclasses.field(default=config)) for name, config in mixers.items()
     ]
@@ -194,6 +204,13 @@ def experiments_of(
         options = getattr(parsed.mixer, _flag_name(label))
         experiments[label] = experiment_of(parsed, model, options)
     return parsed.own, parsed.processes, experiments
+
+
+def _controlled(line: CommandLine) -> bool:
+    """Whether --controls is given: which other flags there are depends on it."""
+    kind = dataclasses.make_dataclass("Controls", [("controls", bool, False)], kw_only=True)
+    own = tuple(flag for flag in line.given if flag.name in ("--controls", "--no-controls"))
+    return parse(kind, line._replace(given=own, rest=(), asks=False), "seqzoo compare").controls
 
 
 def _of_label(line: CommandLine, label: str, labels: Collection[str]) -> CommandLine:

@@ -22,6 +22,8 @@ from seqzoo.tasks.task import SPLITS, Source
 from seqzoo.train.compare import results
 from seqzoo.train.compare.alike import check_models, found_in, own_of, shared_by
 from seqzoo.train.compare.axes import check_axes, measure
+from seqzoo.train.compare.controls import controls_of
+from seqzoo.train.compare.controls import lines as control_lines
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.compare.pairs import told_apart
 from seqzoo.train.compare.plans import Vectorise, layout_of, plans_of, trials_of
@@ -182,6 +184,7 @@ def _save(out: Path, labels: Sequence[str], command: str) -> Comparison:
             labels=tuple(dict.fromkeys(every)),
             command="\n".join(commands),
             created=results.now(),
+            controls=controls_of(found),
         )
         results.save(now, out)
         # Of several who write at once each looks again, so the last one misses nothing.
@@ -194,6 +197,8 @@ def show(comparison: Comparison, console: Console) -> None:
     console.print(results_table(comparison))
     if sentence := told_apart(comparison):
         console.print(sentence, markup=False, highlight=False)
+    for line in control_lines(comparison):
+        console.print(f"control: {line}", markup=False, highlight=False)
     for line in tuned(comparison):
         console.print(f"tuned: {line}", markup=False, highlight=False)
     if warning := edge_warning(comparison):

@@ -20,6 +20,7 @@ from typing import Any
 from seqzoo.tasks.data.identity import in_short
 from seqzoo.train.compare import overview, pairs, results, tables
 from seqzoo.train.compare.charts import DARK, LIGHT, axes_in, chart_data, ratios_in
+from seqzoo.train.compare.controls import controls_html
 from seqzoo.train.compare.formats import show
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.run_page import comparison_of_run
@@ -151,6 +152,7 @@ baselines.</figcaption></figure>
 square is a state that grows with the row, at full length. Dashed: trivial baselines.</figcaption>
 </figure>
 </div>
+{controls_html(comparison)}
 {_axes(comparison)}
 {trials_html(comparison)}
 {_differences(comparison)}

@@ -54,6 +54,15 @@ class Share(TypedDict):
     share: float
 
 
+class Left(TypedDict):
+    """A share of what was reached above the best trivial rule, over seeds; null where none is."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeedResult:
     """One run of one model."""
@@ -130,6 +139,8 @@ class Comparison:
     solved_at: float | None = None  # value of main_metric from which the task counts as solved
     selection: str = "last"  # the step tested: last, or each seed's best on validation (best)
     labels: tuple[str, ...] = ()  # of all models asked for, in their order; empty in old files
+    # what is left by locality controls: shuffled, or of_best -> model -> share (controls.py)
+    controls: Mapping[str, Mapping[str, Left]] = dataclasses.field(default_factory=dict)
 
     def model(self, name: str) -> ModelResult | None:
         """The results of one model, if it has been run."""

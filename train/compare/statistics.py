@@ -7,10 +7,17 @@ inside (the delta method). A share of seeds has the exact interval of Clopper an
 Seeds of one comparison share their data order between models, so differences are paired by seed:
 exact where pairing helps and merely conservative where it does not. Several comparisons are
 corrected by Holm (1979), and two models are called different where what is left of p says so and no
-group of neighbours that holds both may be one model (`neighbours.py`): a t test of few seeds takes
-two kinds of seeds, solved or not, for certainty. So it does, Holm or not, of two seeds, which
-therefore get no verdict, and of differences that are the same in every seed, which have no p.
-How often all this holds is in docs/statistics.md.
+group of neighbours that holds both may be one model (`alike_p`): a t test of few seeds takes two
+kinds of seeds, solved or not, for certainty. So it does, Holm or not, of two seeds, which therefore
+get no verdict, and of differences that are the same in every seed, which have no p.
+
+Of ten models that solve a task in half of their seeds, one will have solved it in all three and
+another in none, and a t test of their differences, which hardly vary, is certain, whatever is
+corrected. So a pair is told apart only if each group of three or more models that holds both and is
+adjacent in the order of means is refused to be one: values are exchanged between its models, which
+is exact for any distribution (Fisher 1935), and the levels grow with the group as those of Ryan,
+Einot, Gabriel and Welsch (1975) do, so that the chance of a false difference anywhere in the table
+stays what one test has. A pair alone has its t test. How often all this holds: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -18,13 +25,11 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
-
-from seqzoo.train.compare.neighbours import alike_p
+from jaxtyping import Float64, Int64
 
 CONFIDENCE = 0.95
 LEVEL = 0.05  # below which a p value says something
@@ -34,6 +39,9 @@ UNBOUNDED, POSITIVE, SHARE = (-math.inf, math.inf), (0.0, math.inf), (0.0, 1.0)
 LARGEST = 700.0  # number that has an exponential
 LOPSIDED = 0.25  # relative difference of the two arms of an interval that is no longer "±"
 NO_SPREAD = 1e-9  # of the values: what differences vary by when they vary by rounding alone
+EXCHANGES = 1999  # random ones; with the values as they are a multiple of a thousand
+SMALLEST = 3  # models of a group
+ROUNDING = 1e-9  # of a statistic: exchanges that give the same
 
 
 class Interval(NamedTuple):
@@ -224,3 +232,51 @@ def band(
         [r.mean if r.count == 1 else r.low for _, r in kept],
         [r.mean if r.count == 1 else r.high for _, r in kept],
     )
+
+
+def alike_p(
+    values: Mapping[str, Mapping[int, float]], pairs: Iterable[tuple[str, str]]
+) -> dict[frozenset[str], float]:
+    """Of each of these pairs the largest p of a group that holds both, at the whole table's level.
+
+    Pairs that no group holds, as that of a table of two, are left out. A model without a finite
+    value belongs to none.
+    """
+    finite = {m: [v for v in own.values() if math.isfinite(v)] for m, own in values.items()}
+    finite = {m: np.asarray(own, np.float64) for m, own in finite.items() if own}
+    order = sorted(finite, key=lambda model: float(finite[model].mean()))
+    asked = [frozenset(pair) for pair in pairs]
+    largest: dict[frozenset[str], float] = {}
+    for size in range(SMALLEST, len(order) + 1):
+        for first in range(len(order) - size + 1):
+            group = order[first : first + size]
+            held = [pair for pair in asked if pair <= {*group}]
+            if not held:
+                continue
+            p = group_p([finite[model] for model in group])
+            # A group of all but one is as rare as the whole table.
+            times = len(order) / size if size < len(order) - 1 else 1.0
+            for pair in held:
+                largest[pair] = max(largest.get(pair, 0.0), 1 - (1 - p) ** times)
+    return largest
+
+
+def group_p(values: Sequence[Float64[np.ndarray, " seeds"]]) -> float:
+    """p of the hypothesis that all values are of one distribution, whatever that is.
+
+    The statistic is the sum of squares between models.
+    """
+    together = np.concatenate(values)
+    together = together - together.mean()
+    sizes = tuple(map(len, values))
+    ends = np.cumsum((0, *sizes[:-1]))
+    exchanged = together[np.vstack([np.arange(together.size), _orders(together.size)])]
+    sums = np.add.reduceat(exchanged, ends, axis=1)
+    between = (sums**2 / sizes).sum(1)
+    return float(np.mean(between >= between[0] * (1 - ROUNDING)))
+
+
+@functools.lru_cache(maxsize=64)
+def _orders(count: int) -> Int64[np.ndarray, "exchanges count"]:
+    """Orders of so many values, the same ones every time."""
+    return np.argsort(np.random.default_rng(0).random((EXCHANGES, count)), axis=1)

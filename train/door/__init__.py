@@ -26,6 +26,8 @@ from rich.console import Console
 
 from seqzoo.train import code
 from seqzoo.train.compare import comparison
+from seqzoo.train.compare.controls import MODELS as CONTROLS
+from seqzoo.train.compare.controls import with_controls, with_shuffle
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.sweep import Sweep, check_keeps_sizes
 from seqzoo.train.config import Experiment
@@ -128,6 +130,7 @@ def compare(
     match_target: float = 0.0,
     axes: Sequence[str] = (),
     ratio: str = "",
+    controls: bool = False,
     **shared: Any,
 ) -> Comparison:
     """Trains models on one task; `.rows()` of what it returns are plain dictionaries.
@@ -147,6 +150,8 @@ def compare(
         match_target: how much of it; 0 is as the largest model has, or as the folder says.
         axes: what the trained models are tested along, as "length=64,128" or "position".
         ratio: "attention=0,1/2,1": a model `attention+lru` by the share of such layers.
+        controls: two more models, a window and a free filter with the first one's backbone, and all
+            tested on rows whose far context is shuffled: how much needs long range.
         shared: fields of `Experiment` of all models that are no experiments.
 
     Raises ValueError for what cannot be compared, matched or tested, before anything is trained.
@@ -155,6 +160,14 @@ def compare(
         label: model if isinstance(model, Experiment) else Experiment(model=model, **shared)
         for label, model in models.items()
     }
+    along = axes_of(axes)
+    if controls:
+        first, along = next(iter(experiments.values())), with_shuffle(along)
+        own = {
+            label: dataclasses.replace(first, model=model, mixer=options)
+            for label, (model, options) in CONTROLS.items()
+        }
+        experiments = with_controls(experiments, own)
     if sweep is not None and not isinstance(sweep, Sweep):
         sweep = Sweep(fields=sweep)
     experiments, families = hybrids(experiments, ratio)
@@ -175,7 +188,7 @@ def compare(
             progress=told,
             claims=claims,
             matching=sizes,
-            axes=axes_of(axes),
+            axes=along,
             families=families,
         )
 

@@ -3,6 +3,7 @@
 length=64,128,256     an option of the task at these values (tasks/axes.py)
 streaming=1,16        the streaming form, so many tokens at a time
 position              accuracy at every position that has labels, neighbours joined
+shuffle=16            blocks of so many steps in another order, what is further away out of place
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import numpy as np
 
 from seqzoo.tasks.axes import variants
 from seqzoo.tasks.data.positions import POSITIONS
+from seqzoo.tasks.shuffled import check_shuffle, shuffled
 from seqzoo.train.config import Experiment
 from seqzoo.train.loop.evaluate import check_like, evaluate
 from seqzoo.train.loop.program import Program, make_program
 from seqzoo.train.loop.state import Arrays
 
-POSITION, STREAMING = "position", "streaming"
+POSITION, STREAMING, SHUFFLE = "position", "streaming", "shuffle"
 CHUNK = 32  # tokens at a time, where nobody says how many
 NOT_DRAWN = ("examples", POSITIONS)
 
@@ -41,6 +43,7 @@ class Point(NamedTuple):
     value: float
     experiment: Experiment
     chunk: int = 0
+    block: int = 0  # steps that stay together, of rows whose blocks change places; 0: all
 
 
 def axes_of(texts: Sequence[str]) -> list[Axis]:
@@ -76,12 +79,21 @@ def points(experiment: Experiment, axis: Axis) -> list[Point]:
                 f"{experiment.model} looks both ways (backbone.causal is false), so it has no "
                 "streaming form; leave that axis out"
             )
-        chunks = [text for text in axis.values.split(",") if text.isdecimal() and int(text) > 0]
-        if len(chunks) < axis.values.count(",") + 1:
-            raise ValueError(f"streaming takes numbers of tokens, at least 1; got {axis.values!r}")
-        return [Point(int(text), experiment, int(text)) for text in chunks]
-    found = variants(experiment.task, axis.name, axis.values, (POSITION, STREAMING))
+        return [Point(n, experiment, n) for n in _counts(axis)]
+    if axis.name == SHUFFLE:
+        for block in _counts(axis):
+            check_shuffle(experiment.task, block)
+        return [Point(n, experiment, block=n) for n in _counts(axis)]
+    found = variants(experiment.task, axis.name, axis.values, (POSITION, STREAMING, SHUFFLE))
     return [Point(v.value, dataclasses.replace(experiment, task=v.task)) for v in found]
+
+
+def _counts(axis: Axis) -> list[int]:
+    """The values of an axis that counts tokens."""
+    counts = [int(text) for text in axis.values.split(",") if text.isdecimal() and int(text) > 0]
+    if len(counts) < axis.values.count(",") + 1:
+        raise ValueError(f"{axis.name} takes numbers of tokens, at least 1; got {axis.values!r}")
+    return counts
 
 
 def along(
@@ -101,6 +113,8 @@ def along(
     for point in points(program.experiment, axis):
         own = program_at(program, point)
         source = point.experiment.task.source(split, seed)
+        if point.block:
+            source = shuffled(point.experiment.task, source, point.block)
         metrics = evaluate(own, params, rest, source, places=True)
         if axis.name == POSITION:
             return _positions(metrics[POSITIONS])

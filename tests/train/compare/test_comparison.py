@@ -76,14 +76,15 @@ def test_the_command_trains_tabulates_and_reports(tmp_path, capsys):
     assert "report.html" in printed
     assert "lru" in (tmp_path / "report.html").read_text()
     # Axes are found from the checkpoints of what is there.
-    assert (
-        run(tmp_path, "lru", "--mixer.lru.d-state", "4", "--axes", "num-pairs=2,4", "position") == 0
-    )
+    axes = ["--axes", "num-pairs=2,4", "position", "shuffle=4,15"]
+    assert run(tmp_path, "lru", "--mixer.lru.d-state", "4", *axes) == 0
     axes = [seed.axes for seed in results.load(tmp_path / results.FILE).models[0].seeds]
     assert axes[0]["num-pairs"]["at"] == [2, 4]
     for seed, own in zip(lru.seeds, axes, strict=True):
         np.testing.assert_allclose(own["num-pairs"]["loss"][1], seed.final["loss"], rtol=1e-5)
         assert own["num-pairs"]["loss"][0] != own["num-pairs"]["loss"][1]
+        assert own["shuffle"]["at"] == [4, 15]
+        assert len({seed.final["loss"], *own["shuffle"]["loss"]}) == 3
         assert len(own["position"]["at"]) == len(own["position"]["accuracy"])
     capsys.readouterr()
     # The model's run is one like any other.

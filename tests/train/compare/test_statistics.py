@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from seqzoo.train.compare.neighbours import alike_p, group_p
 from seqzoo.train.compare.statistics import (
     POSITIVE,
     SHARE,
+    alike_p,
     band,
     bounds_of,
+    group_p,
     holm,
     interval,
     paired_p,
