@@ -20,6 +20,7 @@ from flax import nnx
 
 from seqzoo.models.construct import COMMON, parameters_of
 from seqzoo.models.errors import unknown
+from seqzoo.models.help import says
 from seqzoo.models.mixer import Mixer
 
 WORDS = {bool: "True or False", int: "an integer", float: "a number"}  # for errors
@@ -77,8 +78,9 @@ def config_of(module: type[Mixer]) -> type[MixerConfig]:
     )
     made.module, made.former_options = module, module.former_options
     made.__module__ = module.__module__
-    told = "".join(f"    {name}: {text}\n" for name, text in module.option_help.items())
-    made.__doc__ = f"Options of {module.__name__}." + (f"\n\nAttributes:\n{told}" if told else "")
+    told = ((name, says(module, name)) for name, *_ in fields)
+    lines = "".join(f"    {name}: {text}\n" for name, text in told if text)
+    made.__doc__ = f"Options of {module.__name__}." + (f"\n\nAttributes:\n{lines}" * bool(lines))
     return made
 
 

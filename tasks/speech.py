@@ -56,9 +56,9 @@ class SpeechCommands(StoredTask):
         "test split and cannot be loaded any more.)"
     )
 
-    train_size: int = 84_843
-    validation_size: int = 9_981
-    test_size: int = 11_005
+    train_size: int = 84_843  # examples to train on
+    validation_size: int = 9_981  # examples of the validation split
+    test_size: int = 11_005  # examples of the test split
     normalise: Literal["recording", "none"] = "recording"  # none: in [-1, 1)
     test_rate: Literal[16000, 8000] = 16000  # samples a second of the test split
 

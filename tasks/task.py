@@ -28,6 +28,7 @@ from seqzoo.models.spec import ModelSpec
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
+Needs = Literal["nothing", "package", "download", "files"]
 Selection = Literal["last", "best"]  # the model tested: of the last step, or best on validation
 LARGEST = 2**53  # of what is counted: the numbers that JSON and floats have
 SOLVED = 0.9  # accuracy, as of Delétang et al. 2023: other seeds found something else, or nothing
@@ -71,6 +72,8 @@ class Task(abc.ABC):
         cite: the paper or repository that defines the task.
         solved_at: the main metric from which a task that is solved or not counts as solved; tables
             then count the seeds that solve it. None: there is no such step.
+        needs: what its data are read from: nothing (they are made, or Python has them), a Python
+            package, a download, or files of one's own.
     """
 
     name: ClassVar[str]
@@ -78,6 +81,7 @@ class Task(abc.ABC):
     main_metric: ClassVar[str] = "accuracy"
     cite: ClassVar[str]
     solved_at: ClassVar[float | None] = None
+    needs: ClassVar[Needs] = "nothing"
 
     @property
     def higher_is_better(self) -> bool:

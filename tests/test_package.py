@@ -79,6 +79,7 @@ FLOORS = {
         ("train/measured",),
         ("train/out",),
         ("train/cli",),
+        ("train/cli/completion",),  # a verb that asks all others for their flags
         ("train/door",),  # what `from seqzoo.train import run` finds
         ("train/package",),  # what `import seqzoo` and `python -m seqzoo` find
     ),

@@ -46,6 +46,7 @@ class OptimConfig:
 
     name: str = "adamw"  # adam, sgd, lion, adafactor, muon, schedule_free, or an address
     peak_lr: float = 1e-3  # after warm-up; positive
+    # how the learning rate falls after warm-up; auto: cosine, or constant for schedule_free
     schedule: Literal["auto", "cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "auto"
     decay: float = 0.2  # share of all steps in which wsd comes down
     warmup: float = 0.1  # optimiser steps if 1 or more, else a fraction of all steps

@@ -46,6 +46,7 @@ class BigBird(Mixer):
     """Attention to near, first and random blocks; see the module docstring."""
 
     looks_both_ways = True
+    state_growth = "linear"  # where blocks are drawn
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class Attention(Mixer):
     """Multi-head softmax attention; see the module docstring."""
 
     looks_both_ways = True
+    state_growth = "linear"  # without a window
     depends_on_layer: ClassVar[bool] = True
     option_help: ClassVar = {"positions": f"{', '.join(KINDS)}; with options: rope:base=5e5"}
     former_options = tuple(FORMER)

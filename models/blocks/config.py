@@ -36,8 +36,8 @@ class BackboneConfig:
     norm_position: Literal["pre", "both", "post", "deep"] = "pre"
     skip: float = 1.0  # factor of what goes past the mixer
     gain: float = 1.0  # factor of what the mixer adds
-    ff_skip: float = 1.0  # the same of the feed-forward
-    ff_gain: float = 1.0
+    ff_skip: float = 1.0  # factor of what goes past the feed-forward
+    ff_gain: float = 1.0  # factor of what the feed-forward adds
     # sandwich: each branch's output too; normformer: the mixer's output and inside the
     # feed-forward, and a learned gain for each head
     extra_norms: Literal["none", "sandwich", "normformer"] = "none"
@@ -48,7 +48,7 @@ class BackboneConfig:
     feedforward_bias: bool = True  # whether the feed-forward's projections have biases
     expansion: float = 2.0  # hidden width of the feed-forward in units of d_model
     experts: int = 8  # of feedforward="moe"; `expansion` is that of each
-    experts_per_token: int = 2
+    experts_per_token: int = 2  # that see it
     expert_capacity: float = 1.25  # tokens an expert takes in training, in units of an even share
     routing: Routing = dataclasses.field(
         default_factory=Routing
@@ -59,9 +59,7 @@ class BackboneConfig:
     # feed-forward's input), d (its hidden units); abcd: Canon layers (2512.17351)
     short_conv_at: str = "a"
     embed_scale: float = 1.0  # factor of the embedding
-    embed_width: int = (
-        0  # of the embedding, where it is projected to d_model; 0: d_model, it is not
-    )
+    embed_width: int = 0  # of the embedding, which is then projected; 0: d_model, it is not
     token_types: int = 0  # kinds of tokens that the embedding tells apart; all are of the first
     positions: Literal["none", "sinusoidal", "learned", "conv"] = "none"  # added to the embedding
     position_offset: int = 0  # rows of learned positions before the first one

@@ -69,7 +69,7 @@ class Routing:
     """What the experts are, and how tokens come to them."""
 
     kind: Literal["gelu", "swiglu"] = "gelu"  # of the experts
-    scores: Literal["softmax", "sigmoid"] = "softmax"
+    scores: Literal["softmax", "sigmoid"] = "softmax"  # of a token for all experts
     normalized: bool = True  # the shares of the chosen experts add up to 1
     scale: float = 1.0  # of the shares
     bias: bool = False  # of the scores, for the choice alone

@@ -95,6 +95,7 @@ class Mega(Mixer):
     """Moving average equipped gated attention; see the module docstring."""
 
     looks_both_ways = True
+    state_growth = "linear"  # without blocks
 
     def __init__(
         self,

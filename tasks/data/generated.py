@@ -34,8 +34,8 @@ class GeneratedTask(Task):
     """
 
     train_size: int = 100_000  # examples
-    validation_size: int = 1_000
-    test_size: int = 1_000
+    validation_size: int = 1_000  # examples of the validation split
+    test_size: int = 1_000  # examples of the test split
 
     def __post_init__(self) -> None:
         for split in SPLITS:

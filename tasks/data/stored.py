@@ -24,6 +24,7 @@ from seqzoo.tasks.task import (
     SPLITS,
     Example,
     Metrics,
+    Needs,
     Source,
     Split,
     Task,
@@ -55,16 +56,16 @@ class Part:
 class StoredTask(Task):
     """Classification of published examples; the sizes are those that the files must hold."""
 
-    stored: ClassVar[bool] = True  # needs files, or a package that brings them
+    needs: ClassVar[Needs] = "download"
     classes: ClassVar[tuple[str, ...]]
     fetch: ClassVar[str]  # what to fetch, how large, from where
     hub: ClassVar[Hub | None] = None
     # Examples of each class of a part as published; checked where the part has that many in all.
     balance: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
-    train_size: int = 1
-    validation_size: int = 1
-    test_size: int = 1
+    train_size: int = 1  # examples to train on
+    validation_size: int = 1  # examples of the validation split
+    test_size: int = 1  # examples of the test split
     data: str = ""  # folder of the files, or huggingface to download them with `datasets`
 
     def __post_init__(self) -> None:

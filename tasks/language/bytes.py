@@ -13,7 +13,7 @@ from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
 from seqzoo.tasks.language.modelling import LanguageModelling
-from seqzoo.tasks.task import SPLITS, Split
+from seqzoo.tasks.task import SPLITS, Needs, Split
 
 NAMES: Mapping[str, str] = {  # of folders and files -> the split that they are of
     **dict.fromkeys(("train", "training"), "train"),
@@ -36,6 +36,7 @@ class Bytes(LanguageModelling):
     name: ClassVar[str] = "bytes"
     description: ClassVar[str] = "language modelling on any text file or folder"
     cite: ClassVar[str] = "your own text"
+    needs: ClassVar[Needs] = "files"
 
     pattern: str = "*"  # files of a folder that count, as in "*.txt"
     splits: Literal["own", "cut"] = "own"  # cut: a folder's train, test, ... are names like others

@@ -18,12 +18,13 @@ from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
 from seqzoo.tasks.language.modelling import LanguageModelling
 from seqzoo.tasks.language.tokenizers import LETTERS, Tokenizer
-from seqzoo.tasks.task import SPLITS, Split
+from seqzoo.tasks.task import SPLITS, Needs, Split
 
 
 class _HutterPrize(LanguageModelling):
     """What enwik8 and text8 share: 10^8 bytes, of which the last two twentieths are held out."""
 
+    needs: ClassVar[Needs] = "download"
     SIZE: ClassVar[int] = 100_000_000
     HELD_OUT: ClassVar[int] = 5_000_000  # bytes of validation and of test
     MD5: ClassVar[str]

@@ -13,7 +13,7 @@ from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
 from seqzoo.tasks.language.modelling import LanguageModelling
-from seqzoo.tasks.task import Split
+from seqzoo.tasks.task import Needs, Split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class PG19(LanguageModelling):
     name: ClassVar[str] = "pg19"
     description: ClassVar[str] = "language modelling on 28,752 books"
     cite: ClassVar[str] = "Rae et al. 2019, arXiv 1911.05507"
+    needs: ClassVar[Needs] = "download"
     main_metric: ClassVar[str] = "word_perplexity"
 
     BOOKS: ClassVar[dict[str, int]] = {"train": 28_602, "validation": 50, "test": 100}

@@ -18,7 +18,7 @@ from seqzoo.tasks.data.places import place
 from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
 from seqzoo.tasks.language.modelling import LanguageModelling
-from seqzoo.tasks.task import Split
+from seqzoo.tasks.task import Needs, Split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class WikiText103(LanguageModelling):
     name: ClassVar[str] = "wikitext103"
     description: ClassVar[str] = "language modelling on 103 million words of Wikipedia's articles"
     cite: ClassVar[str] = "Merity et al. 2016, arXiv 1609.07843"
+    needs: ClassVar[Needs] = "download"
     main_metric: ClassVar[str] = "word_perplexity"
 
     variant: Literal["tokens", "raw"] = "tokens"  # tokens: rare words are <unk>; raw: all words

@@ -31,7 +31,7 @@ class DocumentTask(StoredTask, ProtocolTask):
     settled: ClassVar[tuple[str, ...]] = ("unit", "length", "vocab_size", "min_count", "pooling")
     texts: ClassVar[tuple[str, ...]]  # columns of a row with a document
 
-    unit: Literal["bytes", "characters"] | None = None
+    unit: Literal["bytes", "characters"] | None = None  # a token; None: the protocol's
     length: int | None = None  # tokens of a document, the end token among them; longer ones are cut
     vocab_size: int | None = None  # ids of characters, at most; the rest is unknown
     min_count: int | None = None  # times that a character must occur in training to have an id

@@ -210,9 +210,9 @@ class ListOps(_Expressions, ProtocolTask):
     description: ClassVar[str] = "value of a nested list expression, 501 to 1999 tokens (LRA)"
 
     train_size: int = 96_000  # examples; of official files, how many they must hold
-    validation_size: int = 2_000
-    test_size: int = 2_000
-    protocol: ProtocolName = "own"
+    validation_size: int = 2_000  # examples of the validation split
+    test_size: int = 2_000  # examples of the test split
+    protocol: ProtocolName = "own"  # whose rules of length, end and pooling it follows
     length: int | None = None  # tokens that rows are padded to, at least 1999; own: 2000
     end: bool | None = None  # whether an end token closes each expression; own: no
     data: str = GENERATED  # or the folder of the official archive
@@ -272,8 +272,8 @@ class ListOpsShort(_Expressions):
     description: ClassVar[str] = "value of a nested list expression, 20 to 100 tokens (not LRA's)"
 
     train_size: int = 20_000  # examples
-    validation_size: int = 2_000
-    test_size: int = 2_000
+    validation_size: int = 2_000  # examples of the validation split
+    test_size: int = 2_000  # examples of the test split
     min_length: int = 20  # tokens of an expression, inclusive
     max_length: int = 100  # inclusive; rows are padded to it
 

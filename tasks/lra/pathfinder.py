@@ -119,8 +119,8 @@ class Pathfinder(_Pathfinder, StoredTask):
     )
 
     train_size: int = 160_000  # with the skipped ones
-    validation_size: int = 20_000
-    test_size: int = 20_000
+    validation_size: int = 20_000  # examples of the validation split
+    test_size: int = 20_000  # examples of the test split
 
     def __post_init__(self) -> None:
         StoredTask.__post_init__(self)
@@ -178,7 +178,7 @@ class PathX(Pathfinder):
     name: ClassVar[str] = "path_x"
     description: ClassVar[str] = "two discs on one dashed contour or not, 16384 pixels (LRA)"
 
-    resolution: Resolution = 128
+    resolution: Resolution = 128  # pixels along a side; the length is its square
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,8 +189,8 @@ class PathfinderGenerated(_Pathfinder):
     description: ClassVar[str] = "like pathfinder, on generated pictures (not LRA's)"
 
     train_size: int = 160_000  # pictures
-    validation_size: int = 20_000
-    test_size: int = 20_000
+    validation_size: int = 20_000  # examples of the validation split
+    test_size: int = 20_000  # examples of the test split
     distractors: int = 0  # short contours; 0: the documented number
     snake_contrast: float = 0.0  # of the lines; 0: the documented one
 
@@ -252,7 +252,7 @@ class PathXGenerated(PathfinderGenerated):
     name: ClassVar[str] = "path_x_generated"
     description: ClassVar[str] = "like path_x, on generated pictures (not LRA's)"
 
-    resolution: Resolution = 128
+    resolution: Resolution = 128  # pixels along a side; the length is its square
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,9 +36,9 @@ class Retrieval(DocumentTask):
         "lra_release.gz`), or in data/aan of OpenNLPLab/lra on the Hugging Face hub"
     )
 
-    train_size: int = 147_086
-    validation_size: int = 18_090
-    test_size: int = 17_437
+    train_size: int = 147_086  # examples to train on
+    validation_size: int = 18_090  # examples of the validation split
+    test_size: int = 17_437  # examples of the test split
 
     @property
     def spec(self) -> ModelSpec:

@@ -55,9 +55,9 @@ class Text(DocumentTask):
         "not be unpacked; or let `datasets` download the former with --data.data huggingface"
     )
 
-    train_size: int = 25_000
+    train_size: int = 25_000  # examples to train on
     validation_size: int = 25_000  # the test split; not an option of its own
-    test_size: int = 25_000
+    test_size: int = 25_000  # examples of the test split
 
     @property
     def spec(self) -> ModelSpec:

@@ -64,9 +64,9 @@ class Cifar(StoredTask):
         "Hugging Face hub; or let `datasets` download these with --data.data huggingface"
     )
 
-    train_size: int = 45_000
-    validation_size: int = 5_000
-    test_size: int = 10_000
+    train_size: int = 45_000  # examples to train on
+    validation_size: int = 5_000  # examples of the validation split
+    test_size: int = 10_000  # examples of the test split
 
     @property
     def _dataset(self) -> str:

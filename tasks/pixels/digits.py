@@ -14,7 +14,7 @@ from seqzoo.tasks.data.stored import Part, StoredTask, Subset
 from seqzoo.tasks.data.streams import words
 from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.pixels.encoding import Pixels, check_pixels
-from seqzoo.tasks.task import SPLITS, Example, Picture, Split
+from seqzoo.tasks.task import SPLITS, Example, Needs, Picture, Split
 
 PIXELS = 64
 BRIGHTEST = 16
@@ -28,15 +28,16 @@ class SequentialDigits(StoredTask):
     name: ClassVar[str] = "sdigits"
     description: ClassVar[str] = "class of a handwritten 8 x 8 digit, 64 pixels (no download)"
     cite: ClassVar[str] = "Alpaydin and Kaynak 1998, UCI; scikit-learn's load_digits"
+    needs: ClassVar[Needs] = "package"
     classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
     fetch: ClassVar[str] = "scikit-learn: pip install scikit-learn"
     balance: ClassVar[Mapping[str, tuple[int, ...]]] = {
         "all": (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
     }
 
-    train_size: int = 1257
-    validation_size: int = 180
-    test_size: int = 360
+    train_size: int = 1257  # examples to train on
+    validation_size: int = 180  # examples of the validation split
+    test_size: int = 360  # examples of the test split
     pixels: Pixels = "continuous"  # numbers in [0, 1], or 17 ids
     data: str = PACKAGE  # there is no other place
 

@@ -60,9 +60,9 @@ class SequentialMnist(StoredTask):
         "download these with --data.data huggingface"
     )
 
-    train_size: int = 54_000
-    validation_size: int = 6_000
-    test_size: int = 10_000
+    train_size: int = 54_000  # examples to train on
+    validation_size: int = 6_000  # examples of the validation split
+    test_size: int = 10_000  # examples of the test split
     pixels: Pixels = "continuous"  # a number, or 256 ids
     normalise: Literal["none", "standard"] = "none"  # [0, 1], or less 0.1307 by 0.3081
 

@@ -51,8 +51,7 @@ class Masked(Pretraining):
     causal: ClassVar[bool] = False
     _token_metric: ClassVar[str] = "token_accuracy"
 
-    # Share of the real inputs, at least one; None: the protocol's of the task, else 0.15.
-    rate: float | None = None
+    rate: float | None = None  # share of the inputs, at least one; None: the protocol's, or 0.15
     masks: int = 10  # of each train example
 
     def __post_init__(self) -> None:

@@ -160,7 +160,7 @@ class _MultiCrop(ViewTask):
 
     small: int = 2  # small views
     small_crop: float = 0.2  # least share of the row that these keep; the most is `crop`
-    prototypes: int = 64
+    prototypes: int = 64  # vectors that views are compared with
 
     def __post_init__(self) -> None:
         super().__post_init__()

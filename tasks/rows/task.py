@@ -27,6 +27,7 @@ from seqzoo.tasks.rows.splits import files_of
 from seqzoo.tasks.task import (
     SPLITS,
     Metrics,
+    Needs,
     Source,
     Split,
     Task,
@@ -54,6 +55,7 @@ class Rows(Task):
     name: ClassVar[str] = "rows"
     description: ClassVar[str] = "your own table: CSV, JSON lines, Parquet, Arrow, NPZ"
     cite: ClassVar[str] = "your own data"
+    needs: ClassVar[Needs] = "files"
 
     data: str = ""  # file, or folder; with splits where it has train, validation and test
     inputs: str = ""  # column; several (a,b or t*) are channels or steps, for pairs the two texts

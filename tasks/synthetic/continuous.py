@@ -34,8 +34,8 @@ class Adding(ExtrapolationTask):
     cite: ClassVar[str] = "Hochreiter & Schmidhuber 1997; halves as in S4, pairs as in TCN"
 
     train_size: int = 45_000  # nine tenths of the published 50 000
-    validation_size: int = 5_000
-    length: int = 1_000
+    validation_size: int = 5_000  # examples of the validation split
+    length: int = 1_000  # steps
     halves: bool = True  # one mark in each half; False: any two positions
 
     def __post_init__(self) -> None:
@@ -157,14 +157,14 @@ class Delay(DelayTask):
     description: ClassVar[str] = "give back a white signal 1000 steps later"
     cite: ClassVar[str] = "Gu et al. 2023, arXiv 2206.12037 (HiPPO), continuous delay"
 
-    train_size: int = 16_384
-    validation_size: int = 1_024
-    test_size: int = 1_024
+    train_size: int = 16_384  # examples to train on
+    validation_size: int = 1_024  # examples of the validation split
+    test_size: int = 1_024  # examples of the test split
     length: int = 4_000  # steps
     dt: float = 2.5e-4  # seconds a step
     frequency: float = 1_000.0  # Hz, at most 1 / (2 dt)
     lag: int = 1_000  # steps
-    num_lags: int = 1
+    num_lags: int = 1  # lags up to `lag`, each with an output of its own
 
     def __post_init__(self) -> None:
         check_count(self, "length", least=2)
@@ -202,9 +202,9 @@ class Capacity(DelayTask):
     description: ClassVar[str] = "five delays of a 10 Hz signal at once (LMU)"
     cite: ClassVar[str] = "Voelker et al. 2019, Legendre Memory Units, section 4.1"
 
-    train_size: int = 100
-    validation_size: int = 100
-    test_size: int = 100
+    train_size: int = 100  # examples to train on
+    validation_size: int = 100  # examples of the validation split
+    test_size: int = 100  # examples of the test split
     delay: int = 100  # T in steps, a multiple of 4
 
     def __post_init__(self) -> None:
@@ -239,9 +239,9 @@ class Reconstruction(WhiteSignalTask):
     description: ClassVar[str] = "the last 1000 samples of a white signal from the final state"
     cite: ClassVar[str] = "Gu et al. 2023, arXiv 2206.12037 (HiPPO), reconstruction"
 
-    train_size: int = 16_384
-    validation_size: int = 1_024
-    test_size: int = 1_024
+    train_size: int = 16_384  # examples to train on
+    validation_size: int = 1_024  # examples of the validation split
+    test_size: int = 1_024  # examples of the test split
     length: int = 4_000  # steps
     dt: float = 1e-3  # seconds a step
     frequency: float = 100.0  # Hz, at most 1 / (2 dt)

@@ -123,11 +123,11 @@ class SelectiveCopying(Copying):
     description: ClassVar[str] = "copy 16 tokens that stand anywhere among 4096 blanks (Mamba)"
     cite: ClassVar[str] = "Gu & Dao 2023, arXiv 2312.00752, appendix E.1; Jing et al. 2019"
 
-    train_size: int = 1_000_000
-    num_tokens: int = 16
-    num_blanks: int = 4_096
-    alphabet: int = 16
-    variable: bool = True
+    train_size: int = 1_000_000  # examples to train on
+    num_tokens: int = 16  # to remember
+    num_blanks: int = 4_096  # tokens among which they stand
+    alphabet: int = 16  # blank and marker included
+    variable: bool = True  # tokens stand anywhere among the blanks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ class CopyMemory(GeneratedTask):
     main_metric: ClassVar[str] = "loss"
     cite: ClassVar[str] = "Hochreiter & Schmidhuber 1997; Arjovsky et al. 2016, arXiv 1511.06464"
 
-    train_size: int = 10_000
+    train_size: int = 10_000  # examples to train on
     delay: int = 500  # T, the published range is 500 to 1000 and more
     test_delay: int = 0  # of the test split; 0: the same
 

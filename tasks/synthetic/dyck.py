@@ -60,7 +60,7 @@ class Dyck(GeneratedTask):
     solved_at: ClassVar[float | None] = SOLVED
 
     validation_size: int = 700  # strings
-    test_size: int = 2_700
+    test_size: int = 2_700  # examples of the test split
     num_kinds: int = 8  # k
     max_depth: int = 3  # m
 

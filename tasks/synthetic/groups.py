@@ -93,7 +93,7 @@ class GroupWords(ExtrapolationTask):
     cite: ClassVar[str] = "Merrill, Petty & Sabharwal 2024, arXiv 2404.08819"
     solved_at: ClassVar[float | None] = SOLVED
 
-    group: str = "A5"
+    group: str = "A5"  # Zn, Sn, An, or a product such as A4xZ5
     length: int = 20  # elements; published 2 to 20
     min_length: int = 2  # of training rows; `length`: no shorter ones
 
@@ -154,9 +154,9 @@ class Parity(GroupWords):
     description: ClassVar[str] = "parity of the bits so far, at every position"
     cite: ClassVar[str] = "Grazzi et al. 2024, arXiv 2411.12537; Merrill et al. 2024"
 
-    group: str = "Z2"
-    length: int = 40
-    min_length: int = 3
+    group: str = "Z2"  # the only one
+    length: int = 40  # bits of a row
+    min_length: int = 3  # least bits of a row to train on
 
     def __post_init__(self) -> None:
         super().__post_init__()

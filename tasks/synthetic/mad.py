@@ -41,10 +41,10 @@ class MADTask(GeneratedTask):
     cite: ClassVar[str] = CITE
     axes: ClassVar[dict[str, tuple]] = {}  # option -> the harder values
 
-    train_size: int = 12_800
-    validation_size: int = 1_280
-    test_size: int = 1_280
-    vocab_size: int = 16
+    train_size: int = 12_800  # examples to train on
+    validation_size: int = 1_280  # examples of the validation split
+    test_size: int = 1_280  # examples of the test split
+    vocab_size: int = 16  # tokens, special ones included
     length: int = 128  # tokens
 
     def __post_init__(self) -> None:
@@ -180,9 +180,9 @@ class NoisyRecall(InContextRecall):
         "frac_noise": (0.4, 0.6, 0.8),
     }
 
-    vocab_size: int = 32
-    noise_vocab: int = 16
-    frac_noise: float = 0.2
+    vocab_size: int = 32  # tokens, noise included
+    noise_vocab: int = 16  # tokens that are noise
+    frac_noise: float = 0.2  # share of pairs that are noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,7 +199,7 @@ class FuzzyRecall(MADTask):
     axes: ClassVar[dict[str, tuple]] = InContextRecall.axes
 
     key_tokens: int = 3  # at most
-    value_tokens: int = 3
+    value_tokens: int = 3  # at most
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -274,7 +274,7 @@ class MADSelectiveCopying(MADTask):
         "num_tokens": (32, 64, 96),
     }
 
-    length: int = 256
+    length: int = 256  # tokens of a row
     num_tokens: int = 16  # to copy
 
     def __post_init__(self) -> None:
@@ -315,7 +315,7 @@ class Compression(MADTask):
         "train_size": SIZES,
     }
 
-    length: int = 32
+    length: int = 32  # tokens of a row
 
     @property
     def spec(self) -> ModelSpec:
@@ -342,9 +342,9 @@ class Memorisation(MADTask):
     description: ClassVar[str] = "MAD: learn a fixed dictionary by heart"
     axes: ClassVar[dict[str, tuple]] = {"vocab_size": (512, 1024, 2048, 4096, 8192)}
 
-    train_size: int = 256
-    vocab_size: int = 256
-    length: int = 32
+    train_size: int = 256  # examples to train on
+    vocab_size: int = 256  # tokens, half keys, half values
+    length: int = 32  # tokens of a row
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,11 +61,10 @@ class MQAR(GeneratedTask):
     vocab_size: int = 80  # even, above length with random fillers; half keys (and 0), half values
     num_pairs: int = 8  # D, at most length / 4
     length: int = 64  # tokens, even
-    power: float = (
-        0.01  # query slot j of 1, 2, ... has probability proportional to j ** (power - 1)
-    )
+    # query slot j of 1, 2, ... has a probability proportional to j ** (power - 1)
+    power: float = 0.01
     random_non_queries: bool = True  # random tokens, not 0, between the queries
-    test_size: int = 3_000
+    test_size: int = 3_000  # examples of the test split
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,10 +140,10 @@ class MQARZoology(MQAR):
     description: ClassVar[str] = "MQAR at the four published lengths (Zoology, figure 2)"
     cite: ClassVar[str] = "Arora et al. 2023, arXiv 2312.04927, figure 2"
 
-    vocab_size: int = 8_192
+    vocab_size: int = 8_192  # tokens, half keys, half values
     length: int = 64  # tokens: 64, 128, 256 or 512
     num_pairs: int = 4  # with them: 4, 8, 16 or 64
-    random_non_queries: bool = False
+    random_non_queries: bool = False  # random tokens, not 0, between the queries
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,11 +187,11 @@ class MQARBased(GeneratedTask):
     cite: ClassVar[str] = "Arora et al. 2024, arXiv 2402.18668"
     solved_at: ClassVar[float | None] = SOLVED
 
-    train_size: int = 180_000
-    validation_size: int = 7_000
-    test_size: int = 7_000
+    train_size: int = 180_000  # examples to train on
+    validation_size: int = 7_000  # examples of the validation split
+    test_size: int = 7_000  # examples of the test split
     vocab_size: int = 8_192  # even and above 1024
-    random_non_queries: bool = False
+    random_non_queries: bool = False  # random tokens, not 0, between the queries
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -176,10 +176,10 @@ class Passkey(ExactTask):
     cite: ClassVar[str] = "Mohtashami & Jaggi 2023, arXiv 2305.16300"
     solved_at: ClassVar[float | None] = SOLVED
 
-    validation_size: int = 500
+    validation_size: int = 500  # examples of the validation split
     test_size: int = 650  # 50 for each length of the published grid
     length: int = 1_000  # characters of garbage, in training at most
-    test_lengths: tuple[int, ...] = PASSKEY_GRID
+    test_lengths: tuple[int, ...] = PASSKEY_GRID  # characters of garbage, in testing
 
     def __post_init__(self) -> None:
         super().__post_init__()

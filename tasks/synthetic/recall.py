@@ -29,8 +29,8 @@ class InductionHeads(ExtrapolationTask):
     cite: ClassVar[str] = "Gu & Dao 2023, arXiv 2312.00752, 4.1.2; Fu et al. 2023, arXiv 2212.14052"
     solved_at: ClassVar[float | None] = SOLVED
 
-    train_size: int = 1_000_000
-    vocab_size: int = 16
+    train_size: int = 1_000_000  # examples to train on
+    vocab_size: int = 16  # tokens, the special one included
     length: int = 256  # ordinary tokens
     num_copied: int = 1  # tokens after the trigger to be given back
 

@@ -48,7 +48,7 @@ class Transduction(GeneratedTask):
     ends: ClassVar[bool] = False  # answers end with END, then zeros
 
     train_size: int = 1_000_000  # fresh strings; 128 a step
-    validation_size: int = 1_280
+    validation_size: int = 1_280  # examples of the validation split
     test_size: int = 30_720  # 512 for each of 60 lengths
     length: int = 40  # longest string of training
     test_length: int = 100  # of testing, from length + 1 on; at most `length`: from 1 on

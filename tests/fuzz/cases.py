@@ -11,7 +11,7 @@ from typing import NamedTuple
 from seqzoo import tasks
 from seqzoo.models.registry import MIXERS, PRESETS
 from seqzoo.train.cli.command import VERBS
-from seqzoo.train.cli.flags import flags_of
+from seqzoo.train.cli.flags import flags_of, kind_of
 from tests.fuzz import world
 
 
@@ -35,7 +35,19 @@ HERE = "HERE"  # in a command line: the case's folder
 FULL = "FULL"  # a folder on a full disk, where there is one
 GONE = f"{HERE}/gone"  # a working folder that is removed
 READ_ONLY = (
-    *("list", "show", "watch", "evaluate", "report", "generate", "data", "plan", "doctor", "bench"),
+    *(
+        "list",
+        "completion",
+        "show",
+        "watch",
+        "evaluate",
+        "report",
+        "generate",
+        "data",
+        "plan",
+        "doctor",
+        "bench",
+    ),
 )
 # Flags whose large values cost time or memory and are no more wrong for it.
 DEAR = ("threads", "prefetch", "workers", "rounds", "mib", "count", "steps-scale", "seeds")
@@ -232,10 +244,6 @@ class Shape(NamedTuple):
     flags: list
 
 
-class _Asked(BaseException):
-    """Ends a verb that has said which flags it has."""
-
-
 _SHAPES: dict[str, list[Shape]] = {}
 
 
@@ -243,7 +251,7 @@ def _shapes() -> dict[str, list[Shape]]:
     """Of every verb, some command lines with the flags that belong to them."""
     if not _SHAPES:
         for argv, base in _right():
-            _SHAPES.setdefault(argv[0], []).append(Shape(argv, base, _flags(argv)))
+            _SHAPES.setdefault(argv[0], []).append(Shape(argv, base, list(flags_of(_kind(argv)))))
         if lacking := VERBS.keys() - _SHAPES.keys():
             raise KeyError(f"no right command line of {', '.join(lacking)} is known here")
     return _SHAPES
@@ -267,6 +275,7 @@ def _right():
         yield (verb, f"{HERE}/base"), "text" if verb == "generate" else "done"
     yield ("export", f"{HERE}/base", out, "--platforms=cpu"), "text"
     yield ("list",), ""
+    yield ("completion", "fish"), ""
     yield ("check", "min_gru", "--length=1"), ""
     yield ("new", "mixer", "my_mixer", out), ""
     yield ("doctor", "--mib=1"), ""
@@ -284,22 +293,19 @@ def _right():
     yield ("demo", f"--out={HERE}/no/demo", "--seeds=0"), ""
 
 
-def _flags(argv: tuple[str, ...]) -> list:
-    """The flags that a verb has with these words."""
-    module, seen = importlib.import_module(f"seqzoo.train.cli.{argv[0]}"), []
+def right_kinds() -> dict[str, list[type]]:
+    """Of every verb, the dataclasses of flags after some right words."""
+    kinds: dict[str, list[type]] = {}
+    for argv, _ in _right():
+        kinds.setdefault(argv[0], []).append(_kind(argv))
+    return kinds
 
-    def parse(kind, *_):
-        seen.extend(flags_of(kind))
-        raise _Asked
 
-    real, module.parse = module.parse, parse
-    try:
-        module.main([word for word in argv[1:] if HERE not in word or "--" in word])
-    except _Asked:
-        pass
-    finally:
-        module.parse = real
-    return seen
+def _kind(argv: tuple[str, ...]) -> type:
+    """The dataclass of the flags that a verb has with these words."""
+    verb = importlib.import_module(f"seqzoo.train.cli.{argv[0]}")
+    words = [word for word in argv[1:] if HERE not in word or "--" in word]
+    return kind_of(verb.main, words)
 
 
 def _flag(rng: random.Random, flag) -> list[str]:

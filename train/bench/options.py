@@ -22,6 +22,8 @@ STEPS = 20  # of a stream that an atlas times together
 class Bench:
     """What to measure, and at which sizes."""
 
+    # what to measure: passes; costs by length; a streaming step; compile time by depth; the host's
+    # part; tasks; checkpoints; all sizes
     what: Literal["speed", "scaling", "latency", "depth", "host", "data", "checkpoint", "atlas"] = (
         "speed"
     )
@@ -33,7 +35,7 @@ class Bench:
     baseline: str = "lru"  # measured in every round beside the others
     lengths: tuple[int, ...] = (512, 2048, 8192)  # tokens of a row
     batch_size: int = 4  # rows
-    d_model: int = 128
+    d_model: int = 128  # width
     dtype: FloatName = "float32"  # of matrix products
     options: str = "{}"  # mixer options as JSON, {"lru": {"d_state": 64}}
     rounds: int = 5  # timings of each mixer, taken in turns

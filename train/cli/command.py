@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import importlib
-import importlib.metadata
 import io
 import os
 import sys
@@ -12,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+import seqzoo
 from seqzoo.train.cli.errors import (
     CHECKPOINT,
     FAULT,
@@ -44,6 +44,7 @@ VERBS = {
     "doctor": "versions, devices, bandwidth, and what is wrong",
     "demo": "a comparison in a few minutes",
     "data": "list, prepare, verify and show the tasks' data",
+    "completion": "what lets a shell complete verbs, flags and names",
 }
 FORMER = {"sample": "generate"}  # verbs by the names that they once had
 # Verbs that run programs of models again and again.
@@ -91,7 +92,7 @@ def dispatch(argv: Sequence[str], begin: Callable[[str], None] = lambda verb: No
         print(_overview(), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else USAGE
     if argv[0] in ("-V", "--version", "version"):
-        print(f"seqzoo {importlib.metadata.version('seqzoo')}")
+        print(f"seqzoo {seqzoo.__version__}")
         return 0
     verb, *rest = argv
     verb = FORMER.get(verb, verb)

@@ -24,7 +24,8 @@ from seqzoo.tasks.task import SPLITS, Source, Task
 from seqzoo.train.cli.experiment import named_task
 from seqzoo.train.cli.flags import bare_field, parse, read
 
-USAGE = "usage: seqzoo data list | prepare | verify | show [--task TASK] [options]"
+ACTIONS = ("list", "prepare", "verify", "show")
+USAGE = f"usage: seqzoo data {' | '.join(ACTIONS)} [--task TASK] [options]"
 MANY = 2000  # examples from which a bar is shown
 
 
@@ -54,12 +55,8 @@ class ShowOptions(VerifyOptions):
 
 def main(argv: Sequence[str]) -> int:
     """`seqzoo data ACTION --task TASK`."""
-    actions: dict[str, Callable[[Sequence[str]], None]] = {
-        "list": _list,
-        "prepare": _prepare,
-        "verify": _verify,
-        "show": _show,
-    }
+    calls: tuple[Callable[[Sequence[str]], None], ...] = (_list, _prepare, _verify, _show)
+    actions = dict(zip(ACTIONS, calls, strict=True))
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
@@ -70,24 +67,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _list(argv: Sequence[str]) -> None:
-    """Every task: where its examples come from, and the sets of it in the cache."""
+    """Every task: what its examples are read from, and the sets of it in the cache."""
     parse(dataclasses.make_dataclass("List", []), read(argv), "seqzoo data list")
     width = max(map(len, tasks.names())) + 2
     for name, kind in tasks.TASKS.items():
-        print(f"{name:{width}}{_origin(kind)}: {kind.description}")
+        print(f"{name:{width}}{kind.needs}: {kind.description}")
     folder = cache_folder.folder()
     kept = sorted(path for path in folder.glob("*-*") if path.is_dir()) if folder.is_dir() else []
     print(f"\nkept in {folder}" + ("" if kept else ": nothing"))
     for path in kept:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         print(f"  {path.name}  {size / 1e6:.1f} MB")
-
-
-def _origin(kind: type[Task]) -> str:
-    fields = {field.name: field.default for field in dataclasses.fields(kind)}
-    if getattr(kind, "stored", False):
-        return fields["data"] or "files"
-    return "files" if fields.get("data") == "" else "made"
 
 
 def _prepare(argv: Sequence[str]) -> None:

@@ -119,7 +119,7 @@ class Demo:
     """What the demo may be told."""
 
     out: Run  # folder of the results; a demo that was stopped continues there
-    seeds: int = 3
+    seeds: int = 3  # runs of each model on each task
     steps_scale: float = 1.0  # factor on the length of every run
 
 

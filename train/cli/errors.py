@@ -33,6 +33,31 @@ _NAMED = {"NonFiniteError": NONFINITE, "CheckpointError": CHECKPOINT, "ProcessLo
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EFBIG)
 _USERS = (ValueError, OSError, MemoryError, ImportError)
 LINES, WIDTH = 9, 4000  # of an error that are shown; all options of `train` are 2,300
+CODES = "docs/pods.md#recipes"
+# Where an error arises -> the page that explains what belongs there; the longest name counts.
+PAGES = {
+    "seqzoo.models.foreign": "docs/extend.md#a-mixer-in-a-file",
+    "seqzoo.models.pretrained": "docs/pretrained.md",
+    "seqzoo.models.pretrained.adapters": "docs/pretrained.md#adapters",
+    "seqzoo.models.pretrained.peft": "docs/pretrained.md#adapters",
+    "seqzoo.models.pretrained.export": "docs/pretrained.md#export",
+    "seqzoo.tasks.data.places": "docs/places.md",
+    "seqzoo.tasks.language": "docs/language.md#corpora",
+    "seqzoo.tasks.language.tokenizers": "docs/language.md#tokenizers",
+    "seqzoo.tasks.pretraining": "docs/language.md#pretraining",
+    "seqzoo.tasks.rows": "docs/extend.md#your-own-data-without-code",
+    "seqzoo.train.code": "docs/extend.md#which-code-runs",
+    "seqzoo.train.compare.results": "docs/results_format.md",
+    "seqzoo.train.compare.sweep": "docs/tuning.md",
+    "seqzoo.train.cost": "docs/matching.md",
+    "seqzoo.train.devices.processes": "docs/pods.md",
+    "seqzoo.train.devices.sharding": "docs/parallel.md",
+    "seqzoo.train.folder.files": "docs/places.md",
+    "seqzoo.train.folder.lease": "docs/pods.md#one-writer",
+    "seqzoo.train.folder.trackers": "docs/extend.md#files-of-flags-and-trackers",
+    "seqzoo.train.loop.optimizer": "docs/extend.md#optimisers-and-schedules",
+    "seqzoo.train.toml": "docs/extend.md#files-of-flags-and-trackers",
+}
 
 
 def exit_code(error: BaseException) -> int | None:
@@ -75,7 +100,21 @@ def sentence(error: BaseException) -> str:
     lines = [line[:WIDTH] for line in text.splitlines()]
     if len(lines) > LINES:
         lines[LINES - 2 : -1] = [f"  ... {len(lines) - LINES + 1} more lines"]
-    return "\n".join(lines)
+    explained = page(error)
+    return "\n".join(lines) + f" (see {explained})" * bool(explained)
+
+
+def page(error: BaseException) -> str:
+    """The page that explains an error of the user's, by where it arose; empty where none does."""
+    if type(error).__name__ in _NAMED:
+        return CODES
+    frames = traceback.walk_tb(error.__traceback__)
+    names = [frame.f_globals.get("__name__", "") for frame, _ in frames]
+    ours = [name for name in names if name.startswith("seqzoo.")]
+    if not ours or exit_code(error) != USAGE:
+        return ""
+    there = [at for at in PAGES if f"{ours[-1]}.".startswith(f"{at}.")]
+    return PAGES[max(there, key=len)] if there else ""
 
 
 def say(text: str) -> None:

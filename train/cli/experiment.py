@@ -26,9 +26,10 @@ from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.claims import Verdict, sound
 
 DEPENDS = (
-    "Which --data.* and --mixer.* flags there are, and their defaults, depends on --task and "
-    "--model, or on --published: give them with --help. --config FILE.toml holds flags; those of "
-    "the command line count for more."
+    "Which --data.* and --mixer.* flags there are, and their defaults, depends on the task and the "
+    "model, or on --published: give them with --help, as in `seqzoo train --task mqar --model lru "
+    "--help`; `seqzoo list` has the names. --config FILE.toml holds flags; those of the command "
+    "line count for more."
 )
 
 

@@ -43,9 +43,8 @@ class ExportOptions:
     form: Literal["programs", "published", "adapter"] = "programs"
     length: int = 128  # tokens of a row or chunk, of programs that cannot leave it open
     batch: int = 1  # rows, of programs that cannot leave that open
-    max_length: int = (
-        0  # of published weights: tokens that attention's state holds; 0: the config's
-    )
+    # of published weights: tokens that attention's state holds; 0: as the config says
+    max_length: int = 0
     platforms: tuple[str, ...] = PLATFORMS  # on which the programs run: cpu, cuda, tpu, rocm
     checkpoint: str = "last"  # of a run: last, best or a step
     code: str = ""  # of a run made with code from outside: where that lies now, mine.py:EMA

@@ -7,10 +7,13 @@ names and forms too. Faults are ValueErrors of one line.
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
+import inspect
+import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NewType, Union
 
@@ -22,6 +25,7 @@ from seqzoo.train.toml import flags_in
 Run = NewType("Run", Path)  # the folder of a run, which may be in a bucket
 CONFIG = "--config"  # a TOML file of flags, of every verb
 SHOWN = 60  # characters of a value that an error repeats
+_listens = contextvars.ContextVar("_listens", default=False)  # whether `kind_of` asks
 
 
 class Given(NamedTuple):
@@ -71,6 +75,28 @@ class Flag(NamedTuple):
     former: bool = False  # not shown, since another one says it today
 
 
+class _Heard(BaseException):
+    """Ends a verb that was only asked for its flags."""
+
+    def __init__(self, kind: type):
+        self.kind = kind
+
+
+def kind_of(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> type:
+    """The dataclass whose fields are the flags of a verb after these words; nothing is run.
+
+    Raises ValueError where these words have none.
+    """
+    token = _listens.set(True)
+    try:
+        main([*argv, "--help"])
+    except _Heard as heard:
+        return heard.kind
+    finally:
+        _listens.reset(token)
+    raise ValueError(f"there are no flags after {' '.join(argv)!r}")
+
+
 def read(argv: Sequence[str], *, place: bool = False) -> CommandLine:
     """Takes a command line apart. With `place`, its first or last word names a folder."""
     words = [word for word in argv if word not in ("-h", "--help")]
@@ -109,8 +135,11 @@ def parse(kind: type, line: CommandLine, prog: str, about: str = "") -> Any:
     Raises ValueError, of one line, for a flag that does not exist, is missing or has no such value.
     """
     if line.asks:
+        if _listens.get():
+            raise _Heard(kind)
         import tyro
 
+        explain(kind)
         tyro.cli(kind, args=["--help"], prog=prog, description=about or None)
     known = {flag.name: flag for flag in flags_of(kind)}
     values = {}
@@ -131,6 +160,39 @@ def parse(kind: type, line: CommandLine, prog: str, about: str = "") -> Any:
         if flag.needed and flag.name not in values:
             raise ValueError(f"{flag.name} is needed")
     return _made(kind, values)
+
+
+def explain(kind: type) -> None:
+    """Puts where tyro finds them the comments of fields whose class was made at run time.
+
+    It looks into a class's docstring and source; `masked:mqar` has the fields, but not the source,
+    of the classes that it was made of.
+    """
+    for _, hint, _ in _fields(kind, ""):
+        if dataclasses.is_dataclass(hint):
+            explain(hint)
+    doc = kind.__doc__ or ""
+    if "Attributes:" in doc or _source(kind):
+        return
+    told = ((field.name, _comment(kind, field.name)) for field in dataclasses.fields(kind))
+    lines = "".join(f"    {name}: {text}\n" for name, text in told if text)
+    kind.__doc__ = f"{inspect.cleandoc(doc)}\n\nAttributes:\n{lines}" if lines else doc
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""
+
+
+def _comment(kind: type, name: str) -> str:
+    """What stands behind a field in the nearest class that declares it."""
+    for base in kind.__mro__:
+        if name in vars(base).get("__annotations__", ()):
+            found = re.search(rf"^ +{name}: .*?  # (.*)$", _source(base), re.MULTILINE)
+            return found[1] if found else ""
+    return ""
 
 
 def place_of(line: CommandLine, usage: str) -> Path:

@@ -54,7 +54,7 @@ class GenerateOptions:
     repetition_penalty: float = 1.0  # above 1: tokens that were there become less likely
     stop: tuple[str, ...] = ()  # texts that end a continuation
     chunk: int = 256  # most tokens of a prompt that are read at once
-    seed: int = 0
+    seed: int = 0  # of what is drawn
     chat: bool = False  # refused: chat templates are programs
     checkpoint: str = "last"  # of a run: last, best or a step
     code: str = ""  # of a run made with code from outside: where that lies now, mine.py:EMA

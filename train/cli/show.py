@@ -1,14 +1,16 @@
-"""`seqzoo show RUN`: configuration, step, metrics, size and digest of the parameters."""
+"""`seqzoo show RUN`: what differs from the defaults, configuration, step, metrics, digest."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seqzoo.tasks.data.identity import in_short
 from seqzoo.train import code
+from seqzoo.train.cli.experiment import experiment_fields, experiment_of
 from seqzoo.train.cli.flags import parse, place_of, read
 from seqzoo.train.config import DATA
 from seqzoo.train.folder.run_folder import RunFolder
@@ -18,6 +20,14 @@ from seqzoo.train.loop.state import Arrays
 from seqzoo.train.out.console import bare, words
 
 USAGE = "seqzoo show RUN"
+ABOUT = "The line `differs` has the flags that say what this run has other than the defaults."
+PARTS = {
+    "task": "data.",
+    "mixer": "mixer.",
+    "backbone": "backbone.",
+    "optim": "optim.",
+    "train": "",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,13 +40,15 @@ class ShowOptions:
 def main(argv: Sequence[str]) -> int:
     """`seqzoo show RUN`."""
     line = read(argv, place=True)
-    options = parse(ShowOptions, line, USAGE)
+    options = parse(ShowOptions, line, USAGE, ABOUT)
     run = place_of(line, USAGE)
     config = RunFolder(run).config()
     print(f"run         {run}")
     print(f"task        {config['task']['name']}")
     print(f"model       {config['model']}")
-    for part in ("task", "mixer", "backbone", "optim", "train"):
+    if not code.of(config):  # whose defaults would have to be run
+        print(f"differs     {' '.join(_differing(config)) or 'in nothing'}")
+    for part in PARTS:
         print(f"{part:11} {words({k: v for k, v in config[part].items() if k != 'name'})}")
     for split, text in in_short(config.get(DATA, {})).items():
         print(f"{split + ' files':16}  {text}")
@@ -51,6 +63,29 @@ def main(argv: Sequence[str]) -> int:
             print(f"seed {train['seed'] + i % seeds}{own and f', {own}'}")
         _show(*_looked_at(run, config, options.checkpoint, train["seed"] + i), train["steps"])
     return 0
+
+
+def _differing(config: Mapping[str, Any]) -> Iterator[str]:
+    """The flags of what a configuration has other than task and model have by default."""
+    task, model = config["task"]["name"], config["model"]
+    kind = dataclasses.make_dataclass("Defaults", experiment_fields(task, model), kw_only=True)
+    usual = experiment_of(kind(), model).to_dict()
+    for part, prefix in PARTS.items():
+        yield from _flags(config[part], usual[part], prefix)
+
+
+def _flags(values: Mapping[str, Any], usual: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in values.items():
+        default, flag = usual.get(name), f"{prefix}{name}".replace("_", "-")
+        if isinstance(value, dict) and isinstance(default, dict):
+            yield from _flags(value, default, f"{flag}.")
+        elif value != default:
+            if isinstance(value, bool) and isinstance(default, bool):
+                before, dot, last = flag.rpartition(".")
+                yield f"--{flag}" if value else f"--{before}{dot}no-{last}"
+                continue
+            several = value if isinstance(value, list) else [value]
+            yield f"--{flag} {shlex.join(map(str, several))}"
 
 
 def _looked_at(

@@ -74,7 +74,7 @@ WORDS = {
 class FormsOptions:
     """What the table is asked."""
 
-    topology: str = "v5e:1x1"
+    topology: str = "v5e:1x1"  # of a TPU, a GPU (h100:1), or local
     lengths: tuple[int, ...] = (2048, 8192, 32768)  # tokens of the one row
     limit_seconds: float = 180.0  # for a row
     total_seconds: float = 0.0  # after which no further row is begun; 0: no limit

@@ -87,7 +87,7 @@ OTHER = {  # texts that name no place
         "--models",
         "--ops",
     ),
-    *("--ratio", "--sweep", "--trials"),
+    *("--ratio", "--sweep", "--text", "--trials"),
     *("--options", "--prompt", "--stop", "--published", "--row", "--split", "--task", "--tasks"),
     *(
         "--trackers",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -195,6 +196,10 @@ def test_train_show_evaluate_and_train_again(capsys, tmp_path, monkeypatch):
     assert len(shown["sha256"].split()[1]) == 64
     assert "4 of 4" in shown["step"]
     assert "num_pairs 2" in said
+    assert [*shown][:4] == ["run", "task", "model", "differs"]
+    kind = dataclasses.make_dataclass("Flags", experiment_fields("mqar", "attention"))
+    flags = shlex.split(shown["differs"])[1:]
+    assert experiment_of(parse(kind, read(flags), "seqzoo"), "attention") == config
 
 
 def test_a_metric_that_no_example_counts_for_is_null_in_strict_json(capsys, monkeypatch):
