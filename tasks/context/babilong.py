@@ -28,7 +28,7 @@ class Babilong(HaystackTask):
     description: ClassVar[str] = "bAbI's questions, their facts hidden in a long text"
     cite: ClassVar[str] = "Kuratov et al. 2024, arXiv 2406.10149; Weston et al. 2015"
 
-    question: babi.Question = "qa1"
+    question: babi.Question = "qa1"  # qa1, qa2 or qa3 of bAbI: how many facts answer it
     num_facts: int = 0  # at most; 0: 10, 20 and 30 of qa1, qa2 and qa3
 
     def __post_init__(self) -> None:

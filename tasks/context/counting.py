@@ -49,7 +49,7 @@ class RulerCommonWords(AskingTask):
     cite: ClassVar[str] = CITE
     COUNT: ClassVar[int] = 10
 
-    length: int = 2048
+    length: int = 2048  # tokens
 
     @property
     def _least(self) -> int:

@@ -90,7 +90,7 @@ class RulerNeedles(HaystackTask):
     description: ClassVar[str] = "needles in a haystack: RULER's eight kinds"
     cite: ClassVar[str] = CITE
 
-    kind: Kind = "single_1"
+    kind: Kind = "single_1"  # of needles and haystack, as published
 
     def __post_init__(self) -> None:
         known = self.kind in KINDS
@@ -179,7 +179,7 @@ class RulerVariables(HaystackTask):
     description: ClassVar[str] = "variable tracking through a chain of assignments (RULER)"
     cite: ClassVar[str] = CITE
 
-    num_chains: int = 1
+    num_chains: int = 1  # chains of variables, of which one is asked for
     num_hops: int = 4  # assignments of a variable to another, in each chain
 
     def __post_init__(self) -> None:
