@@ -29,6 +29,7 @@ from seqzoo.tasks.task import (
     SPLITS,
     Example,
     Metrics,
+    Needs,
     Selection,
     Source,
     Split,
@@ -64,6 +65,7 @@ class PpgDalia(Task):
     name: ClassVar[str] = "ppg_dalia"
     description: ClassVar[str] = "heart rate from a wrist's sensors, 49,920 steps (PPG-DaLiA)"
     cite: ClassVar[str] = "Reiss et al. 2019, Sensors 19(14); Walker et al. 2024, arXiv 2402.18512"
+    needs: ClassVar[Needs] = "download"
     main_metric: ClassVar[str] = "mse"
 
     time: Literal["channel", "none"] = "none"  # as the first input, from 0 to 1

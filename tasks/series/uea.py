@@ -24,7 +24,16 @@ from seqzoo.tasks.data.folders import per_file
 from seqzoo.tasks.data.streams import words
 from seqzoo.tasks.pixels import shades
 from seqzoo.tasks.series import archive, permutation
-from seqzoo.tasks.task import Example, Metrics, Selection, Source, Split, Task, measure_classes
+from seqzoo.tasks.task import (
+    Example,
+    Metrics,
+    Needs,
+    Selection,
+    Source,
+    Split,
+    Task,
+    measure_classes,
+)
 
 SEEDS = (2345, 3456, 4567, 5678, 6789)
 HELD_OUT = 0.15  # of the training rows, for validation where the archive has none
@@ -37,6 +46,7 @@ class Uea(Task):
     name: ClassVar[str] = "uea"
     description: ClassVar[str] = "class of a series of the UCR and UEA archives, by the set's name"
     cite: ClassVar[str] = "Bagnall et al. 2018, arXiv 1811.00075; Walker et al. 2024, 2402.18512"
+    needs: ClassVar[Needs] = "download"
 
     dataset: str = "BasicMotions"  # EigenWorms, Heartbeat, ... as the files are called
     protocol: Literal["uea", "archive"] = "uea"  # five joint splits, or the archive's test rows
