@@ -48,7 +48,10 @@ class Stack(Composite):
         remat: Remat = "none",
         rngs: nnx.Rngs,
     ):
-        """`make_unit(index, rngs)` makes a unit; `index` is traced where the stack is scanned."""
+        """`make_unit(index, rngs)` makes a unit; `index` is traced where the stack is scanned.
+
+        `scan`: one compiled unit for all; `remat`: what the backward pass recomputes.
+        """
         self.repeats, self.scan, self.remat = repeats, scan, remat
         if scan:
             make = nnx.vmap(lambda index, r: make_unit(index, r))
@@ -131,7 +134,10 @@ class Backbone(Composite):
         *,
         rngs: nnx.Rngs,
     ):
-        """`options` as in `pattern_options`. Raises ValueError for a depth that does not fit."""
+        """The mixers of `pattern` in the blocks that `config` says; `options` are theirs.
+
+        See `pattern_options` for these. Raises ValueError for a depth that does not fit.
+        """
         kinds = _kinds(pattern, config, pattern_options(pattern, options or {}))
 
         def make_stack(start: int, period: int, repeats: int) -> Stack:
@@ -228,6 +234,6 @@ def _recurs(kinds: list[Kind], period: int) -> int:
 
 
 def aux_losses(module: nnx.Module) -> Float[Array, ""]:
-    """The sum of all auxiliary losses that the last call in training mode wrote."""
+    """The sum of all auxiliary losses that the last call of `module` in training mode wrote."""
     terms = jax.tree.leaves(nnx.state(module, AuxLoss))
     return sum((term.sum() for term in terms), start=jnp.zeros(()))

@@ -41,6 +41,7 @@ class Bidirectional(Mixer):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        """`backward` None shares the weights of `forward`. Raises ValueError for a `combine`."""
         if combine not in ("sum", "concat"):
             raise ValueError(f"unknown combine={combine!r}; known: sum, concat")
         self.forward, self.backward = forward, nnx.data(backward)  # None: shared weights

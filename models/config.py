@@ -47,7 +47,7 @@ class MixerConfig:
 
     @classmethod
     def current_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options, of former names and forms too, as they are written today in plain data."""
+        """`options`, of former names and forms too, as they are written today in plain data."""
         return cls.module.current_options(options)
 
     def __reduce__(self) -> tuple:
@@ -56,7 +56,10 @@ class MixerConfig:
 
 @functools.cache
 def config_of(module: type[Mixer]) -> type[MixerConfig]:
-    """The config dataclass whose fields are the options of `module`."""
+    """The config dataclass whose fields are the options of `module`.
+
+    Raises TypeError for an argument of its constructor without a default or an annotation.
+    """
     hints = inspect.get_annotations(module.__init__, eval_str=True)
     fields = []
     for name, argument in parameters_of(module).items():

@@ -39,6 +39,7 @@ class Construction(type(nnx.Module)):
         return dict(options)
 
     def __call__(cls, *args, causal: bool | None = None, bidirectional=None, **options):
+        """A mixer; looking both ways, where that is no nature of it, as `Bidirectional`."""
         takes, options = parameters_of(cls), cls.current_options(options)
         if "d_model" in takes:
             _check_width(cls.__name__, _given(takes, "d_model", args, options))

@@ -155,7 +155,10 @@ class SequenceModel(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        """Raises ValueError where the task and the options do not fit each other."""
+        """A model for `spec`: `pattern`, `config` and `options` as of `Backbone`.
+
+        Raises ValueError where the task and the options do not fit each other.
+        """
         _check(spec, config)
         _check_packing(spec, pattern)
         d = config.d_model
@@ -198,6 +201,7 @@ class SequenceModel(nnx.Module):
     ) -> Float[Array, "..."]:
         """Outputs in float32 at least; `rngs` in training mode only. See `Mixer` for the rest.
 
+        `inputs` are tokens [B, L] or features [B, L, F]; of a two_tower [B, 2, L] and [B, 2, L, F].
         The encoder sees the rows as `packed` lays them out; what comes out is as without.
         """
         rngs = door.as_rngs(rngs, "a model")
@@ -205,7 +209,7 @@ class SequenceModel(nnx.Module):
         return door.through(_outputs, self, inputs, None, segment_ids, packed, rngs=rngs)[0]
 
     def init_state(self, batch_size: int) -> StreamState:
-        """The state before the first token, for heads with one output a position."""
+        """The state of `batch_size` rows before the first token, of one output a position."""
         self._check_streams()
         return self.encoder.init_state(batch_size)
 
@@ -218,7 +222,7 @@ class SequenceModel(nnx.Module):
         resets: Bool[Array, "B C"] | None = None,
         rngs: nnx.Rngs | Array | None = None,
     ) -> tuple[Float[Array, "B C O"], StreamState]:
-        """Continues every row; see `Mixer.extend`."""
+        """Continues every row of `inputs` [B, C] or [B, C, F] from `state`; see `Mixer.extend`."""
         self._check_streams()
         rngs = door.as_rngs(rngs, "a model")
         self.encoder.check_state(state)
@@ -229,7 +233,7 @@ class SequenceModel(nnx.Module):
     def streamed(
         self, inputs: Array, segment_ids: Int[Array, "..."] | None = None, *, chunk: int = 1
     ) -> Float[Array, "..."]:
-        """What a call gives, by the streaming form: `chunk` tokens at a time, any head.
+        """What a call of `inputs` gives, by the streaming form: `chunk` tokens at a time, any head.
 
         Raises ValueError for a model that looks both ways, and for one of views.
         """
@@ -401,7 +405,7 @@ def build_model(
     *,
     rngs: nnx.Rngs,
 ) -> SequenceModel:
-    """The model `model` (a mixer, a preset, or a comma-separated pattern) for a task.
+    """The model `model` (a mixer, a preset, or a comma-separated pattern) for a task's `spec`.
 
     Where it is a preset and `backbone` is None, the preset's block options apply; `options` are
     mixer options on top of the preset's. Raises ValueError for what does not exist or fit.

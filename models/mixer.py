@@ -150,7 +150,10 @@ class Mixer(nnx.Module, metaclass=Construction):
         return None
 
     def apply(self, x: Float[Array, "B L D"], inner: PyTree, ctx: Context) -> tuple[Array, PyTree]:
-        """`_mix` with outputs in x's dtype and states in theirs, for modules made of mixers."""
+        """`_mix` with outputs in x's dtype and states in theirs, for modules made of mixers.
+
+        `inner` is the state's, None in the parallel form; `ctx` what the parts of a call share.
+        """
         y, after = self._mix(x, inner, ctx)
         if inner is not None:
             after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, inner)
@@ -174,7 +177,10 @@ class Mixer(nnx.Module, metaclass=Construction):
         return door.through(forward, self, x, None, segment_ids, rngs=rngs)[0]
 
     def init_state(self, batch_size: int) -> StreamState:
-        """The state before the first token. Raises ValueError for a mixer that looks both ways."""
+        """The state of `batch_size` rows before the first token.
+
+        Raises ValueError for a mixer that looks both ways.
+        """
         self._check_causal()
         nothing = jnp.zeros(batch_size, jnp.int32)
         # Each leaf a buffer of its own, so that a step may be given them all (`donate_argnums`).
@@ -204,7 +210,7 @@ class Mixer(nnx.Module, metaclass=Construction):
         return door.through(forward, self, x, state, segment_ids, rngs=rngs)
 
     def check_state(self, state: StreamState) -> None:
-        """Raises ValueError where nothing can be continued."""
+        """Raises ValueError where `state` cannot be continued."""
         self._check_causal()
         if not isinstance(state, StreamState):
             raise ValueError(
@@ -213,7 +219,7 @@ class Mixer(nnx.Module, metaclass=Construction):
             )
 
     def check(self, x: Array, state: StreamState | None, ids: Array | None) -> None:
-        """Raises ValueError for arguments of a call that cannot be."""
+        """Raises ValueError for rows `x`, a `state` and segment `ids` that a call cannot take."""
         name = type(self).__name__
         self._check_input(x)
         door.check_ids(ids, x.shape[:2], name)

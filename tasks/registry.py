@@ -139,7 +139,7 @@ def names() -> tuple[str, ...]:
 
 
 def kind(name: str) -> type[Task]:
-    """The class of a task, or of `OBJECTIVE:TASK`. Raises ValueError where there is none."""
+    """The class of the task `name`, or of `OBJECTIVE:TASK`. Raises ValueError for any other."""
     objective, inner = parts(name)
     if inner in TASKS:
         found = TASKS[inner]
@@ -201,7 +201,10 @@ def _near(one: str, other: str) -> bool:
 
 
 def build(name: str, **options: Any) -> Task:
-    """The task of this name. Raises ValueError for a name, an option or a value that is wrong."""
+    """The task of this name with `options`, its fields.
+
+    Raises ValueError for a name, an option or a value that is wrong.
+    """
     chosen = kind(name)
     fields = [field.name for field in dataclasses.fields(chosen)]
     for option in options:

@@ -134,9 +134,9 @@ class Task(abc.ABC):
     def prepare(
         self, split: Split, seed: int = 0, *, progress: bool = True, workers: int | None = None
     ) -> Source:
-        """Like `source`, after doing once what makes it fast: large generated sets are cached.
+        """`source(split, seed)`, after doing once what makes it fast: large sets are cached.
 
-        `workers` processes do it; by default as many as the size is worth.
+        `workers` processes do it; by default as many as the size is worth. `progress` shows a bar.
         """
         return self.source(split, seed)
 
@@ -165,7 +165,7 @@ class Task(abc.ABC):
         return math.prod(self._axes(batch))
 
     def real_tokens(self, batch: Mapping[str, Any]) -> int:
-        """`positions` without padding, and without the rows whose weight is 0."""
+        """`positions` of a batch without padding, and without the rows whose weight is 0."""
         axes = self._axes(batch)
         ids, weight = batch.get("segment_ids"), np.asarray(batch.get("weight", 1))
         real = np.broadcast_to(True, axes) if ids is None else np.asarray(ids) > 0
@@ -178,7 +178,10 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def measure(self, outputs: Array, batch: Mapping[str, Array]) -> Metrics:
-        """Totals and weights of every metric of a batch, `loss` among them; runs inside jit."""
+        """Totals and weights of every metric of a batch, `loss` among them; runs inside jit.
+
+        `outputs` are what the model of `spec` gives.
+        """
 
     def derived(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """More metrics, from the values of those that `measure` names; inside jit or not."""

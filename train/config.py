@@ -162,7 +162,11 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """All that determines a run."""
+    """All that determines a run.
+
+    `task` may be a name, an address or a class too. `backbone` is what stands around the mixers,
+    `optim` how it learns, `train` for how long and on how much at once, `mesh` where it runs.
+    """
 
     task: Task
     model: str = "attention"  # a mixer, a preset, an address, or a comma-separated pattern
@@ -265,7 +269,7 @@ class Experiment:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "the configuration") -> Experiment:
-        """The experiment of `to_dict`, which was read from `where`.
+        """The experiment whose `to_dict` is `data`, which was read from `where`.
 
         Raises ValueError for what does not exist, for values of another type, and for code that
         nobody has named (`code`).

@@ -39,11 +39,15 @@ def _comments(owner: type) -> dict[str, str]:
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
+    alone = {at for at in found if source.splitlines()[at - 1].lstrip().startswith("#")}
     (body,) = ast.parse(source).body
-    fields = [node for node in body.body if isinstance(node, ast.AnnAssign)]
     said = {}
-    for node in fields:
+    for node in (node for node in body.body if isinstance(node, ast.AnnAssign)):
         own = [found[at] for at in range(node.lineno, node.end_lineno + 1) if at in found]
+        above = node.lineno - 1
+        while above in alone and (not own or above + 1 in alone):
+            own.insert(0, found[above])
+            above -= 1
         if own:
             said[node.target.id] = " ".join(own)
     return said

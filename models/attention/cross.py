@@ -60,6 +60,9 @@ class CrossAttention(CrossMixer):
     ):
         """`d_context`: width of the context, d_model by default; `scale` of scores, K^-0.5.
 
+        `num_heads` of queries share the `num_kv_heads` of keys and values (as many by default),
+        each `d_head` wide (d_model / num_heads by default); `use_bias`: of the projections.
+
         Raises ValueError for numbers of heads that do not divide.
         """
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads

@@ -42,6 +42,10 @@ class Block(Composite):
         layer: Any = None,
         rngs: nnx.Rngs,
     ):
+        """The mixer `name` with its `options`, in the block that `config` says.
+
+        `layer` is (index, depth) in a stack, for what depends on it.
+        """
         d, dtypes = config.d_model, {"dtype": config.dtype, "param_dtype": config.param_dtype}
         self.name, self.norm_position, self.rate = name, config.norm_position, config.dropout
         deep = deepnorm_skip(config.depth) if config.norm_position == "deep" else 1.0

@@ -134,7 +134,7 @@ class _Equinox(PlainMixer):
 
 
 def as_mixer(value: Any, address: str) -> type[Mixer]:
-    """The mixer class of what an address names: a mixer, or a plain module with an adapter.
+    """The mixer class of `value`, which `address` names: a mixer, or a plain module adapted.
 
     Raises ValueError for anything else, and for constructors that cannot be called with a width.
     """

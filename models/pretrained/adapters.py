@@ -208,7 +208,7 @@ def projections(model: nnx.Module) -> dict[str, Linear]:
 
 
 def merge_adapters(model: nnx.Module) -> None:
-    """Puts what adapters have learned into the weights, which are parameters again, in place."""
+    """Puts what adapters of `model` have learned into its weights, parameters again, in place."""
     for path, module in adapted(model).items():
         plain = Linear(1, 1, rngs=nnx.Rngs(0))
         for name, value in vars(module).items():

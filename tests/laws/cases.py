@@ -22,12 +22,12 @@ PACKED = np.array(
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
-    """Normal numbers in float32."""
+    """Normal numbers of a `shape` in float32, drawn from `seed`."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def runs(ids: np.ndarray) -> list[np.ndarray]:
-    """The positions of each segment of a row: maximal runs of one id with padding taken out."""
+    """The positions of each segment of a row of `ids` [L]: runs of one, padding left out."""
     found: list[list[int]] = []
     last = 0
     for t, i in enumerate(ids):

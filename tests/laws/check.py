@@ -64,7 +64,10 @@ LAWS = NUMBERS | USES
 
 
 def laws_of(causal: bool, streams: bool = True, among: Mapping[str, Law] = LAWS) -> list[str]:
-    """The names of the laws for mixers that are causal (and stream), or that look both ways."""
+    """The names of the laws, `among` some, for mixers that are causal or look both ways.
+
+    `streams`: whether those count that need a state.
+    """
     return [
         name
         for name, law in among.items()
@@ -134,6 +137,7 @@ def check_mixer(
 
 
 def tried(name: str, subject: Subject) -> Result:
+    """What the law `name` finds of a subject."""
     check = LAWS[name].check
     expected = (check.__doc__ or name).strip().splitlines()[0]
     subject.errors.clear()

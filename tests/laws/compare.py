@@ -6,14 +6,14 @@ import numpy as np
 
 
 def rms(x) -> float:
-    """Root mean square."""
+    """Root mean square of x, of any shape."""
     x = np.asarray(x)
     wide = np.complex128 if np.iscomplexobj(x) else np.float64
     return float(np.sqrt(np.mean(np.abs(x.astype(wide)) ** 2)))
 
 
 def relative_error(actual, desired) -> float:
-    """Root mean square of the error over that of the signal."""
+    """Root mean square of `actual` - `desired` over that of `desired`."""
     actual, desired = np.asarray(actual), np.asarray(desired)
     expect(actual.shape == desired.shape, f"shape {actual.shape}, expected {desired.shape}")
     if desired.size == 0:
@@ -22,7 +22,10 @@ def relative_error(actual, desired) -> float:
 
 
 def assert_close(actual, desired, *, ratio=1e-5, what="value"):
-    """Fails if rms(actual - desired) > ratio * rms(desired): scale-free, unlike atol; NaN fails."""
+    """Fails if rms(actual - desired) > ratio * rms(desired): scale-free, unlike atol; NaN fails.
+
+    The AssertionError calls it `what`.
+    """
     error = relative_error(actual, desired)
     expect(error <= ratio, f"{what}: relative rms error {error:.3g}, allowed {ratio:.3g}")
 

@@ -57,6 +57,7 @@ class Subject:
         streams: whether it has a streaming form.
         ratio: the largest relative rms error between forms of the same numbers.
         errors: what `close` has measured since the list was last emptied.
+        compiler_options: XLA's, of all programs.
         pullbacks: the forms of which one program gives values and pullback; another has two, of
             which that of the values is compiled much faster.
     """
@@ -82,7 +83,7 @@ class Subject:
         self._jit = functools.partial(jax.jit, compiler_options=compiler_options)
 
     def merge(self, params) -> Mixer:
-        """The mixer with these parameters, to be called inside a transformation."""
+        """The mixer with `params`, to be called inside a transformation."""
         return nnx.merge(self.graphdef, params, self.rest, copy=True)
 
     def rows(
@@ -93,7 +94,7 @@ class Subject:
         *,
         within: np.ndarray | None = None,
     ) -> Rows:
-        """The parallel form and its pullback of `dy`, ids always given.
+        """The parallel form of x [B, L, D] and its pullback of `dy`, `ids` [B, L] always given.
 
         `within` is what `_mix` finds at padding, where the base class has put 0: inside of a block
         it is whatever came out of the parts before.
@@ -106,9 +107,9 @@ class Subject:
         return jax.device_get(self._rows(self.params, x, ids, dy, within))
 
     def chunks(self, x: np.ndarray, ids: np.ndarray, dy: np.ndarray | None = None) -> Chunks:
-        """The stream over chunks [N, B, C, D] from the first state, and its pullback of `dy`.
+        """The stream over chunks x [N, B, C, D] from the first state, and its pullback of `dy`.
 
-        `_mix` finds `GARBAGE` at padding.
+        `ids` are [N, B, C]. `_mix` finds `GARBAGE` at padding.
         """
         if dy is None and "chunks" not in self.pullbacks:
             return Chunks(*jax.device_get(self._chunks_values(self.params, x, ids)), None, None)
@@ -116,11 +117,14 @@ class Subject:
         return jax.device_get(self._chunks(self.params, x, ids, dy))
 
     def plain(self, x: np.ndarray) -> Plain:
-        """Both forms without segment ids."""
+        """Both forms of x [B, L, D] without segment ids."""
         return jax.device_get(self._plain(self.params, x))
 
     def close(self, actual, desired, *, ratio: float | None = None, what: str = "value") -> None:
-        """Fails where two forms differ by more than rounding."""
+        """Fails where `actual` differs from `desired` by more than `ratio`; `what` names it.
+
+        `ratio` None: that of the subject. Raises AssertionError.
+        """
         self.errors.append(relative_error(actual, desired))
         assert_close(actual, desired, ratio=self.ratio if ratio is None else ratio, what=what)
 
@@ -197,7 +201,7 @@ def _spoilt_class(kind: type[Mixer]) -> type[Mixer]:
 
 
 def perturbed(params, scale: float = 0.1):
-    """Every parameter moved away from its initialisation, where zero gates make laws vacuous."""
+    """`params` moved by `scale` times normal numbers: zero gates would make laws vacuous."""
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(7)
     moved = [

@@ -42,7 +42,7 @@ class Range(NamedTuple):
         return f"{self.low:g}..{self.high:g}"
 
     def draw(self, rng: np.random.Generator) -> float:
-        """One of them, to three digits, whole where both ends are."""
+        """One of them, drawn by `rng`, to three digits, whole where both ends are."""
         value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         whole = isinstance(self.low, int) and isinstance(self.high, int)
         return round(value) if whole else float(f"{value:.3g}")
@@ -85,7 +85,10 @@ class Sweep:
 
     @property
     def limit(self) -> tuple[str, float]:
-        """What is limited, and to how much; ("", inf) where nothing is."""
+        """What is limited, and to how much; ("", inf) where nothing is.
+
+        Raises ValueError for a budget that is none.
+        """
         if not self.budget:
             return "", math.inf
         what, _, text = self.budget.partition("=")

@@ -55,9 +55,9 @@ Callback = Callable[[int, dict[str, float]], bool | None]  # step, validation ->
 class Result:
     """What came of a run: plain dictionaries, and its folder for everything else."""
 
-    folder: Path
-    experiment: Experiment
-    step: int
+    folder: Path  # of the run
+    experiment: Experiment  # what was trained
+    step: int  # the last one
     complete: bool  # False after a callback's or a signal's stop: the same call goes on
     train: dict[str, Any]  # of the last step
     validation: dict[str, Any]  # name -> value, of the last evaluation
@@ -75,7 +75,7 @@ class Result:
         return [{"step": line.step, **line.values} for line in read_lines(self.folder)]
 
     def test(self, split: str = "test") -> dict[str, Any]:
-        """`evaluate` of this run."""
+        """`evaluate` of this run on a whole split."""
         return evaluate(self.folder, split=split)
 
 
@@ -215,7 +215,7 @@ def evaluate(
 
 
 def load(run: Path | str, *, checkpoint: str = "last", code_at: str = "") -> nnx.Module:
-    """The model of a run; arguments as for `evaluate`."""
+    """The model of the folder `run`; `checkpoint` and `code_at` as for `evaluate`."""
     program, state, _ = load_run(_taken_up(run, code_at), which=checkpoint)
     return program.plan.merge(state.params, state.rest)
 

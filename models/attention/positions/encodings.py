@@ -117,7 +117,7 @@ class Encoding:
                 raise unknown(f"{name} of positions={self.kind!r}", getattr(self, name), known)
 
     def check(self, holds: bool, rule: str, *names: str) -> None:
-        """Raises ValueError with the rule and the values of the options that break it."""
+        """Raises ValueError with the rule and the values of options `names`, unless it `holds`."""
         if not holds:
             got = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
             raise ValueError(f"positions={self.kind!r}: {rule}; got {got}")
@@ -138,12 +138,12 @@ class Rope(Encoding):
     """Rotary positions (Su et al. 2021, arXiv:2104.09864), frequencies scaled on request."""
 
     kind = "rope"
-    base: float = 10000.0
+    base: float = 10000.0  # of the wavelengths, 2 pi base^(2 i / K) tokens
     interleaved: bool = False  # pairs of neighbours, as in the paper, else of halves
     # of a head's channels, the first ones, that turn (GPT-NeoX, Black et al. 2022, 2204.06745)
     fraction: float = 1.0
     values: bool = False  # turn too, as RoFormer's code can
-    scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none"
+    scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none"  # of the wavelengths
     factor: float = 1.0  # of the length, for `scaling`
     trained_length: int = 2048  # tokens, of yarn and llama3
 
@@ -199,7 +199,7 @@ class XPos(Encoding):
     """RoPE whose scores decay with the distance (Sun et al. 2022, arXiv:2212.10554)."""
 
     kind = "xpos"
-    base: float = 10000.0
+    base: float = 10000.0  # as of `Rope`
     interleaved: bool = False  # as of `Rope`
 
     def plug_in(self, sizes: Sizes, rngs: nnx.Rngs) -> PlugIn:

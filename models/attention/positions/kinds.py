@@ -39,7 +39,10 @@ FORMER = {
 
 
 def encoding(given: str | Encoding) -> Encoding:
-    """The value that a name, or a name with options, stands for. Raises ValueError for neither."""
+    """The value that `given` stands for: a name, a name with options, or the value itself.
+
+    Raises ValueError for anything else.
+    """
     if isinstance(given, Encoding):
         return given
     kind, options = parsed("positions", given)

@@ -119,7 +119,7 @@ class TransformerXL(Encoding):
     """
 
     kind = "transformer_xl"
-    base: float = 10000.0
+    base: float = 10000.0  # of the wavelengths of the sines
 
     def plug_in(self, sizes: Sizes, rngs: nnx.Rngs) -> PlugIn:
         """Raises ValueError for an odd d_model."""

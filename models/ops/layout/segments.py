@@ -41,7 +41,7 @@ class Segments(NamedTuple):
         return self.run != before
 
     def in_parts(self, batch: int, count: int) -> Segments:
-        """The layout of the parts of B rows; run 0 is again the one of a carried state."""
+        """The layout of `count` parts of each of `batch` rows; run 0 is that of a carried state."""
         each = (jnp.broadcast_to(x, (batch, x.shape[1])) for x in self if x is not None)
         position, *masks = (cut(x, count) for x in each)
         if not self.masked:

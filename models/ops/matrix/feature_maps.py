@@ -168,7 +168,7 @@ def random_projection(
     equal_norms: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "M K"]:
-    """Rows that are each distributed as N(0, I_K).
+    """`num_features` rows M of `width` K, drawn by `key`, each distributed as N(0, I_K).
 
     "iid" rows are independent. "orthogonal" ones are so within each block of K rows, by a QR
     decomposition; "structured" too, by 4 log2 K rounds of Givens rotations of random pairs, which

@@ -25,8 +25,8 @@ def kernel_sums(
 ) -> tuple[Float[Array, "B L H V"], Float[Array, "B H K V"] | None]:
     """o_t = Σ_s (q_t·k_s) v_s over the segment, s <= t if causal, and the state if causal.
 
-    `log_decay` is for the causal form only; for `feature_map` see `gated_linear_attention`. Linear
-    in L in time and memory.
+    `log_decay` is for the causal form only; for `feature_map` and `chunk_size` see
+    `gated_linear_attention`. Linear in L in time and memory.
     """
     layout = as_segments(segment_ids, q.shape[1])
     options = {"chunk_size": chunk_size, "feature_map": feature_map}

@@ -29,6 +29,7 @@ class Cut(NamedTuple):
 
     @property
     def count(self) -> int:
+        """Blocks of a row and a head."""
         return int(np.prod(self.shape[1:])) // (self.heads * self.unit)
 
     def apart(self, a: Array) -> Array:

@@ -124,6 +124,7 @@ class Grid(NamedTuple):
 
     @property
     def parts(self) -> int:
+        """Blocks of channels of a row."""
         return self.width // self.plan.channels
 
     def time(self, i: Any) -> Any:

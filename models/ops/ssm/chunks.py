@@ -30,6 +30,7 @@ class Dot(NamedTuple):
     precision: jax.lax.Precision | None
 
     def __call__(self, spec: str, *operands: Array) -> Array:
+        """`jnp.einsum` in this precision."""
         return jnp.einsum(spec, *operands, precision=self.precision)
 
 
