@@ -188,7 +188,11 @@ class Task(abc.ABC):
         return {}
 
     def check_run(self, *, batch_size: int, accumulate: int, adapter: str) -> None:
-        """Raises ValueError for a run that cannot be one of this task."""
+        """Raises ValueError for a run that cannot be one of this task.
+
+        It learns from `batch_size` examples a step in `accumulate` parts, through an `adapter` if
+        that is not empty.
+        """
         return
 
     def warnings(self, metrics: Mapping[str, Any]) -> tuple[str, ...]:
