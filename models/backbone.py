@@ -36,7 +36,11 @@ WRITTEN = nnx.Not(nnx.Any(nnx.Param, Constant))  # what a call may change
 class Stack(Composite):
     """`repeats` units of one structure, one after another, scanned or unrolled.
 
-    State: that of a unit with a depth axis after the batch axis (scanned), or a tuple of them.
+    With `tied` this one module comes after every unit, with the same parameters and a state of its
+    own each time (Zamba, Glorioso et al. 2024, arXiv:2405.16712).
+
+    State: that of a unit with a depth axis after the batch axis (scanned), or a tuple of them; with
+    `tied` a unit's is a pair.
     """
 
     def __init__(
@@ -44,14 +48,17 @@ class Stack(Composite):
         make_unit: Callable[[Any, nnx.Rngs], Mixer],
         repeats: int,
         *,
+        tied: Mixer | None = None,
         scan: bool = True,
         remat: Remat = "none",
         rngs: nnx.Rngs,
     ):
         """`make_unit(index, rngs)` makes a unit; `index` is traced where the stack is scanned.
 
-        `scan`: one compiled unit for all; `remat`: what the backward pass recomputes.
+        `tied`: what comes after every unit; `scan`: one compiled unit for all; `remat`: what the
+        backward pass recomputes.
         """
+        self.tied = nnx.data(tied)
         self.repeats, self.scan, self.remat = repeats, scan, remat
         if scan:
             make = nnx.vmap(lambda index, r: make_unit(index, r))
@@ -62,20 +69,26 @@ class Stack(Composite):
 
     def parts(self) -> tuple[Mixer, ...]:
         """The units; scanned, they are one module, whose arrays have an axis of depth."""
-        return (self.units,) if self.scan else tuple(self.units)
+        units = (self.units,) if self.scan else tuple(self.units)
+        return units if self.tied is None else (*units, self.tied)
 
     def _initial(self, batch_size: int) -> PyTree:
+        units = [self.units] if self.scan else self.units
+        states = [unit._initial(batch_size) for unit in units]
+        if self.tied is not None:
+            states = [(own, self.tied._initial(batch_size)) for own in states]
         if not self.scan:
-            return super()._initial(batch_size)
+            return tuple(states)
 
         def repeat(a: Array) -> Array:
             return jnp.repeat(a[:, None], self.repeats, axis=1)
 
-        return jax.tree.map(repeat, self.units._initial(batch_size))
+        return jax.tree.map(repeat, states[0])
 
     def state_size(self) -> int:
-        """`repeats` times that of a unit."""
-        return self.repeats * self.parts()[0].state_size()
+        """`repeats` times that of a unit, and of what comes after it."""
+        tied = 0 if self.tied is None else self.tied.state_size()
+        return self.repeats * (self.parts()[0].state_size() + tied)
 
     def _through(self, x: Float[Array, "B L D"], run: Run, ctx: Context) -> Array:
         raise NotImplementedError("a stack runs its units as one body; see _mix")
@@ -106,12 +119,17 @@ class Stack(Composite):
     def _body(self, unit: Mixer, ctx: Context) -> tuple[Callable, tuple]:
         """One layer as a pure function of (x, shared) and (its arrays, its state, a key)."""
         graphdef, params, rest = nnx.split(unit, nnx.Param, ...)
+        tied = None if self.tied is None else nnx.split(self.tied)
 
         def body(carry: tuple, layer: tuple) -> tuple[tuple, tuple]:
             (x, shared), (params, rest, state, key) = carry, layer
             unit = nnx.merge(graphdef, params, rest, copy=True)
             own = Context(ctx.segments, None if key is None else nnx.Rngs(key), shared)
-            x, state = unit.apply(by_rows(x), state, own)
+            first, second = (state, None) if tied is None or state is None else state
+            x, state = unit.apply(by_rows(x), first, own)
+            if tied is not None:
+                x, after = nnx.merge(*tied, copy=True).apply(x, second, own)
+                state = None if state is None else (state, after)
             written = nnx.state(unit, WRITTEN if ctx.training else nnx.Nothing())
             return (x, own.shared), (written, state)
 
@@ -139,19 +157,21 @@ class Backbone(Composite):
         See `pattern_options` for these. Raises ValueError for a depth that does not fit.
         """
         kinds = _kinds(pattern, config, pattern_options(pattern, options or {}))
+        tied = _check_tied(kinds, len(pattern), config)
 
         def make_stack(start: int, period: int, repeats: int) -> Stack:
             def make_block(i: int, index: Any, rngs: nnx.Rngs) -> Block:
-                name, own, changed = kinds[start + i]
+                name, own, changed, *beside = kinds[start + i]
                 layer = (index * period + start + i, config.depth)
-                return Block(name, own, changed, layer=layer, rngs=rngs)
+                return Block(name, own, changed, beside=beside, layer=layer, rngs=rngs)
 
             def make_unit(index: Any, rngs: nnx.Rngs) -> Mixer:
-                blocks = [make_block(i, index, rngs) for i in range(period)]
+                blocks = [make_block(i, index, rngs) for i in range(period - tied)]
                 return blocks[0] if len(blocks) == 1 else Chain(blocks)
 
             scan = config.scan and (repeats > 1 or config.arrangement != "listed")
-            return Stack(make_unit, repeats, scan=scan, remat=config.remat, rngs=rngs)
+            last = _writes_nothing(make_block(period - 1, 0, rngs)) if tied else None
+            return Stack(make_unit, repeats, tied=last, scan=scan, remat=config.remat, rngs=rngs)
 
         stacks = [make_stack(*run) for run in _runs(kinds, len(pattern), config.arrangement)]
         self.stack = stacks[0] if len(stacks) == 1 else Chain(stacks)
@@ -173,7 +193,8 @@ class Backbone(Composite):
         return x if self.norm is None else self.norm(x, ctx)
 
 
-Kind = tuple[str, Mapping[str, Any], BackboneConfig]  # a block's mixer, its options, the rest
+# A block's mixer, its options, the rest, and (name, options) of each mixer beside the first.
+Kind = tuple[Any, ...]
 
 
 def _kinds(
@@ -181,6 +202,15 @@ def _kinds(
 ) -> list[Kind]:
     """What each block of the depth is. Raises ValueError for a pattern that does not fit."""
     depth, count = config.depth, len(pattern)
+    if config.arrangement == "parallel":
+        if config.each:
+            raise ValueError(
+                "arrangement='parallel' has all mixers in every block; each is of places in a row"
+            )
+        (first, own), *beside = zip(pattern, options, strict=True)
+        return [(first, own, config, *beside)] * depth
+    if config.branch_norm:
+        raise ValueError("branch_norm=True is of mixers side by side: set arrangement='parallel'")
     if config.arrangement == "listed" and depth != count:
         raise ValueError(
             f"arrangement='listed' names every block; got {count} names for {config.depth=}"
@@ -206,6 +236,28 @@ def _kinds(
     return places * repeats
 
 
+def _check_tied(kinds: list[Kind], count: int, config: BackboneConfig) -> bool:
+    """Whether the last block of the pattern is one for all depth. Raises ValueError elsewhere."""
+    tied = [i for i, kind in enumerate(kinds[:count]) if kind[2].tied]
+    if tied and (tied != [count - 1] or count < 2 or config.arrangement != "repeat"):
+        raise ValueError(
+            "tied=True is of the last place of a pattern of two or more that recurs: in `each` "
+            f"there, and nowhere else; got it at {tied} of {count}, {config.arrangement=}"
+        )
+    return bool(tied)
+
+
+def _writes_nothing(block: Block) -> Block:
+    """`block`. Raises ValueError where its calls keep something, as every place would its own."""
+    kept = {type(x).__name__ for _, x in nnx.to_flat_state(nnx.state(block, WRITTEN))}
+    if kept:
+        raise ValueError(
+            f"a tied block keeps nothing of its calls, and this one has {', '.join(sorted(kept))}: "
+            "it can have no batch norm, experts or codebooks"
+        )
+    return block
+
+
 def _runs(kinds: list[Kind], count: int, arrangement: str) -> list[tuple[int, int, int]]:
     """(first block, blocks of a unit, units) of stacks that make up the depth.
 
@@ -214,6 +266,8 @@ def _runs(kinds: list[Kind], count: int, arrangement: str) -> list[tuple[int, in
     if arrangement == "sections":
         repeats = len(kinds) // count
         return [(i * repeats, 1, repeats) for i in range(count)]
+    if arrangement == "parallel":
+        return [(0, 1, len(kinds))]
     if arrangement == "repeat":
         return [(0, count, len(kinds) // count)]
     runs, start = [], 0

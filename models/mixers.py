@@ -59,6 +59,7 @@ from seqzoo.models.ssm.mega import Mega
 from seqzoo.models.ssm.s4 import S4
 from seqzoo.models.ssm.s4d import S4D
 from seqzoo.models.ssm.s5 import S5
+from seqzoo.models.ssm.slice import SLiCE
 
 MIXERS: dict[str, type[Mixer]] = {
     # attention
@@ -115,6 +116,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "mamba2": Mamba2,
     "mamba3": Mamba3,
     "longhorn": Longhorn,
+    "slice": SLiCE,
     "h3": H3,
     "hyena": Hyena,
     "long_conv": LongConv,

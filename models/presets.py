@@ -195,6 +195,46 @@ PRESETS: dict[str, Preset] = {
         },
         "MiniMax 2025, arXiv:2501.08313: lightning attention seven to one, experts",
     ),
+    "log_linear_mamba2": Preset(
+        ("mamba2",),
+        {"levels": 15},
+        {"norm": "rms", "feedforward": "none"},
+        "Guo et al. 2025, arXiv:2506.04761: Mamba-2 with a state for each power of two of the past",
+    ),
+    "log_linear_gated_deltanet": Preset(
+        ("gated_deltanet",),
+        {"levels": 15},
+        {**_LM, "expansion": 8 / 3},
+        "Guo et al. 2025, arXiv:2506.04761: Gated DeltaNet with a state for each power of two",
+    ),
+    "zamba2": Preset(
+        (*("mamba2",) * 5, "attention"),
+        {},
+        {
+            **_LM,
+            "feedforward": "none",
+            "each": (
+                *({},) * 5,
+                {"tied": True, "feedforward": "geglu", "expansion": 4.0},
+            ),
+        },
+        "Glorioso et al. 2024, arXiv:2411.15242: one block of attention, shared over depth, without"
+        " embeddings beside its input and adapters for each place",
+    ),
+    "falcon_h1": Preset(
+        ("mamba2", "attention"),
+        {"attention": {"positions": "rope:base=100000000000.0"}},
+        {**_LM, "arrangement": "parallel", "expansion": 8 / 3},
+        "Zuo et al. 2025, arXiv:2507.22448: Mamba-2 and attention side by side in every block; "
+        "without its fixed multipliers",
+    ),
+    "hymba": Preset(
+        ("mamba", "attention"),
+        {"attention": {"window": 1024}},
+        {**_LM, "arrangement": "parallel", "branch_norm": True, "expansion": 8 / 3},
+        "Dong et al. 2024, arXiv:2411.13676: Mamba and attention in a window side by side, their "
+        "norms' mean; without meta tokens, and with the window in all blocks",
+    ),
     "rwkv4_lm": Preset(
         ("rwkv4",),
         {},

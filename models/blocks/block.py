@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +30,11 @@ class Block(Composite):
     al. 2021 (arXiv:2110.09456), without its learned scale of the residual. DeepNorm: Wang et al.
     2022 (arXiv:2203.00555), norm(alpha x + branch(x)). All work around any mixer.
 
-    State: those of the short convolutions, the mixer and the feed-forward.
+    Mixers side by side read the same normed input; what comes of them is added up (Falcon-H1, Zuo
+    et al. 2025, arXiv:2507.22448), or, with `branch_norm`, the mean of their norms (Hymba, Dong et
+    al. 2024, arXiv:2411.13676).
+
+    State: those of the short convolutions, the mixers and the feed-forward.
     """
 
     def __init__(
@@ -39,12 +43,14 @@ class Block(Composite):
         options: Mapping[str, Any],
         config: BackboneConfig,
         *,
+        beside: Sequence[tuple[str, Mapping[str, Any]]] = (),
         layer: Any = None,
         rngs: nnx.Rngs,
     ):
         """The mixer `name` with its `options`, in the block that `config` says.
 
-        `layer` is (index, depth) in a stack, for what depends on it.
+        `beside`: the mixers in parallel with it, and their options. `layer` is (index, depth) in a
+        stack, for what depends on it.
         """
         d, dtypes = config.d_model, {"dtype": config.dtype, "param_dtype": config.param_dtype}
         self.name, self.norm_position, self.rate = name, config.norm_position, config.dropout
@@ -56,20 +62,10 @@ class Block(Composite):
         after = None if config.extra_norms == "none" else Norm(config.norm, d, **norms)
         self.after_norm = nnx.data(after)
         self.conv = nnx.data(_short_conv("a", config, rngs))
-        if config.short_conv and "b" in config.short_conv_at:
-            options = _with_conv(name, options, config.short_conv)
-        self.mixer = build(
-            name,
-            d,
-            causal=config.causal,
-            bidirectional={"shared": config.shared_directions},
-            layer=layer,
-            **dtypes,
-            **options,
-            rngs=rngs,
-        )
-        if config.extra_norms == "normformer":
-            self.mixer = scale_heads(self.mixer, config.param_dtype, rngs=rngs)
+        self.mixer = _mixer(name, options, config, layer, rngs)
+        self.beside = nnx.List([_mixer(*other, config, layer, rngs) for other in beside])
+        normed = 1 + len(beside) if config.branch_norm else 0
+        self.branch_norms = nnx.List([Norm(config.norm, d, **norms) for _ in range(normed)])
         ff = ff_conv = after = None
         if config.feedforward != "none":
             ff_conv = _short_conv("c", config, rngs)
@@ -82,14 +78,18 @@ class Block(Composite):
         initialize(self, config.init, config.depth)
 
     def parts(self) -> tuple[Mixer, ...]:
-        """The mixer and the feed-forward, each behind its short convolution, if there is one."""
-        every = (self.conv, self.mixer, self.ff_conv, self.feedforward)
+        """The mixers and the feed-forward, each behind its short convolution, if there is one."""
+        every = (self.conv, self.mixer, *self.beside, self.ff_conv, self.feedforward)
         return tuple(part for part in every if part is not None)
 
     def _through(self, x: Float[Array, "B L D"], run: Run, ctx: Context) -> Array:
         def mix(h: Array) -> Array:
             with jax.named_scope(self.name):  # read in profiles
-                return run(self.mixer, h if self.conv is None else run(self.conv, h))
+                h = h if self.conv is None else run(self.conv, h)
+                made = [run(mixer, h) for mixer in (self.mixer, *self.beside)]
+            if self.branch_norms:
+                made = [n(y, ctx) / len(made) for n, y in zip(self.branch_norms, made, strict=True)]
+            return sum(made[1:], start=made[0])
 
         def feed(h: Array) -> Array:
             with jax.named_scope("feedforward"):
@@ -116,6 +116,29 @@ class Block(Composite):
         h = dropout(h if after is None else after(h, ctx), self.rate, ctx)
         x = skip * (normed if self.norm_position == "both" else x) + gain * h
         return norm(x, ctx) if post else x
+
+
+def _mixer(
+    name: str, options: Mapping[str, Any], config: BackboneConfig, layer: Any, rngs: nnx.Rngs
+) -> Mixer:
+    if config.short_conv and "b" in config.short_conv_at:
+        options = _with_conv(name, options, config.short_conv)
+    made = build(
+        name,
+        config.d_model,
+        causal=config.causal,
+        bidirectional={"shared": config.shared_directions},
+        layer=layer,
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        **options,
+        rngs=rngs,
+    )
+    return (
+        made
+        if config.extra_norms != "normformer"
+        else scale_heads(made, config.param_dtype, rngs=rngs)
+    )
 
 
 def _short_conv(place: str, config: BackboneConfig, rngs: nnx.Rngs) -> ShortConv | None:

@@ -23,8 +23,11 @@ class BackboneConfig:
     d_model: int = 64  # width of the residual stream
     depth: int = 2  # blocks; a multiple of the pattern's length
     # repeat: the pattern recurs; sections: each of its mixers takes an equal share in a row;
-    # listed: it names every block
-    arrangement: Literal["repeat", "sections", "listed"] = "repeat"
+    # listed: it names every block; parallel: all its mixers read the same input in every block
+    arrangement: Literal["repeat", "sections", "listed", "parallel"] = "repeat"
+    branch_norm: bool = False  # parallel mixers: the mean of their normed outputs, not the sum
+    # in `each`, of the pattern's last place: one block, which comes back wherever the pattern does
+    tied: bool = False
     # other values of a block's fields by place in the pattern, and under "mixer" options of it
     each: tuple[Mapping[str, Any], ...] = ()
     # rms, centered_rms (its scale kept less 1), layer, batch (real tokens of the global batch) or

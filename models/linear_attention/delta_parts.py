@@ -22,7 +22,7 @@ class DeltaState(NamedTuple):
     """The last inputs of the convolution, and what every head remembers."""
 
     window: Float[Array, "B W-1 E"] | None  # None without convolution
-    s: Float[Array, "B H K V"]
+    s: Float[Array, "B H K V"]  # with levels [B, H, M, K, V]
 
 
 class HeadSizes(NamedTuple):
@@ -71,12 +71,13 @@ class QueryKeyValue(nnx.Module):
         d_conv: int,
         *,
         steps: int = 1,
+        levels: int = 0,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`d_conv`: taps of the convolution, 0 for none."""
-        self.sizes, self.steps, self.dtype = sizes, steps, dtype
+        """`d_conv`: taps of the convolution, 0 for none; `levels`: states a head, 0 for one."""
+        self.sizes, self.steps, self.levels, self.dtype = sizes, steps, levels, dtype
         heads, value_heads, d_key, d_value = sizes
         widths = (heads * d_key, steps * heads * d_key, steps * value_heads * d_value)
         options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -90,12 +91,14 @@ class QueryKeyValue(nnx.Module):
         heads, d_key, d_value = self.sizes[1:]
         dtype = jnp.promote_types(self.dtype, jnp.float32)
         window = None if self.conv is None else self.conv.initial(batch_size)
-        return DeltaState(window, jnp.zeros((batch_size, heads, d_key, d_value), dtype))
+        states = (heads, self.levels) if self.levels else (heads,)
+        return DeltaState(window, jnp.zeros((batch_size, *states, d_key, d_value), dtype))
 
     def state_size(self) -> int:
-        """Value heads x K x V, and (d_conv - 1) channels of q, k and v."""
+        """Value heads x levels x K x V, and (d_conv - 1) channels of q, k and v."""
         window = 0 if self.conv is None else self.conv.state_size()
-        return self.sizes.value_heads * self.sizes.d_key * self.sizes.d_value + window
+        states = self.sizes.value_heads * max(self.levels, 1)
+        return states * self.sizes.d_key * self.sizes.d_value + window
 
     def __call__(
         self, x: Float[Array, "B L D"], window: Float[Array, "B W-1 E"] | None, segments: Segments
@@ -165,6 +168,7 @@ class DeltaMixer(Mixer):
         norm_eps: float,
         chunk_size: int | None,
         steps: int = 1,
+        levels: int = 0,
         dtype: DTypeLike,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -172,7 +176,7 @@ class DeltaMixer(Mixer):
         self.negative, self.chunk_size = allow_negative_eigenvalues, chunk_size
         self.scale = sizes.d_key**-0.5
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.qkv = QueryKeyValue(d_model, sizes, d_conv, steps=steps, **options)
+        self.qkv = QueryKeyValue(d_model, sizes, d_conv, steps=steps, levels=levels, **options)
         self.norm = HeadNorm(sizes.d_value, gate, eps=norm_eps, param_dtype=param_dtype)
         inner = sizes.value_heads * sizes.d_value
         self.out_proj = Linear(inner, d_model, use_bias=False, **options)
@@ -181,5 +185,5 @@ class DeltaMixer(Mixer):
         return self.qkv.initial(batch_size)
 
     def state_size(self) -> int:
-        """Value heads x K x V, and (d_conv - 1) channels of q, k and v."""
+        """Value heads x levels x K x V, and (d_conv - 1) channels of q, k and v."""
         return self.qkv.state_size()

@@ -11,12 +11,15 @@ heads may share a head of queries and keys, as in Qwen3-Next. Kimi delta attenti
 number a key channel, a = W_f2 W_f1 x with b per channel and A per head, the gate
 sigmoid(W_g2 W_g1 x), both of rank V.
 
+With `levels` M Gated DeltaNet is log-linear (arXiv:2506.04761): S is a state for each power of two
+of the past, and o_t weighs what they hold, each level by a number of its own (`levels.py`).
+
 Where ours differs: keys and values are d_model / H wide by default, where the published Gated
 DeltaNet has values twice as wide as keys; W_g2 has no bias, as in released Kimi Linear models.
 
 With H value heads, Hk key heads, key width K, value width V: cost of L tokens in chunks of C
 O(L H (C (K + V + C) + K V)); state H K V + (d_conv - 1) (2 Hk K + H V) elements per sequence, the
-second term only with a convolution.
+second term only with a convolution. With levels K V is M K V in both.
 """
 
 from __future__ import annotations
@@ -29,8 +32,10 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import DeltaMixer, DeltaState, head_sizes, strength
+from seqzoo.models.linear_attention.levels import LevelWeights
 from seqzoo.models.mixer import Context
 from seqzoo.models.ops.matrix.delta_rules import gated_delta_rule
+from seqzoo.models.ops.matrix.log_linear import log_linear_delta_rule
 from seqzoo.models.ssm.mamba import dt_bias_init
 
 
@@ -64,6 +69,7 @@ class GatedDeltaNet(DeltaMixer):
         d_value: int | None = None,
         d_conv: int = 4,
         allow_negative_eigenvalues: bool = False,
+        levels: int = 0,
         norm_eps: float = 1e-5,
         chunk_size: int | None = None,
         dtype: DTypeLike = jnp.float32,
@@ -71,6 +77,8 @@ class GatedDeltaNet(DeltaMixer):
         rngs: nnx.Rngs,
     ):
         """Widths are d_model / heads where not given; d_conv = 0 leaves out the convolution.
+
+        `levels`: M, 0 for one state; 15 as published, for 32,768 tokens.
 
         Raises ValueError for sizes that cannot be.
         """
@@ -85,11 +93,13 @@ class GatedDeltaNet(DeltaMixer):
             allow_negative_eigenvalues=allow_negative_eigenvalues,
             norm_eps=norm_eps,
             chunk_size=chunk_size,
+            levels=levels,
             **options,
         )
         self.in_proj = Linear(d_model, 2 * heads, use_bias=False, **options)
         self.decay = Decay(heads, heads, param_dtype, rngs)
         self.gate_proj = Linear(d_model, inner, use_bias=False, **options)
+        self.levels = nnx.data(LevelWeights(d_model, heads, levels, **options) if levels else None)
 
     def _mix(self, x: Float[Array, "B L D"], inner: DeltaState | None, ctx: Context):
         window, s0 = (None, None) if inner is None else inner
@@ -97,7 +107,11 @@ class GatedDeltaNet(DeltaMixer):
         beta, a = jnp.split(self.in_proj(x), 2, axis=-1)
         beta, log_decay = strength(beta, self.negative), self.decay(a)[..., None]
         options = {"scale": self.scale, "chunk_size": self.chunk_size}
-        o, s = gated_delta_rule(q, k, v, beta, log_decay, s0, segment_ids=ctx.segments, **options)
+        rule, weights = gated_delta_rule, ()
+        if self.levels is not None:
+            rule, weights = log_linear_delta_rule, (self.levels(x),)
+        terms = (q, k, v, beta, *weights, log_decay, s0)
+        o, s = rule(*terms, segment_ids=ctx.segments, **options)
         o = self.norm(o, self.gate_proj(x)).astype(x.dtype)
         return self.out_proj(o), DeltaState(window, s)
 

@@ -12,6 +12,8 @@ from seqzoo.models.ops.matrix.delta_rules import dplr_delta_rule, gated_delta_ru
 from seqzoo.models.ops.matrix.feature_maps import favor_features, random_projection
 from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
 from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
+from seqzoo.models.ops.matrix.log_linear import log_linear_attention, log_linear_delta_rule
+from seqzoo.models.ops.scan.blocks import block_scan
 from seqzoo.models.ops.scan.linear import linear_scan
 from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.ops.scan.selective import selective_scan
@@ -23,6 +25,7 @@ from seqzoo.models.ops.ssm.diagonal import diagonal_ssm
 __all__ = [
     "Segments",
     "attention",
+    "block_scan",
     "dense_ssm",
     "diagonal_ssm",
     "dplr_delta_rule",
@@ -33,6 +36,8 @@ __all__ = [
     "ids_from_resets",
     "kernel_sums",
     "linear_scan",
+    "log_linear_attention",
+    "log_linear_delta_rule",
     "nonlinear_scan",
     "random_projection",
     "rope",

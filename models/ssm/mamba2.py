@@ -6,13 +6,20 @@
 
 (section 7 and figure 6). Heads of `d_head` channels share a decay, groups of heads share B and C.
 The norm is over each group's channels; with `norm_before_gate` it is rms(y) * scale * silu(z),
-without `norm` y * silu(z). The recurrence is `gated_linear_attention` of q, k, v = C, B, dt x. With
-E = expand d_model and N = d_state: cost of L tokens in chunks of T O(L E (d_model + T + N)); state
-E N + (d_conv - 1) (E + 2 num_groups N) elements per sequence.
+without `norm` y * silu(z). The recurrence is `gated_linear_attention` of q, k, v = C, B, dt x.
+
+With `levels` M it is log-linear (Guo et al. 2025, arXiv:2506.04761): S is a state for each power of
+two of the past, and y_t weighs what they hold, each level by a number of its own
+(`linear_attention/levels.py`).
+
+With E = expand d_model and N = d_state: cost of L tokens in chunks of T O(L E (d_model + T + N));
+state E N + (d_conv - 1) (E + 2 num_groups N) elements per sequence. With levels N is M N in the
+last term of the cost and the first of the state.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -23,10 +30,12 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.depthwise import DepthwiseConv
 from seqzoo.models.linear import Linear
+from seqzoo.models.linear_attention.levels import LevelWeights
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.matrix.gated_linear import gated_linear_attention
+from seqzoo.models.ops.matrix.log_linear import log_linear_attention
 from seqzoo.models.ssm.mamba import dt_bias_init
 
 
@@ -35,7 +44,7 @@ class Mamba2State(NamedTuple):
     """The last inputs of the convolution and the state of every head."""
 
     window: Float[Array, "B W-1 E+2GN"]
-    s: Float[Array, "B H N P"]
+    s: Float[Array, "B H N P"]  # with levels [B, H, M, N, P]
 
 
 def ssd(
@@ -47,13 +56,21 @@ def ssd(
     D: Float[Array, "H"] | None = None,
     s0: Float[Array, "B H N P"] | None = None,
     *,
+    levels: Float[Array, "B L H M+1"] | None = None,
     segment_ids: Segments | None = None,
     chunk_size: int | None = None,
-) -> tuple[Float[Array, "B L H P"], Float[Array, "B H N P"]]:
-    """Outputs and last state; dt is positive already, head h reads group h // (H / G)."""
+) -> tuple[Float[Array, "B L H P"], Float[Array, "B H N P"] | None]:
+    """Outputs and last state; dt is positive already, head h reads group h // (H / G).
+
+    `levels`: the weights of log-linear attention, which has M states for one.
+    """
     v = (dt[..., None] * x).astype(x.dtype)
     options = {"segment_ids": segment_ids, "chunk_size": chunk_size}
-    y, s = gated_linear_attention(C, B, v, (dt * A)[..., None], s0, **options)
+    decay = (dt * A)[..., None]
+    if levels is None:
+        y, s = gated_linear_attention(C, B, v, decay, s0, **options)
+    else:
+        y, s = log_linear_attention(C, B, v, levels, decay, s0, **options)
     return y if D is None else y + (D[:, None] * x).astype(y.dtype), s
 
 
@@ -103,6 +120,7 @@ class Mamba2(Mixer):
         norm_eps: float = 1e-5,
         use_bias: bool = False,
         conv_bias: bool = True,
+        levels: int = 0,
         chunk_size: int | None = None,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
@@ -110,7 +128,8 @@ class Mamba2(Mixer):
     ):
         """`d_head`: channels of a head P, by default 64 or the inner width if that is smaller.
 
-        `dt_limit`: between which dt is kept, after softplus.
+        `dt_limit`: between which dt is kept, after softplus. `levels`: M, 0 for one state; 15 as
+        published, for 32,768 tokens.
 
         Raises ValueError for sizes below 1, heads that do not divide the inner width and groups
         that do not divide the heads.
@@ -147,14 +166,18 @@ class Mamba2(Mixer):
             GatedNorm(inner, num_groups, param_dtype=param_dtype, **norm_options) if norm else None
         )
         self.out_proj = Linear(inner, d_model, use_bias=use_bias, **options)
+        weights = LevelWeights(d_model, self.num_heads, levels, **options) if levels else None
+        self.levels, self.states = nnx.data(weights), (levels,) if levels else ()
 
     def _initial(self, batch_size: int) -> Mamba2State:
-        s = jnp.zeros((batch_size, self.num_heads, self.d_state, self.d_head), self.wide)
-        return Mamba2State(self.conv.initial(batch_size), s)
+        shape = (self.num_heads, *self.states, self.d_state, self.d_head)
+        return Mamba2State(
+            self.conv.initial(batch_size), jnp.zeros((batch_size, *shape), self.wide)
+        )
 
     def state_size(self) -> int:
-        """E N + (d_conv - 1) (E + 2 num_groups N) with E = expand d_model, N = d_state."""
-        return self.d_inner * self.d_state + self.conv.state_size()
+        """E M N + (d_conv - 1) (E + 2 num_groups N), E = expand d_model, N = d_state, or M = 1."""
+        return self.d_inner * math.prod(self.states) * self.d_state + self.conv.state_size()
 
     @jax.named_scope("mamba2")
     def _mix(self, x: Float[Array, "B L D"], inner: Mamba2State | None, ctx: Context):
@@ -174,6 +197,7 @@ class Mamba2(Mixer):
             _split(C, self.num_groups),
             self.D[...].astype(self.wide),
             s,
+            levels=None if self.levels is None else self.levels(x),
             segment_ids=layout,
             chunk_size=self.chunk_size,
         )

@@ -37,6 +37,17 @@ BACKBONES = {
         dataclasses.replace(SMALL, short_conv=3, short_conv_at="abcd", feedforward="swiglu"),
         {},
     ),
+    # As Zamba2 and Hymba: one block of attention that comes back, mixers side by side.
+    "tied": (
+        ("min_gru", "attention"),
+        dataclasses.replace(SMALL, depth=4, each=({}, {"tied": True})),
+        {"min_gru": {"d_hidden": 6}},
+    ),
+    "parallel": (
+        ("min_gru", "attention"),
+        dataclasses.replace(SMALL, arrangement="parallel", branch_norm=True, scan=False),
+        {"min_gru": {"d_hidden": 6}},
+    ),
     # The feed-forward mixes with the token before, and the second block reads the first's values.
     "rwkv": (("rwkv7",), dataclasses.replace(SMALL, feedforward="rwkv", expansion=1.5), RWKV),
 }

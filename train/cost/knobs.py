@@ -49,6 +49,7 @@ def width(experiment: Experiment, can_be: Callable[[Experiment], bool]) -> Itera
 def depth(experiment: Experiment) -> Iterator[Knob]:
     """Blocks, in whole patterns, at most twice as many: another depth is another model."""
     now, step = experiment.backbone.depth, len(resolve(experiment.model).pattern)
+    step = 1 if experiment.backbone.arrangement == "parallel" else step
     if experiment.backbone.arrangement != "listed":
         yield Knob("depth", now, 2 * now, _field(experiment, "depth"), step)
 

@@ -22,6 +22,8 @@ PLATFORMS = ("cpu", "gpu", "tpu")
 # prefix 4.6 ms (complex: 2.3 and 27 ms). Elsewhere 2048 dependent steps leave the chip idle.
 TABLE: Mapping[str, Mapping[str, str]] = {
     "linear_scan": {"cpu": "sequential", "gpu": "associative", "tpu": "associative"},
+    # The same recurrence with blocks of 4 for numbers, and so the same choice.
+    "block_scan": {"cpu": "sequential", "gpu": "associative", "tpu": "associative"},
     "decayed_max": {"cpu": "sequential", "gpu": "associative", "tpu": "associative"},
     # CPU, one core, B=4, L=2048, D=256, N=16, forward and backward: loop 180 ms, prefix 930 ms.
     "selective_scan": {"cpu": "sequential", "gpu": "triton", "tpu": "associative"},

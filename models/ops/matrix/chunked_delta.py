@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence
-from seqzoo.models.ops.matrix.chunks import Affine, check_decays, decays, over_chunks
+from seqzoo.models.ops.matrix.chunks import Affine, ChunkMap, check_decays, decays, over_chunks
 from seqzoo.models.ops.matrix.decayed_pairs import (
     Masks,
     Pairs,
@@ -72,7 +72,7 @@ def chunked_delta(
         inputs = jax.tree.map(lambda x: jnp.where(valid, x, 0), inputs)
     if s0 is None:
         s0 = jnp.zeros((batch, heads, keys, values.shape[-1]), dtype)
-    size = chunk_size or min(max(power_of_two(keys), SMALLEST), LARGEST)
+    size = chunk_size or default_chunk(keys)
     s0 = s0.astype(jnp.promote_types(s0.dtype, dtype))
     if not length:
         return values.astype(dtype), s0
@@ -117,6 +117,11 @@ _ROWS = Recurrence(_rows, _summarize, _compose)
 
 def _wider(values: Array, more: int) -> Array:
     return jnp.pad(values, ((0, 0),) * 3 + ((more, 0),))
+
+
+def default_chunk(keys: int) -> int:
+    """Steps per chunk for heads of K keys."""
+    return min(max(power_of_two(keys), SMALLEST), LARGEST)
 
 
 def power_of_two(n: int) -> int:
@@ -174,6 +179,25 @@ def _chunk(
     kept = jnp.eye(keys, dtype=keep.dtype)
     keep = keep + (kept if pairs.whole is None else kept * pairs.whole)
     return Affine(keep, add, q + read, own)
+
+
+def chunk_map(
+    q: Float[Array, "B H C K"],
+    a: Float[Array, "B H C K"],
+    b: Float[Array, "B H C K"],
+    decay: PerHead | Array | None,
+    masks: Masks | None,
+) -> ChunkMap:
+    """The same for values u, with nothing written besides."""
+    readers = [Reader(a, own=False), Reader(q, own=True)]
+    pairs = at_borders(decayed_pairs(readers, [b], decay), masks)
+    (a_b,), (q_b,) = pairs.products
+    (a, q), write = pairs.reads, jnp.swapaxes(pairs.writes[0], -1, -2)
+    inverse = unit_inverse(a_b)
+    within, write = q_b @ inverse, write @ inverse
+    one = jnp.eye(a.shape[-1], dtype=a.dtype)
+    keep = (one if pairs.whole is None else one * pairs.whole) + write @ a
+    return ChunkMap(keep, q + within @ a, within, write)
 
 
 def check(op: str, q, like_q: dict[str, Array], v, log_decay, s0, chunk_size) -> None:

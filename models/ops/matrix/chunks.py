@@ -61,11 +61,23 @@ class Affine(NamedTuple):
     def of(self, s: PyTree) -> tuple[PyTree, PyTree]:
         """The state after the chunk, and its outputs."""
         o = jax.tree.map(lambda s, own: self.read @ s + own, s, self.own)
-        return jax.tree.map(lambda s, add: _kept(self.keep, s) + add, s, self.add), o
+        return jax.tree.map(lambda s, add: kept(self.keep, s) + add, s, self.add), o
+
+
+class ChunkMap(NamedTuple):
+    """A chunk as a function of the state s before it and of its values v.
+
+    After it the state is keep s + write v, outputs are read s + within v.
+    """
+
+    keep: Float[Array, "B H #K #K"] | None  # as in `Affine`
+    read: Float[Array, "B H C K"]
+    within: Float[Array, "B H C C"]
+    write: Float[Array, "B H K C"]
 
 
 def over_chunks(
-    chunk: Callable[..., Affine],
+    chunk: Callable[..., Affine] | None,
     s0: PyTree[Float[Array, "B H K V"]],
     rows: PyTree[Shaped[Array, "B L H D"]],
     log_decay: Float[Array, "#B L H #K"] | None,
@@ -78,7 +90,8 @@ def over_chunks(
 
     Chunks have at most `most` steps, rounded up to what `decayed_pairs` takes. Gradients keep the
     rows and one state a chunk, or `AT_ONCE` chunks; the rest is computed again. `step` is
-    (state, rows, decays, masks) -> (state, outputs) where that is cheaper than by the matrix.
+    (state, rows, decays, masks) -> (state, outputs) where that is cheaper than by the matrix;
+    without `chunk` chunks follow each other on every platform.
     """
     length = layout.position.shape[1]
     size = whole_blocks(min(most, length))
@@ -92,7 +105,7 @@ def over_chunks(
     step = step or (lambda s, *terms: chunk(*terms).of(s))
     walk = functools.partial(_walk, step)
     together = functools.partial(_together, chunk)
-    if len(jax.tree.leaves(chunks)[0]) == 1:
+    if chunk is None or len(jax.tree.leaves(chunks)[0]) == 1:
         s_last, o = walk(s0, (chunks, g, runs))
     else:
         s_last, o = forms.run("chunks", {"walk": walk, "together": together}, s0, (chunks, g, runs))
@@ -139,19 +152,20 @@ def _states(chunks: Affine, s: PyTree) -> tuple[PyTree, PyTree]:
     """The states before each chunk, and behind the last, by a parallel prefix over their maps."""
     keep, add = chunks.keep, chunks.add
     keep_first = None if keep is None else keep[0]
-    add = jax.tree.map(lambda s, x: x.at[0].add(_kept(keep_first, s)), s, add)
+    add = jax.tree.map(lambda s, x: x.at[0].add(kept(keep_first, s)), s, add)
 
     def then(one: tuple, two: tuple) -> tuple:
         (keep_one, add_one), (keep_two, add_two) = one, two
-        add = jax.tree.map(lambda x, y: _kept(keep_two, x) + y, add_one, add_two)
-        return None if keep_one is None else _kept(keep_two, keep_one), add
+        add = jax.tree.map(lambda x, y: kept(keep_two, x) + y, add_one, add_two)
+        return None if keep_one is None else kept(keep_two, keep_one), add
 
     _, after = lax.associative_scan(then, (keep, add))
     before = jax.tree.map(lambda s, x: jnp.concatenate([s[None], x[:-1]]), s, after)
     return before, jax.tree.map(lambda x: x[-1], after)
 
 
-def _kept(keep: Array | None, s: Array) -> Array:
+def kept(keep: Array | None, s: Array) -> Array:
+    """keep s, where keep is a matrix, factors of the rows of s, or None for all of it."""
     if keep is None:
         return s
     return keep * s if keep.shape[-1] == 1 else keep @ s

@@ -192,7 +192,7 @@ def _by_adding(g: Float[Array, "... C 1"]) -> Float[Array, "... C C"]:
     sums = _spans(g)[..., 0]
     prefix, suffix = sums[..., :1] + g[..., :1, :], sums[..., -1:, :]
     while parts > 1:
-        sums = _joined(sums, _second(prefix) + _first(suffix))
+        sums = joined(sums, _second(prefix) + _first(suffix))
         total = prefix[..., -1:, :]
         prefix = _pair(_first(prefix), _second(prefix) + _first(total))
         suffix = jnp.concatenate([_first(suffix) + _second(total), _second(suffix)], -1)
@@ -233,10 +233,10 @@ def _per_channel(readers: list[Reader], writers: list[Array], g: Array) -> Pairs
     reads = [r.x * _moved(from_start, r, 1) for r in readers]
     writes = [y * decay[..., -1, :, :] for y in writers]
     while parts > 1:
-        joined = [[_second(x) @ _t(_first(y)) for y in writes] for x in reads]
+        corners = [[_second(x) @ _t(_first(y)) for y in writes] for x in reads]
         products = [
-            [_joined(p, corner) for p, corner in zip(*rows, strict=True)]
-            for rows in zip(products, joined, strict=True)
+            [joined(p, corner) for p, corner in zip(*rows, strict=True)]
+            for rows in zip(products, corners, strict=True)
         ]
         over = jnp.exp(total)
         reads = [_pair(_first(x), _second(x) * _first(over)) for x in reads]
@@ -266,7 +266,7 @@ def _pair(first: Array, second: Array) -> Float[Array, "... M 2c K"]:
     return jnp.concatenate([first, second], -2)
 
 
-def _joined(p: Float[Array, "... 2M c c"], corner: Float[Array, "... M c c"]) -> Array:
+def joined(p: Float[Array, "... 2M c c"], corner: Float[Array, "... M c c"]) -> Array:
     """[[p_1, 0], [corner, p_2]] of each two blocks."""
     top = jnp.concatenate([_first(p), jnp.zeros_like(corner)], -1)
     return _pair(top, jnp.concatenate([corner, _second(p)], -1))

@@ -27,7 +27,7 @@ from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.cpu import last_column_apart
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence, decayed
-from seqzoo.models.ops.matrix.chunks import Affine, check_decays, decays, over_chunks
+from seqzoo.models.ops.matrix.chunks import Affine, ChunkMap, check_decays, decays, over_chunks
 from seqzoo.models.ops.matrix.decayed_pairs import (
     Masks,
     PerHead,
@@ -216,10 +216,23 @@ def _chunk(
     q, k, v = rows
     q, k, *v = (x.astype(dtype) for x in (q, k, *v))
     q, k = feature_map(q, k) if feature_map else (q, k)
+    own = chunk_map(q, k, g, masks, v[0].shape[1], read_before=read_before)
+    add, within = (tuple(m @ y for y in v) for m in (own.write, own.within))
+    return Affine(own.keep, add, own.read, within)
+
+
+def chunk_map(
+    q: Float[Array, "B G C K"],
+    k: Float[Array, "B G C K"],
+    g: PerHead | Float[Array, "B H C K"] | None,
+    masks: Masks | None,
+    heads: int,
+    *,
+    read_before: bool = False,
+) -> ChunkMap:
+    """What one chunk does to the state and to its values, for each of `heads`."""
     reader = Reader(q, own=not read_before, before=read_before)
     pairs = at_borders(decayed_pairs([reader], [k], g), masks)
     [[within]], [reads], [writes] = pairs.products, pairs.reads, pairs.writes
-    heads = v[0].shape[1]
     within, reads, writes = (for_heads(x, heads) for x in (within, reads, writes))
-    writes = jnp.swapaxes(writes, -1, -2)
-    return Affine(pairs.whole, tuple(writes @ y for y in v), reads, tuple(within @ y for y in v))
+    return ChunkMap(pairs.whole, reads, within, jnp.swapaxes(writes, -1, -2))

@@ -49,11 +49,22 @@ def selective(ids, u, dt, A, BC, h0):
     return ops.selective_scan(u, jax.nn.softplus(dt), -jnp.exp(A), BC, BC, None, h0, **options)
 
 
+def log_linear(ids, q, k, v, beta, levels):
+    beta, levels = jax.nn.sigmoid(beta), jax.nn.sigmoid(levels)
+    options = {"segment_ids": ids, "chunk_size": 4}
+    return ops.log_linear_delta_rule(q, k, v, beta, levels, -beta[..., None], **options)
+
+
 STATE = normal(4, B, H, K, V)
 CALLS = {
     "gated_linear_attention": (gla, *qkv(), normal(3, B, L, H, K), STATE),
     "gated_delta_rule": (gated_delta, *qkv(), normal(3, B, L, H), STATE),
     "dplr_delta_rule": (dplr, *qkv(), normal(3, B, L, H, 1), normal(5, B, L, H, K), STATE),
+    "log_linear_delta_rule": (log_linear, *qkv(), normal(3, B, L, H), normal(5, B, L, H, 5)),
+    "block_scan": (
+        lambda ids, A, b, h0: ops.block_scan(A / 2, b, h0, segment_ids=ids),
+        *(normal(0, B, L, H, K, K), normal(1, B, L, H, K), normal(2, B, H, K)),
+    ),
     "selective_scan": (
         selective,
         *(normal(0, B, L, D), normal(1, B, L, D), normal(2, D, 3)),

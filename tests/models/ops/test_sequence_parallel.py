@@ -70,7 +70,8 @@ def test_linear_scan_of_a_constant_decay():
     agrees(mesh_of(data=1, seq=8), linear_scan, a, NORMAL[1] + 1j * NORMAL[2])
 
 
-SLOW = ("dplr_delta_rule", "dense_ssm")  # much of what others show
+# Much of what others show.
+SLOW = ("dplr_delta_rule", "dense_ssm", "log_linear_delta_rule", "block_scan")
 
 
 @pytest.mark.parametrize(
