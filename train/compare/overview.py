@@ -61,18 +61,14 @@ def sentence(comparisons: Sequence[Comparison]) -> str:
 
 def _words(standing: Standing) -> str:
     metric, title = standing.comparison.main_metric, standing.comparison.title
-    best = standing.names[0]
-    level = [name for name in standing.names if name in standing.level]
-    below = [name for name in standing.names if name not in standing.level]
-    first = show(standing.spreads[best].mean, metric)
-    if len(level) == 1 and below:
-        words = f"{best} ({first})"
-    elif below:
-        words = f"{_and(level)} ({first} at best)"
-    else:
-        return f"on {title} no model is told apart from {best} ({first})"
-    rest = f"{below[0]} ({show(standing.spreads[below[0]].mean, metric)})"
-    return f"on {title} {words} before {rest}"
+    shown = {k: f"{k} ({show(spread.mean, metric)})" for k, spread in standing.spreads.items()}
+    best, *others = standing.names
+    level = [shown[name] for name in others if name in standing.level]
+    below = [shown[name] for name in others if name not in standing.level]
+    if not below:
+        return f"on {title} no model is told apart from {shown[best]}"
+    beside = f", not told apart from {_and(level)}," if level else ""
+    return f"on {title} {shown[best]}{beside} before {below[0]}"
 
 
 def _and(names: Sequence[str]) -> str:
