@@ -1,0 +1,193 @@
+"""Eight architectures on five tasks, tuned, at equal parameters and at equal operations.
+
+    python docs/eight.py                           # all that is not there yet: hours of two cores
+    python docs/eight.py --only parameters/recall  # one comparison
+    python docs/eight.py --page                    # the tables of what is there
+
+Comparisons are kept in --out and go on where they were stopped; the tables are docs/eight.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shlex
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from seqzoo.train.cli.command import dispatch
+from seqzoo.train.compare import results
+from seqzoo.train.compare.formats import show
+from seqzoo.train.compare.pairs import differences_of
+from seqzoo.train.compare.results import Comparison, ModelResult
+from seqzoo.train.compare.statistics import bounds_of, interval
+
+HERE = Path(__file__).parent
+MATCHINGS = ("parameters", "flops")
+WORDS = {"parameters": "parameters", "flops": "operations a step"}
+RATE, DEFAULT = "optim.peak_lr", 1e-3  # what nobody who does not tune would change
+
+HEAD = """# Eight architectures, tuned, at equal cost
+
+    python docs/eight.py
+
+Two blocks of width 32 with a short convolution before each mixer, five rates for each model with
+one seed each on validation, then five fresh seeds at its best rate, tested once. Sizes are matched
+to within 3% in parameters, and again in operations of a compiled training step, by the width of the
+feed-forward or, where it must be, more (`docs/matching.md`). Test means with 95% intervals;
+**bold**: the best and those that no test tells apart from it (paired differences, Holm). In
+brackets the best rate, `!` where it is the end of those that were tried. Flags are in
+`docs/eight.toml`.
+"""
+
+
+def words_of(plan: Mapping[str, Any], matching: str, task: str) -> list[str]:
+    """The command line of one comparison, but for its folder."""
+    flags = (plan["tasks"][task]["flags"], plan["models"], plan["shared"])
+    return [*shlex.split(" ".join(flags)), "--match", matching]
+
+
+def standing(comparison: Comparison) -> dict[str, float]:
+    """Test means of the models that finished in every seed."""
+    metric, found = comparison.main_metric, {}
+    for model in comparison.models:
+        values = [run.final.get(metric) for run in model.seeds]
+        if None not in values:
+            found[model.name] = sum(values) / len(values)
+    return found
+
+
+def cell(comparison: Comparison, model: ModelResult, level: set[str]) -> str:
+    """Mean, interval and rate of one model."""
+    metric = comparison.main_metric
+    values = [run.final.get(metric) for run in model.seeds]
+    if None in values:
+        return f"{sum(v is None for v in values)} of {len(values)} seeds failed"
+    found = interval(values, bounds=bounds_of(metric))
+    shown = show(found.mean, metric)
+    shown = f"**{shown}**" if model.name in level else shown
+    rates = sorted(trial.values[RATE] for trial in model.trials)
+    rate = model.tuned_values[RATE]
+    edge = "!" if rate in (rates[0], rates[-1]) else ""
+    return f"{shown} ({show(found.low, metric)} to {show(found.high, metric)}) [{rate:g}{edge}]"
+
+
+def best_of(comparison: Comparison) -> set[str]:
+    """The best model and those that are not told apart from it."""
+    means = standing(comparison)
+    sign = 1 if comparison.higher_is_better else -1
+    best = max(means, key=lambda name: sign * means[name])
+    apart = {
+        {pair.first, pair.second}.symmetric_difference({best}).pop()
+        for pair in differences_of(comparison)
+        if best in (pair.first, pair.second) and pair.verdict == "different"
+    }
+    return set(means) - apart
+
+
+def trial_scores(comparison: Comparison, *, tuned: bool) -> dict[str, float]:
+    """Validation scores at the default rate, or at each model's best."""
+    found = {}
+    for model in comparison.models:
+        for i, trial in enumerate(model.trials):
+            wanted = i == model.chosen if tuned else trial.values[RATE] == DEFAULT
+            if wanted and trial.scores and None not in trial.scores:
+                found[model.name] = sum(trial.scores) / len(trial.scores)
+    return found
+
+
+def reversed_pairs(one: Mapping[str, float], other: Mapping[str, float]) -> Iterator[str]:
+    """Pairs of models that two scores order differently, by more than a hundredth in both."""
+    for a, b in itertools.combinations([name for name in one if name in other], 2):
+        first, second = one[a] - one[b], other[a] - other[b]
+        if first * second < 0 and min(abs(first), abs(second)) > 0.01:
+            yield f"{a} and {b}" if first > 0 else f"{b} and {a}"
+
+
+def page(plan: Mapping[str, Any], out: Path) -> str:
+    """docs/eight.md of the comparisons that are whole."""
+    there = {
+        (matching, task): found
+        for matching in MATCHINGS
+        for task in plan["tasks"]
+        if (found := whole(out / matching / task))
+    }
+    parts = [HEAD, tasks_table(plan, out)]
+    for matching in MATCHINGS:
+        tasks = [task for task in plan["tasks"] if (matching, task) in there]
+        if not tasks:
+            continue
+        parts.append(f"\n## Equal {WORDS[matching]}\n")
+        parts.append(f"| model | {' | '.join(tasks)} |\n|{'---|' * (len(tasks) + 1)}")
+        levels = {task: best_of(there[matching, task]) for task in tasks}
+        for name in there[matching, tasks[0]].labels:
+            cells = [
+                cell(there[matching, t], there[matching, t].model(name), levels[t]) for t in tasks
+            ]
+            parts.append(f"| {name} | {' | '.join(cells)} |")
+    parts.append("\n## Where the order changes\n")
+    for (matching, task), found in there.items():
+        scores = (trial_scores(found, tuned=tuned) for tuned in (False, True))
+        pairs = list(reversed_pairs(*scores))
+        parts.append(
+            f"- {task}, equal {WORDS[matching]}, from {DEFAULT:g} for all to the best rate of each "
+            f"(validation): {', '.join(pairs) or 'no pair'}."
+        )
+    for task in plan["tasks"]:
+        if all((matching, task) in there for matching in MATCHINGS):
+            scores = (standing(there[matching, task]) for matching in MATCHINGS)
+            pairs = list(reversed_pairs(*scores))
+            parts.append(
+                f"- {task}, from equal {WORDS['parameters']} to equal {WORDS['flops']} (test): "
+                f"{', '.join(pairs) or 'no pair'}."
+            )
+    return "\n".join(parts) + "\n"
+
+
+def tasks_table(plan: Mapping[str, Any], out: Path) -> str:
+    """What each task is, and how long its comparisons took."""
+    lines = ["| task | what | minutes, by matching |", "|---|---|---|"]
+    for task, own in plan["tasks"].items():
+        taken = [out / matching / task / "minutes.txt" for matching in MATCHINGS]
+        minutes = " and ".join(place.read_text() for place in taken if place.exists())
+        lines.append(f"| {task} | {own['says']} | {minutes} |")
+    return "\n".join(lines)
+
+
+def whole(folder: Path) -> Comparison | None:
+    """A comparison that has all its models."""
+    if not (folder / results.FILE).exists():
+        return None
+    found = results.load(folder / results.FILE)
+    return None if found.missing else found
+
+
+def main() -> None:
+    """Reads the command line, trains what is missing, writes the page."""
+    plan = tomllib.loads((HERE / "eight.toml").read_text())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/eight"), help="of comparisons")
+    parser.add_argument("--only", default="", help="MATCHING/TASK")
+    parser.add_argument("--page", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    every = [f"{matching}/{task}" for task in plan["tasks"] for matching in MATCHINGS]
+    if options.only and options.only not in every:
+        parser.error(f"--only {options.only!r}: choose one of {', '.join(every)}")
+    for name in [] if options.page else [options.only] if options.only else every:
+        folder = options.out / name
+        if whole(folder):
+            continue
+        start, minutes = time.perf_counter(), folder / "minutes.txt"
+        code = dispatch(["compare", *words_of(plan, *name.split("/")), "--out", str(folder)])
+        before = float(minutes.read_text()) if minutes.exists() else 0.0
+        minutes.write_text(f"{before + (time.perf_counter() - start) / 60:.0f}")
+        if code:
+            raise SystemExit(code)
+    (HERE / "eight.md").write_text(page(plan, options.out))
+
+
+if __name__ == "__main__":
+    main()
