@@ -153,7 +153,7 @@ def _all_forms() -> Iterator[Form]:
     yield Form(convolution, "FFT", ops.fft_conv, _kernel_arguments)
     for size in (64, 128, 256):
         yield Form(convolution, f"chunks of {size}", _diagonal(size), _system_arguments)
-    forms = {"small_blocks": "", "large_blocks": "", "splash": "TPUs"}
+    forms = {"small_blocks": "", "large_blocks": "", "splash": "TPUs", "cudnn": "GPUs"}
     yield from _of_table("attention", _causal_attention, _heads, "attention", **forms)
     yield Form("attention", "dense", _dense_attention, _heads)
 

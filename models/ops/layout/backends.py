@@ -37,13 +37,13 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     # (Performer 171 against 208); on a v5e 1.2 times the cycles for V=128 and one (docs/forms.md),
     # more for narrower heads.
     "normaliser": {"cpu": "apart", "gpu": "together", "tpu": "together"},
-    # A GPU starts kernels dearly. Forward and backward over 2,048 tokens, width 256, compiled for
-    # an H100, walking from chunk to chunk and at once: Gated DeltaNet 3,300 and 192 kernels, GLA
-    # 3,400 and 115; RWKV-7 over 1,024 tokens 2,900 and 342, for twice the memory.
+    # A GPU starts kernels dearly. Forward and backward over 2,048 tokens, 8 heads of 128, compiled
+    # for an H100, walking from chunk to chunk and at once: GLA 1,299 and 111 kernels
+    # (docs/forms_gpu.md), for twice the memory.
     "chunks": {"cpu": "walk", "gpu": "together", "tpu": "walk"},
-    # Forward and backward over 2,048 tokens, 8 heads of 128: a v5e's compiler expects 1.3 ms of
-    # large blocks and 0.19 of JAX's kernel, and half the memory (docs/forms.md).
-    "attention": {"cpu": "small blocks", "gpu": "large blocks", "tpu": "splash"},
+    # JAX's kernel on TPUs, cuDNN's on GPUs, where they can be; else large blocks. Both keep scores
+    # on the chip; docs/forms.md and docs/forms_gpu.md have what compilers say.
+    "attention": {"cpu": "small blocks", "gpu": "cudnn", "tpu": "splash"},
 }
 
 VARIABLE = "SEQZOO_FORMS"  # forms of this process on every platform, OP=FORM,..

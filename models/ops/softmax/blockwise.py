@@ -26,7 +26,7 @@ from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.cpu import halves, worth_halving
 from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.kernels import run as run_kernels
-from seqzoo.models.ops.softmax import splash
+from seqzoo.models.ops.softmax import cudnn, splash
 from seqzoo.models.ops.softmax.masks import (
     LOW,
     Operands,
@@ -45,7 +45,7 @@ from seqzoo.models.ops.softmax.relative import Terms, pull_back
 # which is more memory.
 BLOCKS = {"small blocks": 256, "large blocks": 1024}
 LONG = 8  # blocks
-SPLASH = "splash"  # the kernel for TPUs
+KERNELS = {"splash": splash, "cudnn": cudnn}  # those of others, for TPUs and GPUs
 
 
 Static = tuple[Rule, float]  # and the scale
@@ -88,11 +88,13 @@ def _run(which: Callable[..., Any], rule: Rule, scale: float, *arrays):
 
         return run
 
-    def kernel(operands: Operands, sight: Sight, *rest):
+    def kernel(of: Any, *arrays):
+        operands, sight, *rest = arrays
+        if not of.there():
+            return blocks(*arrays)
         if which is _forward:
-            return splash.forward(rule, scale, operands, sight)
-        *_, cotangent = rest
-        gradients = splash.backward(rule, scale, operands, sight, cotangent)
+            return of.forward(rule, scale, operands, sight)
+        gradients = of.backward(rule, scale, operands, sight, *rest)
         return operands._replace(q=gradients[0], k=gradients[1], v=gradients[2])
 
     operands, sight, *rest = arrays
@@ -101,12 +103,13 @@ def _run(which: Callable[..., Any], rule: Rule, scale: float, *arrays):
     q, sight = jax.lax.optimization_barrier((operands.q, sight))
     arrays = operands._replace(q=q), sight, *rest
     offered = {name: form(most) for name, most in BLOCKS.items()}
-    offered[SPLASH] = offered["large blocks"]  # where the kernel cannot be
+    offered |= dict.fromkeys(KERNELS, offered["large blocks"])  # where a kernel cannot be
 
     def blocks(*arrays):
         return forms.run("attention", offered, *arrays)
 
-    kernels = {SPLASH: kernel} if splash.fits(rule, operands, sight) else {}
+    fitting = {name: of for name, of in KERNELS.items() if of.fits(rule, operands, sight)}
+    kernels = {name: partial(kernel, of) for name, of in fitting.items()}
     return run_kernels("attention", blocks, kernels, *arrays)
 
 

@@ -1,4 +1,6 @@
-"""Attention whose queries are divided over devices along L (see `sequence_parallel.py`).
+"""Attention on several devices: queries divided along L, and kernels, which no compiler divides.
+
+Of L see `sequence_parallel.py`.
 
 Each device has the queries of its part. It needs the keys that these see: all of them, gathered, or
 with a window over indices only the neighbours of its part, from one device on either side. What is
@@ -7,15 +9,20 @@ sent grows with L in the first case, as the keys do, and with the window in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Shaped
 
 from seqzoo.models.ops.layout.sequence_parallel import cut, join, neighbours, parts, repeat
+from seqzoo.models.ops.layout.sharding import BATCH_AXES, axis_size, undivided
 from seqzoo.models.ops.softmax.masks import Operands, Rule, Side, Sight
 from seqzoo.models.ops.softmax.relative import Terms
 
+TENSOR_AXIS = "tensor"  # that divides heads
 Form = Callable[[Rule, float, Operands, Sight], Array]
 
 
@@ -98,3 +105,33 @@ def _cut_terms(terms: Terms, batch: int, count: int) -> Terms:
     by_query = None if terms.by_query is None else cut(_rows(terms.by_query, batch), count)
     by_key = None if terms.by_key is None else repeat(_rows(terms.by_key, batch), count)
     return Terms(terms.shared, by_query, by_key)
+
+
+# A kernel on the rows and heads of each device.
+
+
+def divisible(q: Array, k: Array) -> bool:
+    """Whether every device has whole rows and key heads of its own."""
+    return undivided() or _axes(q, k) is not None
+
+
+def by_device(run: Callable, arrays: Sequence[Array], flat: Sequence[Array] = ()) -> tuple:
+    """run(*arrays, *flat) of arrays [B, L, H, ...], first queries and keys, and of flat ones."""
+    if undivided():
+        return run(*arrays, *flat)
+    rows, heads = _axes(*arrays[:2])
+    whole = PartitionSpec(rows, None, heads, None)
+    specs = [whole] * len(arrays) + [PartitionSpec(rows, None)] * len(flat)
+    divided = jax.shard_map(run, in_specs=tuple(specs), out_specs=whole, check_vma=False)
+    return divided(*arrays, *flat)
+
+
+def _axes(q: Array, k: Array) -> tuple[tuple[str, ...], str | None] | None:
+    """The axes of the mesh that divide rows and heads; None where others are divided too."""
+    mesh = jax.sharding.get_abstract_mesh()
+    wide = [axis for axis in mesh.axis_names if axis_size(axis) > 1]
+    rows = tuple(axis for axis in wide if axis in BATCH_AXES)
+    heads = TENSOR_AXIS if TENSOR_AXIS in wide else None
+    parts = math.prod(map(axis_size, rows))
+    whole = q.shape[0] % parts == 0 and k.shape[2] % (axis_size(heads) if heads else 1) == 0
+    return (rows, heads) if whole and not {*wide} - {*rows, heads} else None

@@ -8,21 +8,18 @@ blocks' own, as the kernel has none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from seqzoo.models.ops.layout.sharding import BATCH_AXES, axis_size, undivided
 from seqzoo.models.ops.softmax.masks import Operands, Rule, Sight
+from seqzoo.models.ops.softmax.over_devices import by_device, divisible
 
 LANES = 128
 SHORTEST = 512  # tokens: below, a step of blocks is one product
 LARGEST = 512  # of a block: of keys and values, the scores and their gradients it holds 16 MiB
 INTERPRET = False  # whether to run it without a TPU, for tests
-TENSOR_AXIS = "tensor"  # that divides heads
 
 
 def fits(rule: Rule, operands: Operands, sight: Sight) -> bool:
@@ -33,7 +30,12 @@ def fits(rule: Rule, operands: Operands, sight: Sight) -> bool:
     known = {x.dtype for x in (q, k, v)} in ({jnp.dtype("float32")}, {jnp.dtype("bfloat16")})
     # A query that sees nothing has no row of the softmax; with tags the segments are those of rows.
     sees = (sight.queries.tags is None) == (sight.keys.tags is None)
-    return plain and shaped and known and sees and (undivided() or _axes(q, k) is not None)
+    return plain and shaped and known and sees and divisible(q, k)
+
+
+def there() -> bool:
+    """Whether it can be called: it is part of JAX."""
+    return True
 
 
 def forward(rule: Rule, scale: float, operands: Operands, sight: Sight) -> tuple[Array, Array]:
@@ -43,14 +45,20 @@ def forward(rule: Rule, scale: float, operands: Operands, sight: Sight) -> tuple
         o, (lse,) = _attend(rule, scale, q, k, v, tags, residuals=True)
         return _rows(o), _rows(lse[..., None])
 
-    o, lse = _by_device(run, operands, sight)
+    o, lse = by_device(run, *_arrays(operands, sight))
     return _seen(o, sight), _seen(lse, sight)
 
 
 def backward(
-    rule: Rule, scale: float, operands: Operands, sight: Sight, cotangent: Array
+    rule: Rule,
+    scale: float,
+    operands: Operands,
+    sight: Sight,
+    o: Array,
+    lse: Array,
+    cotangent: Array,
 ) -> tuple[Array, Array, Array]:
-    """The gradients of q, k and v."""
+    """The gradients of q, k and v; the kernel makes o and the logarithms again."""
 
     def run(q: Array, k: Array, v: Array, do: Array, *tags: Array) -> tuple[Array, ...]:
         def value(q: Array, k: Array, v: Array) -> Array:
@@ -58,7 +66,7 @@ def backward(
 
         return jax.vjp(value, q, k, v)[1](do)
 
-    return _by_device(run, operands, sight, _seen(cotangent, sight))
+    return by_device(run, *_arrays(operands, sight, _seen(cotangent, sight)))
 
 
 def _attend(
@@ -103,34 +111,16 @@ def _rows(x: Array) -> Array:
     return x.transpose(0, 3, 1, 2, 4).reshape(batch, length, -1, width)
 
 
+def _arrays(operands: Operands, sight: Sight, *more: Array) -> tuple[list[Array], list[Array]]:
+    """Queries, keys, values and others, and the tags of both sides if there are such."""
+    q, k, v, *_ = operands
+    tags = () if sight.queries.tags is None else (sight.queries.tags, sight.keys.tags)
+    if tags:  # what stands at padding may be anything
+        q, k, v = (_seen(x, sight) for x in (q, k, v))
+    return [q, k, v, *more], [jnp.broadcast_to(x, q.shape[:2]) for x in tags]
+
+
 def _seen(x: Array, sight: Sight) -> Array:
     """Zero at queries of padding, which the kernel lets see each other."""
     tags = sight.queries.tags
     return x if tags is None else jnp.where(tags[:, :, None, None] > 0, x, 0)
-
-
-def _by_device(run: Callable, operands: Operands, sight: Sight, *more: Array) -> tuple:
-    """`run` on the rows and heads of each device: the compiler cannot divide a kernel."""
-    q, k, v, *_ = operands
-    tags = () if sight.queries.tags is None else (sight.queries.tags, sight.keys.tags)
-    tags = tuple(jnp.broadcast_to(x, q.shape[:2]) for x in tags)
-    if tags:  # what stands at padding may be anything
-        q, k, v = (_seen(x, sight) for x in (q, k, v))
-    if undivided():
-        return run(q, k, v, *more, *tags)
-    rows, heads = _axes(q, k)
-    whole, flat = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
-    specs = [whole] * (3 + len(more)) + [flat] * len(tags)
-    divided = jax.shard_map(run, in_specs=tuple(specs), out_specs=whole, check_vma=False)
-    return divided(q, k, v, *more, *tags)
-
-
-def _axes(q: Array, k: Array) -> tuple[tuple[str, ...], str | None] | None:
-    """The axes of the mesh that divide rows and heads; None where others are divided too."""
-    mesh = jax.sharding.get_abstract_mesh()
-    wide = [axis for axis in mesh.axis_names if axis_size(axis) > 1]
-    rows = tuple(axis for axis in wide if axis in BATCH_AXES)
-    heads = TENSOR_AXIS if TENSOR_AXIS in wide else None
-    parts = math.prod(map(axis_size, rows))
-    whole = q.shape[0] % parts == 0 and k.shape[2] % (axis_size(heads) if heads else 1) == 0
-    return (rows, heads) if whole and not {*wide} - {*rows, heads} else None
