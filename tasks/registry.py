@@ -16,6 +16,8 @@ from seqzoo.tasks.context.babilong import Babilong
 from seqzoo.tasks.context.counting import RulerCommonWords, RulerFrequentWords
 from seqzoo.tasks.context.phone_book import PhoneBook
 from seqzoo.tasks.context.ruler import RulerNeedles, RulerVariables
+from seqzoo.tasks.genomes.genome import Genome
+from seqzoo.tasks.genomes.species import GenomeSpecies
 from seqzoo.tasks.language.bytes import Bytes
 from seqzoo.tasks.language.enwik8 import Enwik8, Text8
 from seqzoo.tasks.language.pg19 import PG19
@@ -72,6 +74,9 @@ TASKS: dict[str, type[Task]] = {
     # series
     "uea": Uea,
     "ppg_dalia": PpgDalia,
+    # DNA
+    "genome": Genome,
+    "genome_species": GenomeSpecies,
     # recall
     "mqar": MQAR,
     "mqar_zoology": MQARZoology,

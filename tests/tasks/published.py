@@ -258,3 +258,13 @@ def series(count, steps=5, channels=2, seed=0):
     rng = np.random.default_rng(seed)
     rows = [rng.normal(size=(steps, channels)).round(6) for _ in range(count)]
     return rows, [("rest", "walk")[i % 2] for i in range(count)]
+
+
+def fasta(*records, width=60, seed=0):
+    """A FASTA file: random nucleotides for each name and length, in lines as repositories have."""
+    rng, lines = np.random.default_rng(seed), []
+    for name, length in records:
+        letters = "".join(rng.choice(list("ACGT"), length))
+        lines += [f">{name} Genus species, complete sequence"]
+        lines += [letters[i : i + width] for i in range(0, length, width)]
+    return "\n".join(lines) + "\n"

@@ -128,6 +128,17 @@ def _ppg(root, monkeypatch):
     return {}
 
 
+def _fasta(root, _):
+    (root / "a.fa").write_text(published.fasta(("one", 400), ("two", 200)))
+    return {"length": 4}
+
+
+def _species(root, _):
+    _fasta(root, None)
+    (root / "b.fna").write_text(published.fasta(("other", 400)))
+    return {"length": 4, **THREE}
+
+
 FILES = {  # task -> writes its files, returns the options that they need
     "text": _text,
     "retrieval": _retrieval,
@@ -145,6 +156,8 @@ FILES = {  # task -> writes its files, returns the options that they need
     "wikitext103": _wikitext,
     "pg19": _books,
     "rows": _rows,
+    "genome": _fasta,
+    "genome_species": _species,
     "uea": _uea,
     "ppg_dalia": _ppg,
 }

@@ -53,8 +53,12 @@ def as_zip(name):
     return change
 
 
-def as_gzip(root):
-    for path in list(root.glob("*ubyte")):
+def as_packed(pattern):
+    return lambda root: as_gzip(root, pattern)
+
+
+def as_gzip(root, pattern="*ubyte"):
+    for path in list(root.glob(pattern)):
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
 
@@ -159,6 +163,8 @@ READERS = {
     "PG-19 in Parquet": Reader("pg19", "data/test-*", as_rows(*BOOKS), flips=True),
     "UEA": Reader("uea", "Steps_TEST.ts", lines=True),
     "PPG-DaLiA": Reader("ppg_dalia", "X_test.npy"),
+    "FASTA": Reader("genome", "a.fa", cuts=False, lines=True),
+    "FASTA in gzip": Reader("genome", "a.fa.gz", as_packed("a.fa"), flips=True),
     "any text": Reader("bytes", "text", cuts=False, anything=True),
 }
 
