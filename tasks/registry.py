@@ -35,6 +35,14 @@ from seqzoo.tasks.pretraining import OBJECTIVES, wrap
 from seqzoo.tasks.rows.task import Rows
 from seqzoo.tasks.series.ppg import PpgDalia
 from seqzoo.tasks.series.uea import Uea
+from seqzoo.tasks.skills.brevo import Brevo
+from seqzoo.tasks.skills.capo import Capo
+from seqzoo.tasks.skills.depo import Depo
+from seqzoo.tasks.skills.lano import Lano
+from seqzoo.tasks.skills.mano import Mano
+from seqzoo.tasks.skills.regbench import RegBench
+from seqzoo.tasks.skills.selectivbench import SelectivBench
+from seqzoo.tasks.skills.strings import StringCopy
 from seqzoo.tasks.speech import SpeechCommands
 from seqzoo.tasks.synthetic import formal
 from seqzoo.tasks.synthetic.continuous import Adding, Capacity, Delay, Reconstruction
@@ -96,7 +104,16 @@ TASKS: dict[str, type[Task]] = {
     "ruler_fwe": RulerFrequentWords,
     "babilong": Babilong,
     "phone_book": PhoneBook,
+    # skills
+    "depo": Depo,
+    "brevo": Brevo,
+    "mano": Mano,
+    "capo": Capo,
+    "lano": Lano,
+    "regbench": RegBench,
+    "selectivbench": SelectivBench,
     # copying
+    "string_copy": StringCopy,
     "selective_copying": SelectiveCopying,
     "induction_heads": InductionHeads,
     "copying": Copying,
