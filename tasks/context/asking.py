@@ -100,7 +100,8 @@ class AskingTask(GeneratedTask):
     def spec(self) -> ModelSpec:
         """Tokens; those of the answer are labelled."""
         size = self.codec.size
-        return lm_spec(size, size, self._tokens(max(self.length, *self._tested)) - 1)
+        longest = self._tokens(max(self.length, *self._tested)) - 1
+        return lm_spec(size, size, longest, causal=True)
 
     def data_files(self, split: Split) -> Sequence[Path]:
         """The tokenizer's file, if there is one."""

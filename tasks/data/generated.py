@@ -117,9 +117,14 @@ def real(example: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     return row[np.asarray(example["segment_ids"]) > 0] if "segment_ids" in example else row
 
 
-def lm_spec(vocab_size: int, outputs: int, length: int) -> ModelSpec:
-    """A token in and a distribution out at every position."""
-    return ModelSpec(head="lm", vocab_size=vocab_size, outputs=outputs, length=length)
+def lm_spec(vocab_size: int, outputs: int, length: int, *, causal: bool = False) -> ModelSpec:
+    """A token in and a distribution out at every position; `causal` where a row shows its labels.
+
+    That is where the next token is the label: a model that looks ahead would copy it.
+    """
+    return ModelSpec(
+        head="lm", vocab_size=vocab_size, outputs=outputs, length=length, causal=causal
+    )
 
 
 def padded(

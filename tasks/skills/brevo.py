@@ -77,7 +77,8 @@ class Brevo(GeneratedTask):
         """Four signs, then the tokens of names."""
         most = max(self.num_nodes, self.test_nodes)
         vocab = 4 + (most if self.max_word == 1 else 2 * self.symbols)
-        return lm_spec(vocab, vocab, max(self._row("train"), self._row("test")))
+        longest = max(self._row("train"), self._row("test"))
+        return lm_spec(vocab, vocab, longest, causal=True)
 
     def _nodes(self, split: Split) -> int:
         return self.num_nodes if split == "train" else self.test_nodes or self.num_nodes

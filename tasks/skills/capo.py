@@ -66,7 +66,7 @@ class Capo(GeneratedTask):
     @property
     def spec(self) -> ModelSpec:
         """Names, pronouns, values and wordings, each kind with tokens of its own."""
-        return lm_spec(_LAST, _LAST, len(_KINDS) - 1)
+        return lm_spec(_LAST, _LAST, len(_KINDS) - 1, causal=True)
 
     def _example(self, draws: Draws, split: Split, index: int) -> Example:
         person = draws.below(self.num_people) if split == "train" else index % self.num_people

@@ -82,7 +82,8 @@ class Depo(GeneratedTask):
     def spec(self) -> ModelSpec:
         """Beginning, words' tokens, hops 1 and on, the token before answers."""
         vocab = 2 + 2 * self.symbols + self.num_hops
-        return lm_spec(vocab, vocab, max(self._row("train"), self._row("test")))
+        longest = max(self._row("train"), self._row("test"))
+        return lm_spec(vocab, vocab, longest, causal=True)
 
     def _nodes(self, split: Split) -> int:
         return self.num_nodes if split == "train" else self.test_nodes or self.num_nodes

@@ -74,7 +74,7 @@ class Lano(GeneratedTask):
     @property
     def spec(self) -> ModelSpec:
         """Three words, and what stands before a sentence."""
-        return lm_spec(4, 4, self.length)
+        return lm_spec(4, 4, self.length, causal=True)
 
     @property
     def facts(self) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ class RegBench(GeneratedTask):
     @property
     def spec(self) -> ModelSpec:
         """Letters, and 0 between words."""
-        return lm_spec(1 + self.letters, 1 + self.letters, self._row)
+        return lm_spec(1 + self.letters, 1 + self.letters, self._row, causal=True)
 
     @property
     def _row(self) -> int:

@@ -83,7 +83,8 @@ class StringCopy(GeneratedTask):
     def spec(self) -> ModelSpec:
         """Letters, then $, | and the full stop."""
         vocab = self.alphabet + 3
-        return lm_spec(vocab, vocab, self._row(max(self.length, *self._tested)))
+        longest = self._row(max(self.length, *self._tested))
+        return lm_spec(vocab, vocab, longest, causal=True)
 
     def _row(self, length: int) -> int:
         # String twice, three signs, of which the last is only a label; n-gram and its sign.

@@ -88,7 +88,7 @@ class Dyck(GeneratedTask):
     def spec(self) -> ModelSpec:
         """START and brackets in, brackets and END out."""
         size = 2 * self.num_kinds + 2
-        return lm_spec(size, size, 2 * self.longest)
+        return lm_spec(size, size, 2 * self.longest, causal=True)
 
     def _example(self, draws: Draws, split: Split, index: int) -> Example:
         shortest, longest = self.lengths(split)

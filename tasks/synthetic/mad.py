@@ -40,6 +40,7 @@ class MADTask(GeneratedTask):
 
     cite: ClassVar[str] = CITE
     axes: ClassVar[dict[str, tuple]] = {}  # option -> the harder values
+    next_tokens: ClassVar[bool] = False  # training labels every next token
 
     train_size: int = 12_800  # examples to train on
     validation_size: int = 1_280  # examples of the validation split
@@ -60,7 +61,8 @@ class MADTask(GeneratedTask):
     @property
     def spec(self) -> ModelSpec:
         """A token at every position."""
-        return lm_spec(self.vocab_size, self.vocab_size, self.length)
+        size = self.vocab_size
+        return lm_spec(size, size, self.length, causal=self.next_tokens)
 
     def measure(self, outputs: Float[Array, "B L V"], batch: Mapping[str, Array]) -> Metrics:
         """Cross-entropy; `accuracy` is a mean over classes, `token_accuracy` over tokens."""
@@ -98,6 +100,7 @@ class InContextRecall(MADTask):
 
     name: ClassVar[str] = "mad_recall"
     description: ClassVar[str] = "MAD: in-context recall"
+    next_tokens: ClassVar[bool] = True
     axes: ClassVar[dict[str, tuple]] = {
         "vocab_size": (32, 64, 128),
         "length": LENGTHS,
@@ -196,6 +199,7 @@ class FuzzyRecall(MADTask):
 
     name: ClassVar[str] = "mad_fuzzy_recall"
     description: ClassVar[str] = "MAD: in-context recall with keys and values of several tokens"
+    next_tokens: ClassVar[bool] = True
     axes: ClassVar[dict[str, tuple]] = InContextRecall.axes
 
     key_tokens: int = 3  # at most

@@ -103,7 +103,7 @@ class Needle(ExactTask):
     def spec(self) -> ModelSpec:
         """Bytes; the value's are labelled."""
         longest = max(self.length, *self._test_lengths)
-        return lm_spec(BYTES, BYTES, longest + self.value_size - 1)
+        return lm_spec(BYTES, BYTES, longest + self.value_size - 1, causal=True)
 
     def _example(self, draws: Draws, split: Split, index: int) -> Example:
         lengths = self._test_lengths if split == "test" else (self.length,)
@@ -190,7 +190,8 @@ class Passkey(ExactTask):
     @property
     def spec(self) -> ModelSpec:
         """Bytes; the answer's are labelled."""
-        return lm_spec(BYTES, BYTES, _prompt_size(max(self.length, *self.test_lengths)))
+        longest = _prompt_size(max(self.length, *self.test_lengths))
+        return lm_spec(BYTES, BYTES, longest, causal=True)
 
     def _example(self, draws: Draws, split: Split, index: int) -> Example:
         size = index % len(self.test_lengths)

@@ -45,7 +45,9 @@ class InductionHeads(ExtrapolationTask):
     @property
     def spec(self) -> ModelSpec:
         """A token at every position; the last ones are labelled."""
-        return lm_spec(self.vocab_size, self.vocab_size, self._longest + self.num_copied)
+        several = self.num_copied > 1
+        longest = self._longest + self.num_copied
+        return lm_spec(self.vocab_size, self.vocab_size, longest, causal=several)
 
     def _example(self, draws: Draws, split: Split, index: int) -> Example:
         length, count, trigger = self._length(split), self.num_copied, self.vocab_size - 1

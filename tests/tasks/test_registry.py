@@ -84,6 +84,20 @@ def test_every_split_is_its_own_and_only_train_follows_the_seed(name):
         assert inputs(split) == inputs(split, 1)
 
 
+@pytest.mark.parametrize("name", [n for n in SIZED if "path" not in n])
+def test_where_the_next_token_is_the_label_models_must_not_look_ahead(name):
+    task = build(name, train_size=100)
+    source = task.source("train")
+    rows = [source[i] for i in range(100)]
+    if task.spec.head != "lm" or rows[0]["inputs"].shape != rows[0]["targets"].shape:
+        return
+    inputs, targets = (np.stack([row[part] for row in rows]) for part in ("inputs", "targets"))
+    common = np.bincount(targets[targets >= 0]).argmax()  # blanks before and after an answer
+    counted = (targets >= 0) & (targets != common)
+    told = counted[:, :-1] & (inputs[:, 1:] == targets[:, :-1])
+    assert task.spec.causal == (told.sum() > 0.65 * counted.sum())
+
+
 @pytest.mark.parametrize("name", SIZED)
 def test_examples_are_decoded_and_baselines_are_numbers(name):
     task = build(name, train_size=3, validation_size=3, test_size=3)
