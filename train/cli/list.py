@@ -2,7 +2,7 @@
 
 seqzoo list --kind mixers --causal --state constant
 seqzoo list --needs download
-seqzoo list --text recall --json
+seqzoo list recall --json
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from seqzoo import tasks
 from seqzoo.models.foreign import address
 from seqzoo.models.registry import MIXERS, PRESETS, mixer
-from seqzoo.train.cli.flags import parse, read
+from seqzoo.train.cli.flags import Given, parse, read
 from seqzoo.train.published import PUBLISHED
 
 Row = dict[str, Any]
@@ -48,7 +48,11 @@ class ListOptions:
 def main(argv: Sequence[str]) -> int:
     """`seqzoo list`."""
     about = "Models and tasks; seqzoo train --task TASK --model MODEL --help has their options."
-    options = parse(ListOptions, read(argv), "seqzoo list", about)
+    line = read(argv)
+    if line.rest:  # `list recall` is what anyone would type
+        text = Given("--text", (" ".join(line.rest),), False)
+        line = line._replace(rest=(), given=(text, *line.given))
+    options = parse(ListOptions, line, "seqzoo list [TEXT]", about)
     rows = [row for row in _rows() if _wanted(row, options)]
     if options.json:
         print(json.dumps(rows, indent=1))

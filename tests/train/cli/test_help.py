@@ -74,6 +74,7 @@ def test_a_list_is_filtered_and_is_data(capsys):
     for argv, some, none in (
         (["--kind", "presets"], "llama", "lru"),
         (["--text", "RECALL"], "mqar", "parity"),
+        (["recall"], "mqar", "parity"),
         (["--needs", "download"], "enwik8", "python_source"),
         (["--needs", "package"], "sdigits", "smnist"),
         (["--causal"], "lru", "fnet"),
