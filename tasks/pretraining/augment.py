@@ -122,26 +122,23 @@ def _part(row: Row, real: np.ndarray, share: float, draws: Draws) -> Row:
 
 def _stretched(x: Float[np.ndarray, "N F"], share: float, draws: Draws) -> np.ndarray:
     """A part of a series, as long as the whole by linear interpolation."""
-    last = len(x) - 1
-    start = (1 - share) * last * draws.uniform(1)[0]
-    return _at(x, np.linspace(start, start + share * last, len(x))).astype(x.dtype)
+    return _part_of(x, share, draws.uniform(1)[0]).astype(x.dtype)
 
 
 def _resized(grid: Float[np.ndarray, "H W C"], share: float, draws: Draws) -> np.ndarray:
     """A part of a picture with this share of its area, as large as the whole."""
-    ratio = TALL ** (2 * draws.uniform(1)[0] - 1)
-    for axis, stretch in ((0, ratio**0.5), (1, ratio**-0.5)):
-        last = grid.shape[axis] - 1
-        side = min(1.0, share**0.5 * stretch) * last
-        start = (last - side) * draws.uniform(1)[0]
-        places = np.linspace(start, start + side, grid.shape[axis])
-        grid = np.moveaxis(_at(np.moveaxis(grid, axis, 0), places), 0, axis)
+    form, down, across = draws.uniform(3)
+    ratio = min(TALL, 1 / share) ** (2 * form - 1)  # no side is longer than the whole
+    for part, place in ((share * ratio, down), (share / ratio, across)):
+        grid = _part_of(grid, min(part, 1.0) ** 0.5, place).swapaxes(0, 1)
     return grid
 
 
-def _at(x: Float[np.ndarray, "N ..."], places: Float[np.ndarray, "M"]) -> np.ndarray:
-    """x between its places, linearly."""
-    low = np.clip(np.floor(places).astype(int), 0, max(len(x) - 2, 0))
-    high = np.minimum(low + 1, len(x) - 1)
+def _part_of(x: Float[np.ndarray, "N ..."], share: float, place: float) -> np.ndarray:
+    """A share of x along its first axis, at `place` from 0 to 1, stretched to the whole."""
+    last = len(x) - 1
+    places = (1 - share) * last * place + share * np.arange(last + 1)
+    low = np.minimum(places.astype(int), max(last - 1, 0))
+    high = np.minimum(low + 1, last)
     part = (places - low).reshape(-1, *[1] * (x.ndim - 1))
     return x[low] + part * (x[high] - x[low])

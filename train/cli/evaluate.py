@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from seqzoo.tasks.data.positions import POSITIONS
 from seqzoo.tasks.task import SPLITS
 from seqzoo.train.cli.experiment import experiment_fields, named_code
 from seqzoo.train.cli.flags import bare_field, parse, place_of, read
+from seqzoo.train.config import Experiment
 from seqzoo.train.evaluation.axes import CHUNK, axes_of
+from seqzoo.train.evaluation.probe import probe_run
 from seqzoo.train.evaluation.runs import evaluate_run
 from seqzoo.train.folder.files import plain
 from seqzoo.train.folder.run_folder import RunFolder
@@ -38,6 +41,7 @@ class EvaluateOptions:
     # options of the task and values to test at: length=64,128 noise=0,0.5; position; streaming=1,16
     axes: tuple[str, ...] = ()
     streaming: bool = False  # measure the streaming form, which generates
+    probe: bool = False  # what the encoder's vectors tell of classes, beside random weights
     code: str = ""  # of a run made with code from outside: where that lies now, mine.py:EMA
 
 
@@ -57,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
     changed = own and dataclasses.replace(
         own, task=parsed.data, mixer=dataclasses.asdict(parsed.mixer)
     )
+    if parsed.own.probe:
+        return _probe(place_of(line, USAGE), parsed.own, changed)
     result = evaluate_run(
         place_of(line, USAGE),
         split=parsed.own.split,
@@ -72,5 +78,17 @@ def main(argv: Sequence[str]) -> int:
         for at, value in zip(curve["at"], values, strict=True):
             print(f"{name} {at:g}: {words({metric: value})}")
     print(f"baselines: {words(result['baselines'])}")
+    print(json.dumps(plain(result), allow_nan=False))
+    return 0
+
+
+def _probe(run: Path, options: EvaluateOptions, changed: Experiment | None) -> int:
+    """Raises ValueError for options that a probe has no use for."""
+    if options.axes or options.streaming or changed is not None:
+        raise ValueError(
+            "--probe looks at the run as it is; leave out --axes, --streaming and what changes it"
+        )
+    result = probe_run(run, which=options.checkpoint, split=options.split)
+    print(words(result))
     print(json.dumps(plain(result), allow_nan=False))
     return 0

@@ -1,0 +1,86 @@
+"""Writes the table of docs/selfsupervision.md: encoders that saw no label, probed with labels.
+
+    python docs/selfsupervision.py RUNS
+
+Trains every objective on two tasks, three seeds side by side, under a minute of a core each, and
+probes the encoders and their random beginnings. Runs in the folder RUNS are gone on with.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from seqzoo.models.backbone import BackboneConfig
+from seqzoo.tasks import build
+from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
+from seqzoo.train.evaluation.probe import probe_run
+from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.loop.runner import run
+
+PAGE = Path(__file__).with_suffix(".md")
+BEGIN, END = "<!-- probes -->\n", "<!-- end of probes -->\n"
+OBJECTIVES = ("simclr", "moco", "byol", "simsiam", "swav", "dino")
+TASKS = {
+    "sdigits": {},
+    "uea": {"dataset": "JapaneseVowels", "protocol": "archive"},
+}
+TRAIN = TrainConfig(
+    steps=300, batch_size=32, replicas=3, eval_every=0, save_every=0, keep_best=False, trackers=""
+)
+
+
+def experiment(objective: str, task: str) -> Experiment:
+    """A minimal GRU of one block and width 32."""
+    return Experiment(
+        task=build(f"{objective}:{task}", of=TASKS[task]),
+        model="min_gru",
+        backbone=BackboneConfig(d_model=32, depth=1, scan=False),
+        optim=OptimConfig(peak_lr=3e-3),
+        train=TRAIN,
+    )
+
+
+def row(objective: str, task: str, folder: Path) -> tuple[str, str]:
+    """The lines of an encoder and of its random beginning."""
+    if not (RunFolder(folder).result() or {}).get("complete"):
+        run(experiment(objective, task), folder)
+    found = probe_run(folder)
+    validation = RunFolder(folder).result()["validation"]
+    collapse = [np.mean(validation[f"validation/{n}"]) for n in ("spread", "effective_rank")]
+    said = " | ".join(f"{value:.2f}" for value in collapse)
+    lines = [
+        " | ".join(_percent(found[f"{kind}{probe}"]) for probe in ("linear", "neighbours"))
+        for kind in ("", "random_")
+    ]
+    name = TASKS[task].get("dataset", task)
+    return f"| {name} | `{objective}` | {lines[0]} | {said} |", (
+        f"| {name} | random weights | {lines[1]} | | |"
+    )
+
+
+def _percent(values: list[float]) -> str:
+    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
+
+
+def main(runs: Path) -> None:
+    """The table, into the page."""
+    lines = [
+        "| task | objective | linear probe | nearest neighbours | spread | effective rank |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task in TASKS:
+        rows = []
+        for objective in OBJECTIVES:
+            rows.append(row(objective, task, runs / f"{objective}_{task}"))
+            print(rows[-1][0], flush=True)
+        lines += [rows[0][1], *(first for first, _ in rows)]
+    page = PAGE.read_text()
+    head, rest = page.split(BEGIN)
+    PAGE.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
