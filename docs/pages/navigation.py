@@ -45,6 +45,7 @@ def _sections() -> list:
                 {"A first afternoon": "walk.md"},
                 {"Tune fairly": "tuning.md"},
                 {"Language modelling and pretraining": "language.md"},
+                {"Learning from views": "selfsupervision.md"},
                 {"Real series and genomes": "series.md"},
                 {"Weights in and out": "pretrained.md"},
                 {"Pods and preemption": "pods.md"},
