@@ -11,7 +11,7 @@ from seqzoo.tasks.language import corpus
 from seqzoo.tasks.language.corpus import Corpus
 from seqzoo.tasks.language.modelling import LanguageModelling
 from seqzoo.tasks.language.tokenizers import Alphabet, Tokenizer
-from seqzoo.tasks.task import Split
+from seqzoo.tasks.task import Needs, Split
 
 NUCLEOTIDES = Alphabet(fasta.ALPHABET)
 
@@ -24,6 +24,7 @@ class Genome(LanguageModelling):
     The forward strand alone is read.
     """
 
+    needs: ClassVar[Needs] = "package"  # or files
     name: ClassVar[str] = "genome"
     description: ClassVar[str] = "next nucleotide of a genome: E. coli, or your FASTA files"
     cite: ClassVar[str] = "as HyenaDNA (Nguyen et al. 2023, arXiv 2306.15794), on small genomes"

@@ -22,6 +22,7 @@ from seqzoo.tasks.task import (
     SPLITS,
     Example,
     Metrics,
+    Needs,
     Source,
     Split,
     check_count,
@@ -39,7 +40,7 @@ class GenomeSpecies(GeneratedTask):
     five animals (Nguyen et al. 2023), on whatever genomes are there; by default two bacteria.
     """
 
-    stored: ClassVar[bool] = True  # needs files, or packages that bring them
+    needs: ClassVar[Needs] = "package"  # or files
     name: ClassVar[str] = "genome_species"
     description: ClassVar[str] = (
         "which genome a stretch of DNA is from: bacteria, or your FASTA files"

@@ -10,7 +10,7 @@ from seqzoo.tasks.describe import check_example, describe
 from tests.tasks import small
 
 # Tasks with a size of their own choice; those of published files are tested with small files.
-STORED = [n for n, kind in TASKS.items() if getattr(kind, "stored", False)]
+STORED = [n for n, kind in TASKS.items() if kind.needs != "nothing"]
 SIZED = [n for n, kind in TASKS.items() if hasattr(kind, "train_size") and n not in STORED]
 
 

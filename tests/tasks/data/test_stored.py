@@ -4,9 +4,10 @@ import json
 import pytest
 
 from seqzoo.tasks import TASKS, build
+from seqzoo.tasks.data.stored import StoredTask
 from seqzoo.tasks.protocols import PROTOCOLS, ProtocolTask
 
-STORED = [n for n, kind in TASKS.items() if getattr(kind, "stored", False)]
+STORED = [n for n, kind in TASKS.items() if issubclass(kind, StoredTask)]
 LRA = [n for n, kind in TASKS.items() if issubclass(kind, ProtocolTask)]
 
 
