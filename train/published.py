@@ -1,4 +1,4 @@
-"""Published configurations on Long Range Arena, as experiments: `published("s4d/image")`.
+"""Published configurations, most on Long Range Arena, as experiments: `published("s4d/image")`.
 
 Each is the paper's or its code's configuration as far as this house can express it; `differs` says
 what it cannot. None has been run to the end here: they are where a reproduction starts. State-space
@@ -30,6 +30,7 @@ S4D_SOURCE = "state-spaces/s4, configs/experiment/lra (Gu et al. 2022, arXiv 220
 S5_SOURCE = "lindermanlab/S5, bin/run_experiments (Smith et al. 2023, arXiv 2208.04933)"
 LRU_SOURCE = "Orvieto et al. 2023, arXiv 2303.06349, table 9"
 LRA_SOURCE = "google-research/long-range-arena, lra_benchmarks/*/configs (arXiv 2011.04006)"
+UEA_SOURCE = "Benjamin-Walker/log-neural-cdes, experiment_configs/repeats (arXiv 2402.18512)"
 SMALL_SOURCE = "mlpen/Nystromformer, LRA/code/lra_config.py (arXiv 2102.03902)"
 
 
@@ -46,9 +47,11 @@ class Published:
     protocol: str | None  # None: the task has none
     source: str
     differs: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
 
     def experiment(self, **options: Any) -> Experiment:
         """The experiment; `options` go to the task, the folder of its files for one."""
+        options = {**self.options, **options}
         if self.protocol:
             options = {"protocol": self.protocol, **options}
         return Experiment(
@@ -146,6 +149,25 @@ def _lru(
     )
 
 
+def _uea(
+    name: str, depth: int, d: int, p: int, blocks: int, lr: float, *, time: bool = False
+):  # fmt: skip
+    optim = {"peak_lr": lr, "dynamics_lr": lr, "schedule": "constant", "warmup": 0}
+    every = {"eval_every": 1000, "save_every": 1000, "patience": 10}
+    return Published(
+        task="uea",
+        model="s5",
+        mixer={"d_state": p, "num_blocks": blocks, "clip_eigs": True, "gate": "full_glu"},
+        backbone=_batch_norm(d, depth, 0.05, causal=True),
+        optim={**optim, "weight_decay": 0.0, "clip_norm": 0.0},
+        train={"steps": 100_000, "batch_size": 32, "seed": 2345, **every},
+        protocol="uea",
+        source=UEA_SOURCE,
+        differs="batch norm with scale and bias; the split is data.split_seed, there the seed",
+        options={"dataset": name, "time": "channel" if time else "none"},
+    )
+
+
 def _batch_norm(d: int, depth: int, dropout: float, **more: Any) -> dict[str, Any]:
     common = {"norm": "batch", "feedforward": "none", "causal": False, "pooling": "mean"}
     return {"d_model": d, "depth": depth, "dropout": dropout, **common, **more}
@@ -234,6 +256,12 @@ PUBLISHED: dict[str, Published] = {
     "s5/image": _s5("image", 6, 512, 384, 3, 50, 250, 4.5, 1e-3, 0.07, 0.1, clip_eigs=True),
     "s5/pathfinder": _s5("pathfinder", 6, 192, 256, 8, 64, 200, 5, 9e-4, 0.03, 0.05),
     "s5/path_x": _s5("path_x", 6, 128, 256, 16, 32, 75, 3, 6e-4, 0.06, 0.0, dt_min=1e-4),
+    "s5_uea/EigenWorms": _uea("EigenWorms", 2, 128, 256, 8, 1e-3, time=True),
+    "s5_uea/EthanolConcentration": _uea("EthanolConcentration", 2, 128, 16, 8, 1e-5, time=True),
+    "s5_uea/Heartbeat": _uea("Heartbeat", 4, 128, 16, 4, 1e-3),
+    "s5_uea/MotorImagery": _uea("MotorImagery", 6, 16, 64, 4, 1e-3),
+    "s5_uea/SelfRegulationSCP1": _uea("SelfRegulationSCP1", 6, 128, 16, 8, 1e-3),
+    "s5_uea/SelfRegulationSCP2": _uea("SelfRegulationSCP2", 2, 16, 64, 2, 1e-4, time=True),
     "lru/scifar": _lru("scifar", 512, 384, 180_000, 50, 0.25, 0.1, (0.9, 0.999), protocol=None),
     "lru/listops": _lru("listops", 128, 256, 80_000, 32, 0.5, 0.0, (0.0, 0.99)),
     "lru/text": _lru("text", 256, 192, 50_000, 32, 0.1, 0.1, (0.5, 0.9)),

@@ -101,8 +101,11 @@ class Uea(Task):
 
     @property
     def timed(self) -> bool:
-        """Whether time is an input."""
-        return self.time == "channel" or (self.time == "auto" and self.archive.stamped)
+        """Whether time is an input; no set of `archive.SIZES` has times of its own."""
+        known = self.dataset in archive.SIZES
+        return self.time == "channel" or (
+            self.time == "auto" and not known and self.archive.stamped
+        )
 
     @property
     def standardised(self) -> bool:
@@ -111,16 +114,23 @@ class Uea(Task):
         return (self.normalise or own) == "channel"
 
     @property
+    def _sizes(self) -> tuple[int, int, int]:
+        """Steps, channels and classes; those of a known set need no files, as plans have none."""
+        if size := archive.SIZES.get(self.dataset):
+            return size[2:]
+        found = self.archive
+        return int(found.lengths.max()), found.channels, len(found.classes)
+
+    @property
     def steps(self) -> int:
         """Steps of a row, with padding."""
-        return _kept(int(self.archive.lengths.max()), self.keep)
+        return _kept(self._sizes[0], self.keep)
 
     @property
     def spec(self) -> ModelSpec:
         """A class from channels, of time and of flags among them."""
-        flags = self.archive.channels * (self.missing == "flag")
-        features = self.timed + self.archive.channels + flags
-        classes = len(self.archive.classes)
+        _, channels, classes = self._sizes
+        features = self.timed + channels + channels * (self.missing == "flag")
         return ModelSpec(head="classify", features=features, outputs=classes, length=self.steps)
 
     @property
@@ -245,7 +255,7 @@ def joint_split(
             f"task uea: rows of {name} have {found.lengths.min()} to {found.lengths.max()} steps; "
             "protocol uea is of sets of equal lengths: use protocol archive"
         )
-    every = found.unique
+    every = archive.different_rows(found, name)
     data_key = permutation.split(permutation.key_of(seed), 4)[0]
     order = permutation.permutation(permutation.split(data_key)[0], len(every))
     first, second = int(len(every) * 0.7), int(len(every) * 0.85)

@@ -192,6 +192,21 @@ def test_another_version_of_a_set_is_told(written, tmp_path, monkeypatch):
             assert f"{field} {own} (published: {value})" in str(error.value)
 
 
+def test_the_published_splits_need_as_many_different_rows(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "LONG", (NAME,))
+    monkeypatch.setitem(archive.SIZES, NAME, archive.Size(14, 6, 5, 2, 2))
+    monkeypatch.setitem(archive.DIFFERENT, NAME, 19)
+    assert len(build(tmp_path).source("train")) == 13
+    monkeypatch.delitem(archive.DIFFERENT, NAME)
+    with pytest.raises(ValueError, match=r"19 different rows \(published: 20\)"):
+        uea.joint_split.__wrapped__(archive.files_of("uea", NAME, str(tmp_path)), NAME, 3456)
+
+
+def test_a_known_set_needs_no_files_for_its_sizes():
+    spec = tasks.build("uea", dataset="EigenWorms", time="channel").spec
+    assert (spec.features, spec.length, spec.outputs) == (7, 17_984, 5)
+
+
 def test_missing_data_says_what_to_fetch(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         build(tmp_path, dataset="EigenWorms").source("train")
