@@ -99,7 +99,7 @@ def different_rows(found: Archive, name: str) -> Int64[np.ndarray, "rows"]:
     published = size and DIFFERENT.get(name, size.train + size.test)
     if published and len(different) != published:
         raise DamagedError(
-            f"{name} has {len(different)} different rows (published: {published}), so it is another "
+            f"{name} has {len(different)} different rows (published: {published}): it is another "
             f"version, of which the published splits cannot be made; fetch {name} again"
         )
     return different
