@@ -46,7 +46,7 @@ class Uea(Task):
     name: ClassVar[str] = "uea"
     description: ClassVar[str] = "class of a series of the UCR and UEA archives, by the set's name"
     cite: ClassVar[str] = "Bagnall et al. 2018, arXiv 1811.00075; Walker et al. 2024, 2402.18512"
-    needs: ClassVar[Needs] = "download"
+    needs: ClassVar[Needs] = "package"  # or files
 
     dataset: str = "BasicMotions"  # EigenWorms, Heartbeat, ... as the files are called
     protocol: Literal["uea", "archive"] = "uea"  # five joint splits, or the archive's test rows

@@ -116,6 +116,16 @@ def listops(root, _):
     return small.THREE
 
 
+def uea_arff(root, monkeypatch):
+    options = small.FILES["uea"](root, monkeypatch)
+    for path in list(root.glob("*.ts")):
+        path.unlink()
+    rows, labels = published.series(20)
+    published.series_arff(root / "Steps_TRAIN.arff", rows[:14], labels[:14])
+    published.series_arff(root / "Steps_TEST.arff", rows[14:], labels[14:])
+    return options
+
+
 class Reader(NamedTuple):
     """A format: its task, the file that is damaged, what makes the files and what changes them."""
 
@@ -162,6 +172,7 @@ READERS = {
     "PG-19": Reader("pg19", "test/10.txt", cuts=False, anything=True),
     "PG-19 in Parquet": Reader("pg19", "data/test-*", as_rows(*BOOKS), flips=True),
     "UEA": Reader("uea", "Steps_TEST.ts", lines=True),
+    "UEA as ARFF": Reader("uea", "Steps_TEST.arff", write=uea_arff, lines=True),
     "PPG-DaLiA": Reader("ppg_dalia", "X_test.npy"),
     "FASTA": Reader("genome", "a.fa", cuts=False, lines=True),
     "FASTA in gzip": Reader("genome", "a.fa.gz", as_packed("a.fa"), flips=True),

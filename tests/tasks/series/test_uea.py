@@ -179,6 +179,39 @@ def test_a_wrong_line_is_named(written, tmp_path, pattern, new, said):
         build(tmp_path).source("train")
 
 
+ARFF = """@relation x
+@attribute a relational
+@attribute b numeric
+@end a
+@attribute c {p,q}
+@data
+"""
+STAMPS = "@timeStamps true\n@univariate true\n@classLabel true p q\n@data\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.arff", f"{ARFF}'1,2\\n3,4',p\n1,2,p\n", r"x\.arff, line 8: a row is 'channel"),
+        ("x.arff", f"{ARFF}'1,2\\n3,z',p\n", r"x\.arff, line 7: value 1 is 'z', no number"),
+        ("x.arff", ARFF.replace("{p,q}", "string"), r"line 6: .*before @data has no \{classes\}"),
+        (
+            "x.ts",
+            f"{STAMPS}(0,1),(2,3):p\n(1,1),(0,3):p\n",
+            r"x\.ts, line 6: time goes back at step 1",
+        ),
+        ("x.ts", f"{STAMPS}(0,1),2,3:p\n", r"line 5: steps are not \(time,value\)"),
+        ("x.ts", f"{STAMPS}(noon,1):p\n", r"line 5: the time 'noon' is no number and no date"),
+        ("x.ts", STAMPS + "1 2 3\n", r"line 5: there is no colon between series and class"),
+        ("x.ts", "@univariate true\n", r"x\.ts has no line @data"),
+    ],
+)
+def test_a_wrong_line_of_either_format_is_named(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=said):
+        list(text.rows(tmp_path / name))
+
+
 def test_another_version_of_a_set_is_told(written, tmp_path, monkeypatch):
     size = archive.Size(14, 6, 5, 2, 2)
     monkeypatch.setitem(archive.SIZES, NAME, size)
