@@ -7,6 +7,7 @@ import shlex
 import textwrap
 
 import pytest
+from safetensors.numpy import load_file
 
 from seqzoo import tasks
 from seqzoo.models import names, presets
@@ -31,15 +32,23 @@ def test_every_mixer_preset_and_task_is_listed():
             assert f"`{name}`" in text, f"docs/{page}.md does not list {name}"
 
 
-REUSE = (ROOT / "docs" / "reuse.md").read_text()
-EXAMPLES = [
-    pytest.param(code, marks=[pytest.mark.slow] * (page is REUSE and "nnx.Optimizer" not in code))
-    for page in (README, REUSE)
-    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-]
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs/guides").glob("*.md"))]
+RUN = [*GUIDES, ROOT / "docs/reuse.md", ROOT / "docs/adding.md"]
+DAILY = ("README", "stream", "state")  # of the others one
 
 
-@pytest.mark.parametrize("code", EXAMPLES)
+def examples():
+    """The code of each page, once where two pages show the same."""
+    found = {}
+    for path in RUN:
+        for n, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)):
+            found.setdefault(code, (path.stem, n))
+    for code, (page, n) in found.items():
+        slow = page not in DAILY and "nnx.Optimizer" not in code
+        yield pytest.param(code, marks=[pytest.mark.slow] * slow, id=f"{page}-{n}")
+
+
+@pytest.mark.parametrize("code", list(examples()))
 def test_the_examples_run(code):
     if "equinox" in code:
         pytest.importorskip("equinox")
@@ -53,10 +62,40 @@ def test_the_examples_run(code):
         assert_close(streamed[real], scope["y"][real], ratio=1e-5)
 
 
+@pytest.mark.slow
+def test_the_examples_of_published_weights_run(tmp_path):
+    """With small weights for the large ones that the page names."""
+    import jax.numpy as jnp
+
+    theirs, golden, page = (
+        ROOT / "tests/golden/hf/mamba",
+        ROOT / "tests/golden",
+        (ROOT / "docs/pretrained.md").read_text(),
+    )
+    first, adapters = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
+    here = {
+        "~/mamba-130m-hf": theirs,
+        "~/llama-lora": golden / "peft/llama_lora",
+        "~/llama": golden / "hf/llama",
+        "~/": f"{tmp_path}/",
+    }
+    scope = {"tokens": jnp.arange(14).reshape(2, 7)}
+    for code in (first, adapters):
+        for name, place in here.items():
+            code = code.replace(name, str(place))
+        exec(code, scope)
+        scope["other"] = scope["model"]
+    again, first = (load_file(f / "model.safetensors") for f in (tmp_path / "mamba-again", theirs))
+    assert again.keys() == first.keys()
+    assert all((again[name] == first[name]).all() for name in first)
+    assert (tmp_path / "change" / "adapter_config.json").exists()
+
+
 def test_the_commands_of_the_readme_parse():
     from seqzoo.train.cli.command import dispatch
 
-    verbs = set(re.findall(r"^    seqzoo (\S+)", README, re.MULTILINE))
+    text = "".join(path.read_text() for path in GUIDES)
+    verbs = set(re.findall(r"^    seqzoo (\S+)", text, re.MULTILINE))
     assert verbs >= {"list", "train", "show", "evaluate", "compare", "report"}
     for verb in verbs:
         try:

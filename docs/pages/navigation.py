@@ -40,15 +40,22 @@ def _sections() -> list:
         {"Home": "index.md"},
         {
             "Guides": [
+                {"Quick start": "guides/start.md"},
                 {"Reuse a module": "reuse.md"},
+                {"Stream and generate": "guides/stream.md"},
+                {"Pack and pad": "guides/pack.md"},
+                {"Train from a state": "guides/state.md"},
+                {"Train one model": "guides/train.md"},
                 {"Bring your own mixer, task and data": "extend.md"},
                 {"A first afternoon": "walk.md"},
-                {"Tune fairly": "tuning.md"},
+                {"Compare fairly": "guides/compare.md"},
+                {"Sweep: tune equally": "tuning.md"},
+                {"Pods and preemption": "pods.md"},
+                {"Plan before renting": "guides/plan.md"},
+                {"Weights in and out": "pretrained.md"},
                 {"Language modelling and pretraining": "language.md"},
                 {"Learning from views": "selfsupervision.md"},
                 {"Real series and genomes": "series.md"},
-                {"Weights in and out": "pretrained.md"},
-                {"Pods and preemption": "pods.md"},
             ]
         },
         {"Mixers": ["mixers.md", *({name: f"mixers/{name}.md"} for name in MIXERS)]},
@@ -68,13 +75,20 @@ def _sections() -> list:
         {
             "Measured": [
                 {"Results": "results.md"},
+                {"Claims of papers": "claims.md"},
                 {"Speed": "speed.md"},
                 *plans,
                 {"Forms of the primitives": "forms.md"},
                 {"Rows over devices": "parallel.md"},
             ]
         },
-        {"How it is built": [{"Design": "design.md"}, {"Laws of use": "laws.md"}]},
+        {
+            "How it is built": [
+                {"Design": "design.md"},
+                {"Adding a mixer or an op": "adding.md"},
+                {"Laws of use": "laws.md"},
+            ]
+        },
     ]
 
 

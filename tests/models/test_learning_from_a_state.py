@@ -1,4 +1,4 @@
-"""Training from a carried state, with episodes that end anywhere: the README's policy."""
+"""Training from a carried state, with episodes that end anywhere: docs/guides/state.md."""
 
 import functools
 import pathlib
@@ -15,8 +15,8 @@ from seqzoo.models import GRU, LRU, S5, LinearAttention
 from seqzoo.models.ops import ids_from_resets
 from tests.helpers import assert_close
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
-(CODE,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Policy" in c]
+GUIDE = (pathlib.Path(__file__).parents[2] / "docs/guides/state.md").read_text()
+(CODE,) = [c for c in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "Policy" in c]
 MEMORIES = {
     "gru": GRU,
     "lru": functools.partial(LRU, d_state=32, r_min=0.9, max_phase=0.3),
