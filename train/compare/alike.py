@@ -18,7 +18,7 @@ from seqzoo.train.config import DATA, MOST_SEEDS, Experiment, comparable, differ
 from seqzoo.train.folder.files import plain
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.held import Held
-from seqzoo.train.loop.selection import check_kept
+from seqzoo.train.loop.runner import check_terms
 
 SHARED = ("task", "train")  # parts of a configuration that all models must have alike
 
@@ -30,7 +30,7 @@ def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
     if not 1 <= seeds <= MOST_SEEDS:
         raise ValueError(f"seeds must be at least 1 and at most {MOST_SEEDS}; got {seeds}")
     (label, first), *rest = models.items()
-    check_kept(first)
+    check_terms(first)
     for name in models:
         if not re.fullmatch(r"[^\W_][\w+.-]*", name):
             raise ValueError(

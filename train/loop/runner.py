@@ -104,6 +104,12 @@ def train_owned(
         return training.train()
 
 
+def check_terms(experiment: Experiment) -> None:
+    """Raises ValueError for what no run can have, before anything is looked at or written."""
+    check_kept(experiment)
+    names_of(experiment.train.trackers)
+
+
 def finished(
     experiment: Experiment, out: Path | str, *, change_steps: bool = False
 ) -> dict[str, Any] | None:
@@ -114,8 +120,7 @@ def finished(
     pretrained run, or one that tests the best validation result would not find it, and
     FileNotFoundError where data is missing that is still needed.
     """
-    check_kept(experiment)
-    names_of(experiment.train.trackers)
+    check_terms(experiment)
     if experiment.task.pretrained and not experiment.train.init_from:
         raise ValueError(
             f"protocol {experiment.task.protocol} fine-tunes: give --init-from RUN, a run of "

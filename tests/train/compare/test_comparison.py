@@ -270,6 +270,7 @@ def test_a_training_run_is_no_place_for_a_comparison(tmp_path, trained, capsys):
         ("lru", ["--seeds", "0"], "seeds must be at least 1"),
         ("lru", ["--data.num-pairs", "40"], "length"),
         ("lru", ["--axes", "pairs=2"], "did you mean"),
+        ("lru", ["--trackers", "tensorbord"], "unknown tracker"),
         ("lru", ["--axes", "position", "num-pairs=9"], "length must be"),
         ("lru", ["--axes", "length"], "has no values"),
         ("lru", ["--axes", "length=14,18", "--backbone.positions", "learned"], "length"),
