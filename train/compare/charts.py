@@ -148,10 +148,15 @@ def _short(value: float) -> float:
 
 
 def axes_in(comparison: Comparison) -> list[dict[str, Any]]:
-    """Name and metrics of each axis that a model was tested along, the main metric first."""
+    """Name and metrics of each axis that a model was tested along, the main metric first.
+
+    One value alone makes no line.
+    """
     found: dict[str, dict[str, None]] = {}
     for run in (run for model in comparison.models for run in model.seeds):
         for name, curve in run.axes.items():
+            if len(curve["at"]) < 2:
+                continue
             found.setdefault(name, {}).update(dict.fromkeys(k for k in curve if k != "at"))
     main = comparison.main_metric
     return [

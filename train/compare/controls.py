@@ -145,9 +145,9 @@ def controls_html(comparison: Comparison) -> str:
         for row in table
     )
     return (
-        '<h3>How much needs long range</h3><div class="scroll"><table class="sortable"><thead>'
-        f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        f'<p class="note">{escape(CAPTION)}</p>'
+        '<figure><h3>How much needs long range</h3><div class="scroll"><table class="sortable">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<figcaption>{escape(CAPTION)}</figcaption></figure>"
     )
 
 

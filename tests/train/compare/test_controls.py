@@ -1,5 +1,6 @@
 """How much needs long range: two more rows, rows out of order, and the share that is left."""
 
+import dataclasses
 import json
 
 import pytest
@@ -60,6 +61,13 @@ def test_the_page_and_the_terminal_show_them():
     page = render([COMPARED])
     assert "How much needs long range" in page
     assert "46.4 ± 45.4%" in page
+    assert "Against shuffle" in page
+    one = {"shuffle": {"at": [16.0], "accuracy": [0.3]}}  # a line has two points
+    seeds = tuple(dataclasses.replace(run, axes=one) for run in COMPARED.models[0].seeds)
+    alone = dataclasses.replace(COMPARED.models[0], seeds=seeds)
+    page = render([dataclasses.replace(COMPARED, models=(alone,))])
+    assert "Against shuffle" not in page
+    assert "How much needs long range" in page
     lines = controls.lines(COMPARED)
     assert lines[0].startswith("free_conv: 15.0 ")
     assert "5.9 ± 74.7% left; 110.3 ± 51.1% of the best" in lines[0]
