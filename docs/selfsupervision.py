@@ -8,6 +8,7 @@ probes the encoders and their random beginnings. Runs in the folder RUNS are gon
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -23,23 +24,24 @@ from seqzoo.train.loop.runner import run
 PAGE = Path(__file__).with_suffix(".md")
 BEGIN, END = "<!-- probes -->\n", "<!-- end of probes -->\n"
 OBJECTIVES = ("simclr", "moco", "byol", "simsiam", "swav", "dino")
-TASKS = {
-    "sdigits": {},
-    "uea": {"dataset": "JapaneseVowels", "protocol": "archive"},
+TASKS = {  # the wrapped task's options, the views', steps, rows of a batch, rate
+    "uea": ({"dataset": "JapaneseVowels", "protocol": "archive"}, {}, 150, 32, 1e-2),
+    "sdigits": ({}, {"crop": 0.6, "brightness": 0.2}, 250, 64, 3e-3),
 }
-TRAIN = TrainConfig(
-    steps=300, batch_size=32, replicas=3, eval_every=0, save_every=0, keep_best=False, trackers=""
-)
+SMALL = {"small": 1}
+OPTIONS = {"swav": SMALL, "dino": SMALL}
+TRAIN = TrainConfig(replicas=3, eval_every=0, save_every=0, keep_best=False, trackers="")
 
 
 def experiment(objective: str, task: str) -> Experiment:
-    """A minimal GRU of one block and width 32."""
+    """An LRU of one block and width 32."""
+    of, views, steps, batch, rate = TASKS[task]
     return Experiment(
-        task=build(f"{objective}:{task}", of=TASKS[task]),
-        model="min_gru",
+        task=build(f"{objective}:{task}", of=of, **views, **OPTIONS.get(objective, {})),
+        model="lru",
         backbone=BackboneConfig(d_model=32, depth=1, scan=False),
-        optim=OptimConfig(peak_lr=3e-3),
-        train=TRAIN,
+        optim=OptimConfig(peak_lr=rate),
+        train=dataclasses.replace(TRAIN, steps=steps, batch_size=batch),
     )
 
 
@@ -55,7 +57,7 @@ def row(objective: str, task: str, folder: Path) -> tuple[str, str]:
         " | ".join(_percent(found[f"{kind}{probe}"]) for probe in ("linear", "neighbours"))
         for kind in ("", "random_")
     ]
-    name = TASKS[task].get("dataset", task)
+    name = TASKS[task][0].get("dataset", task)
     return f"| {name} | `{objective}` | {lines[0]} | {said} |", (
         f"| {name} | random weights | {lines[1]} | | |"
     )

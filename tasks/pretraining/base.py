@@ -69,8 +69,8 @@ class Pretraining(Task):
 
     _token_metric: ClassVar[str]
 
-    @property
-    def _tokens(self) -> bool:
+    @functools.cached_property
+    def _tokens(self) -> bool:  # a spec may be read from files, and examples are many
         return self.of.spec.vocab_size is not None
 
     @property
@@ -154,7 +154,7 @@ class InputSource:
     split: Split
     seed: int
 
-    @property
+    @functools.cached_property
     def _towers(self) -> int:
         return 2 if self.task.of.spec.head == "two_tower" else 1
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -160,13 +161,17 @@ class ViewTask(Pretraining):
         """The least and the largest share that each view keeps."""
         return [(self.strengths.crop, 1.0)] * self.views
 
-    def _example(self, inputs: np.ndarray, ids: np.ndarray, draws: Draws) -> Example:
+    @functools.cached_property
+    def _change(self) -> tuple[Augmentation, list[tuple[float, float]]]:
         lead = int(getattr(self.of, "cls", False))  # a token in front
         vocab = self.of.spec.vocab_size
-        change = Augmentation(self.strengths, vocab, self.of.picture, lead)
-        made = [change(Row(inputs, ids), *share, draws) for share in self._shares()]
+        return Augmentation(self.strengths, vocab, self.of.picture, lead), self._shares()
+
+    def _example(self, inputs: np.ndarray, ids: np.ndarray, draws: Draws) -> Example:
+        change, shares = self._change
+        made = [change(Row(inputs, ids), *share, draws) for share in shares]
         rows, seen = (np.stack(parts) for parts in zip(*made, strict=True))
-        padded = {"segment_ids": seen} if vocab is not None or (ids == 0).any() else {}
+        padded = {"segment_ids": seen} if self._tokens or (ids == 0).any() else {}
         return {"inputs": rows, "targets": np.int32(0), **padded}
 
     def measure(self, outputs: Seen, batch: Mapping[str, Array]) -> Metrics:

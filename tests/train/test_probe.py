@@ -66,8 +66,8 @@ def test_a_run_is_probed_with_the_classes_of_the_task_that_it_wraps(tmp_path, ca
     for name in ("linear", "neighbours", "random_linear", "random_neighbours"):
         assert len(set(found[name])) == 2
         assert all(0.2 < value < 1 for value in found[name])
-    with pytest.raises(SystemExit):
-        dispatch(["evaluate", str(tmp_path / "run"), "--probe", "--streaming"])
+    assert dispatch(["evaluate", str(tmp_path / "run"), "--probe", "--streaming"]) == 2
+    assert "leave out --axes" in capsys.readouterr().err
 
 
 def test_what_has_no_classes_is_not_probed(tmp_path):

@@ -11,13 +11,14 @@ import pytest
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.selfsupervised.views import Momentum
 from seqzoo.tasks import build
-from seqzoo.train.config import Experiment, MeshConfig, TrainConfig
+from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.loop.program import make_program, replica_keys
 from seqzoo.train.loop.streams import RunData
 from tests.helpers import assert_close, assert_trees_close
 
 BACKBONE = BackboneConfig(d_model=8, depth=1, feedforward="none", scan=False)
+OPTIM = OptimConfig(name="sgd", peak_lr=0.1)  # Adam makes as much of rounding as of a gradient
 TRAIN = TrainConfig(steps=4, batch_size=8, threads=0, eval_every=0)
 SIZES = {"train_size": 16, "validation_size": 4, "test_size": 4, "length": 16, "num_pairs": 2}
 OPTIONS = {"moco": {"queue": 16}, "dino": {"prototypes": 8, "small": 1}}
@@ -30,7 +31,7 @@ def task_of(objective, **options):
 
 def experiment(objective, mesh=None, **train):
     train = dataclasses.replace(TRAIN, **train)
-    parts = {"backbone": BACKBONE, "train": train, "mesh": mesh or MeshConfig()}
+    parts = {"backbone": BACKBONE, "optim": OPTIM, "train": train, "mesh": mesh or MeshConfig()}
     return Experiment(task=task_of(objective), model="indrnn", **parts)
 
 
@@ -112,7 +113,7 @@ def test_a_divided_batch_is_one_batch_and_a_checkpoint_goes_on(objective, tmp_pa
     whole, lines = steps(alone, start(alone), 0, 4)
     for one, two in zip([*first, *second], lines, strict=True):
         assert_close(one["loss"], two["loss"], ratio=1e-5)
-    assert_trees_close(host(end).rest, host(whole).rest, ratio=2e-4)
+    assert_trees_close(host(end).rest, host(whole).rest, ratio=1e-4)
 
 
 @pytest.mark.slow
@@ -124,8 +125,10 @@ def test_seeds_side_by_side_are_seeds_alone(objective):
     single, own = steps(alone, start(alone), 0, 3)
     for one, two in zip(lines, own, strict=True):
         assert_close(one["loss"][1], two["loss"], ratio=1e-4)
-    second = jax.tree.map(lambda x: x[1], host(state).rest)
-    assert_trees_close(second, host(single).rest, ratio=1e-3)
+    # A bias before a norm is rounding alone, so that a ratio of its own says nothing.
+    second = [x[1].ravel() for x in jax.tree.leaves(host(state).rest)]
+    first = [x.ravel() for x in jax.tree.leaves(host(single).rest)]
+    assert_close(np.concatenate(second), np.concatenate(first), ratio=1e-5)
 
 
 WRONG = {
