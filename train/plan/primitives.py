@@ -120,9 +120,8 @@ def _all_forms() -> Iterator[Form]:
     for form, sizes in (("sequential", (16, 64)), ("associative", (16, 64))):
         for made in _in_chunks(selective, ops.selective_scan, _selective_arguments, sizes):
             yield made._replace(name=f"{form}, {made.name}", table=selective, entry=form)
-    yield from _of_table(
-        selective, ops.selective_scan, _selective_arguments, selective, triton="GPUs"
-    )
+    forms = {"triton": "GPUs", "mosaic": "TPUs"}
+    yield from _of_table(selective, ops.selective_scan, _selective_arguments, selective, **forms)
     yield from _of_table(
         "nonlinear_scan, an LSTM",
         _lstm,

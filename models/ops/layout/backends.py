@@ -26,7 +26,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "block_scan": {"cpu": "sequential", "gpu": "associative", "tpu": "associative"},
     "decayed_max": {"cpu": "sequential", "gpu": "associative", "tpu": "associative"},
     # CPU, one core, B=4, L=2048, D=256, N=16, forward and backward: loop 180 ms, prefix 930 ms.
-    "selective_scan": {"cpu": "sequential", "gpu": "triton", "tpu": "associative"},
+    "selective_scan": {"cpu": "sequential", "gpu": "triton", "tpu": "mosaic"},
     # CPU, B=4, L=2048, H=4, K=128, forward and backward: 7 ms against 31.
     "rotations": {"cpu": "apart", "gpu": "fused", "tpu": "fused"},
     # CPU, scores [16, 128, 1024]: 9 ms against 15 forward, 5 against 9 backward.

@@ -10,10 +10,10 @@ backward pass goes through the chunks in reverse, computes the states of one aga
     dC_t = sum_d h_t dy_t,  dB_t = sum_d l_t dt_t u_t,  d(dt_t u_t) = sum_n l_t B_t,
     d(dt_t A) = l_t w_t
 
-so that no array of B L D N elements exists. Three forms, chosen by `layout/backends.py`: a loop
-over the steps of a chunk, a parallel prefix inside wider chunks, and a kernel for GPUs
-(`selective_kernel.py`). Channels are kept on the last axis, where vector units and reductions over
-N want them.
+so that no array of B L D N elements exists. Forms, chosen by `layout/backends.py`: a loop over the
+steps of a chunk, a parallel prefix inside wider chunks, and kernels for GPUs
+(`selective_kernel.py`) and TPUs (`selective_tpu.py`). Channels are kept on the last axis, where
+vector units and reductions over N want them.
 
 Without A the decay is a_t = 1 - dt_t B_t², an online learner's (Longhorn, arXiv:2407.14207).
 """
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence, by_rows, decayed, parts
 from seqzoo.models.ops.layout.sharding import SEQUENCE_AXIS, axis_size
-from seqzoo.models.ops.scan import selective_kernel
+from seqzoo.models.ops.scan import selective_kernel, selective_tpu
 
 # CPU, one core, float32, B=4, L=2048, D=256, N=16, forward and backward: chunks of 8, 16 and 32
 # take 162, 167 and 203 ms; beyond, a chunk's states leave the cache.
@@ -180,8 +180,14 @@ def _scan_backward(chunk: int, kept, cotangents):
     return _Inputs(du, ddt, dB, dC, None), dA, dh
 
 
-# Name of a form -> whether Pallas interprets the kernel.
-KERNELS = {"triton": False}
+class Kernel(NamedTuple):
+    """A module with the kernels of both passes, and whether Pallas interprets them."""
+
+    of: Any
+    interpret: bool = False
+
+
+KERNELS = {"triton": Kernel(selective_kernel), "mosaic": Kernel(selective_tpu)}
 
 
 def _run(loop: Callable, prefix: Callable, kernel: Callable, *args):
@@ -192,42 +198,44 @@ def _run(loop: Callable, prefix: Callable, kernel: Callable, *args):
     return by_kernel.run("selective_scan", plain, kernels, *args)
 
 
-def _tile(chunk: int, x: _Inputs, A: Array | None, h: Array) -> int | None:
+def _tile(kernel: Kernel, chunk: int, x: _Inputs, A: Array | None, h: Array) -> int | None:
     """Channels of a program of the kernel; None where there is none."""
     if A is None or h.dtype != jnp.float32 or axis_size(SEQUENCE_AXIS) > 1:
         return None
-    return selective_kernel.channels(x.u.shape[2], A.shape[0], chunk)
+    return kernel.of.channels(x.u.shape[2], A.shape[0], chunk)
 
 
-def _whole(chunk: int, x: _Inputs, *more: Array) -> tuple:
-    """What a kernel reads, in whole chunks: inputs, what is kept of a state at a step, others."""
-    x, *more = _padded((x, *more), chunk)
+def _whole(multiple: int, x: _Inputs, *more: Array) -> tuple:
+    """What a kernel reads, in whole blocks: inputs, what is kept of a state at a step, others."""
+    x, *more = _padded((x, *more), multiple)
     return (*x[:4], *(() if x.forget is None else (1 - x.forget[..., 0],))), *more
 
 
-def _forward_kernel(chunk: int, plain: Callable, interpret: bool, x: _Inputs, A, h0: Array):
-    size = _tile(chunk, x, A, h0)
+def _forward_kernel(chunk: int, plain: Callable, kernel: Kernel, x: _Inputs, A, h0: Array):
+    size = _tile(kernel, chunk, x, A, h0)
     if size is None:
         return plain(x, A, h0)
 
     def run(x: _Inputs, A: Array, h0: Array):
-        (inputs,) = _whole(chunk, x)
-        y, h, borders = selective_kernel.forward(chunk, size, interpret, inputs, A, h0)
-        return y[:, : x.u.shape[1]], h, borders
+        (inputs,) = _whole(kernel.of.multiple(chunk), x)
+        y, h, borders = kernel.of.forward(chunk, size, kernel.interpret, inputs, A, h0)
+        return y[:, : x.u.shape[1]], h, borders[: -(-x.u.shape[1] // chunk)]
 
     axes = jax.tree.map(lambda _: 0, x), -1, 0
     return by_rows(run, axes, (0, 0, 1), x, A, h0)
 
 
-def _backward_kernel(chunk: int, plain: Callable, interpret: bool, x: _Inputs, A, borders, dy, dh):
-    size = _tile(chunk, x, A, dh)
+def _backward_kernel(chunk: int, plain: Callable, kernel: Kernel, x: _Inputs, A, borders, dy, dh):
+    size = _tile(kernel, chunk, x, A, dh)
     if size is None:
         return plain(x, A, borders, dy, dh)
 
     def run(x: _Inputs, A: Array, borders: Array, dy: Array, dh: Array):
-        inputs, dy = _whole(chunk, x, dy)
-        grads, dA, dh = selective_kernel.backward(
-            chunk, size, interpret, inputs, A, borders, dy, dh
+        inputs, dy = _whole(kernel.of.multiple(chunk), x, dy)
+        missing = inputs[0].shape[1] // chunk - len(borders)
+        borders = jnp.pad(borders, ((0, missing), *[(0, 0)] * 3))  # of steps that change nothing
+        grads, dA, dh = kernel.of.backward(
+            chunk, size, kernel.interpret, inputs, A, borders, dy, dh
         )
         return tuple(d[:, : x.u.shape[1]] for d in grads), dA, dh
 

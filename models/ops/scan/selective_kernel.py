@@ -27,6 +27,11 @@ def channels(width: int, states: int, chunk: int) -> int | None:
     return next((size for size in TILES if width % size == 0), None)
 
 
+def multiple(chunk: int) -> int:
+    """Of which rows have to be."""
+    return chunk
+
+
 def _decay(A: Array, dt: Array, keep: Array | None) -> Array:
     a = jnp.exp(dt * A)
     return a if keep is None else a * keep

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seqzoo.models.ops.layout import backends as forms
-from seqzoo.models.ops.scan import selective
+from seqzoo.models.ops.scan import selective, selective_kernel, selective_tpu
 from seqzoo.models.ops.scan.selective import selective_scan
 from tests.helpers import assert_trees_close
 
@@ -15,16 +15,17 @@ IDS = np.array([[0, 0, 1, 1, 0, 1, 2, 2, 2], [3, 3, 1, 1, 1, 2, 0, 2, 0]])
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
-    monkeypatch.setitem(selective.KERNELS, "interpreted", True)
+    for name, module in (("interpreted", selective_kernel), ("for TPUs", selective_tpu)):
+        monkeypatch.setitem(selective.KERNELS, name, selective.Kernel(module, True))
 
 
-def draw(dtype=jnp.float32, *, width=32, states=4, rows=2):
+def draw(dtype=jnp.float32, *, width=32, states=4, rows=2, length=9):
     rng = np.random.default_rng(width)
 
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), dtype)
 
-    tokens = rows, 9
+    tokens = rows, length
     return {
         "u": normal(*tokens, width),
         "dt": jnp.exp(normal(*tokens, width) - 1),
@@ -36,11 +37,11 @@ def draw(dtype=jnp.float32, *, width=32, states=4, rows=2):
     }
 
 
-def gradients(arguments, ids, form):
+def gradients(arguments, ids, form, chunk=4):
     """Of a scalar of outputs and last state, and those; and whether a kernel made them."""
 
     def loss(arguments):
-        y, h = selective_scan(**arguments, segment_ids=ids, chunk_size=4)
+        y, h = selective_scan(**arguments, segment_ids=ids, chunk_size=chunk)
         return jnp.sum(jnp.sin(y).astype(jnp.float32)) + jnp.sum(jnp.cos(h)), (y, h)
 
     with forms.forced("selective_scan", form):
@@ -57,6 +58,21 @@ def test_a_kernel_equals_the_loop(ids, dtype, ratio):
     arguments = draw(dtype)
     expected, _ = gradients(arguments, ids, "sequential")
     actual, in_kernels = gradients(arguments, ids, "interpreted")
+    assert in_kernels
+    assert_trees_close(actual, expected, ratio=ratio)
+
+
+@pytest.mark.of_the_day
+@pytest.mark.parametrize(
+    ("packed", "dtype", "ratio"),
+    [(False, jnp.float32, 5e-6), (True, jnp.float32, 5e-6), (True, jnp.bfloat16, 2e-3)],
+)
+def test_the_kernel_for_tpus_equals_the_loop(packed, dtype, ratio):
+    length = 150  # two blocks, the second not whole
+    ids = np.repeat([[0, 1, 1, 2, 2, 0, 3, 3, 0, 0]], 15, axis=1) if packed else None
+    arguments = draw(dtype, width=128, states=8, rows=1, length=length)
+    expected, _ = gradients(arguments, ids, "sequential", 16)
+    actual, in_kernels = gradients(arguments, ids, "for TPUs", 16)
     assert in_kernels
     assert_trees_close(actual, expected, ratio=ratio)
 
