@@ -16,6 +16,9 @@ from seqzoo.models.attention.reformer import Reformer
 from seqzoo.models.attention.sinkhorn import Sinkhorn
 from seqzoo.models.attention.slots import ABC, GSA
 from seqzoo.models.attention.softmax import Attention
+from seqzoo.models.attention.sparse.moba import MoBA
+from seqzoo.models.attention.sparse.nsa import NSA
+from seqzoo.models.attention.sparse.swin import Swin
 from seqzoo.models.attention.sparse_attention import SparseAttention
 from seqzoo.models.attention.synthesizer import Synthesizer
 from seqzoo.models.attention.transformer_vq import TransformerVQ
@@ -35,6 +38,7 @@ from seqzoo.models.linear_attention.rwkv4 import RWKV4
 from seqzoo.models.linear_attention.rwkv5 import RWKV5
 from seqzoo.models.linear_attention.rwkv6 import RWKV6
 from seqzoo.models.linear_attention.rwkv7 import RWKV7
+from seqzoo.models.linear_attention.ttt import TTT
 from seqzoo.models.mixer import Mixer
 from seqzoo.models.recurrent.elementwise import QRNN, SRU, IndRNN
 from seqzoo.models.recurrent.gru import GRU
@@ -69,6 +73,9 @@ MIXERS: dict[str, type[Mixer]] = {
     "sparse_attention": SparseAttention,
     "longformer": Longformer,
     "bigbird": BigBird,
+    "moba": MoBA,
+    "nsa": NSA,
+    "swin": Swin,
     "linformer": Linformer,
     "nystromformer": Nystromformer,
     "fnet": FNet,
@@ -104,6 +111,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "comba": Comba,
     "kda": KimiDeltaAttention,
     "delta_product": DeltaProduct,
+    "ttt": TTT,
     # state space
     "hippo": HippoCell,
     "s4": S4,

@@ -36,6 +36,9 @@ import seqzoo.models.attention.reformer
 import seqzoo.models.attention.sinkhorn
 import seqzoo.models.attention.slots
 import seqzoo.models.attention.softmax
+import seqzoo.models.attention.sparse.moba
+import seqzoo.models.attention.sparse.nsa
+import seqzoo.models.attention.sparse.swin
 import seqzoo.models.attention.sparse_attention
 import seqzoo.models.attention.synthesizer
 import seqzoo.models.attention.transformer_vq
@@ -54,6 +57,7 @@ import seqzoo.models.linear_attention.rwkv4
 import seqzoo.models.linear_attention.rwkv5
 import seqzoo.models.linear_attention.rwkv6
 import seqzoo.models.linear_attention.rwkv7
+import seqzoo.models.linear_attention.ttt
 import seqzoo.models.recurrent.elementwise
 import seqzoo.models.recurrent.gru
 import seqzoo.models.recurrent.hgrn
@@ -98,6 +102,15 @@ class Longformer(seqzoo.models.attention.longformer.Longformer):
 
 class BigBird(seqzoo.models.attention.bigbird.BigBird):
     def __init__(self, d_model: int, *, num_heads: int = 4, block_size: int = 64, back: int = 1, num_random: int = 3, seed: int = 0, positions: PositionKind = 'rope', use_bias: bool = False, max_length: int = 2048, causal: bool | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class MoBA(seqzoo.models.attention.sparse.moba.MoBA):
+    def __init__(self, d_model: int, *, num_heads: int = 4, block_size: int = 64, top: int = 2, positions: PositionKind = 'rope', use_bias: bool = False, max_length: int = 2048, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class NSA(seqzoo.models.attention.sparse.nsa.NSA):
+    def __init__(self, d_model: int, *, num_heads: int = 4, block_size: int = 32, top: int = 4, window: int = 64, positions: PositionKind = 'rope', use_bias: bool = False, max_length: int = 2048, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class Swin(seqzoo.models.attention.sparse.swin.Swin):
+    def __init__(self, d_model: int, *, num_heads: int = 4, grid_width: int = 32, window: int = 8, shift: int | None = None, use_bias: bool = True, causal: bool | None = None, layer: Any = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class Linformer(seqzoo.models.attention.linformer.Linformer):
     def __init__(self, d_model: int, *, num_heads: int = 4, rank: int = 64, use_bias: bool = False, max_length: int = 2048, causal: bool | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
@@ -200,6 +213,9 @@ class KimiDeltaAttention(seqzoo.models.linear_attention.gated_deltanet.KimiDelta
 
 class DeltaProduct(seqzoo.models.linear_attention.deltanet.DeltaProduct):
     def __init__(self, d_model: int, *, num_heads: int = 4, num_householders: int = 2, d_key: int | None = None, d_value: int | None = None, d_conv: int = 4, allow_negative_eigenvalues: bool = True, gated: bool = False, norm_eps: float = 1e-05, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class TTT(seqzoo.models.linear_attention.ttt.TTT):
+    def __init__(self, d_model: int, *, num_heads: int = 4, batch_size: int = 16, base_lr: float = 1.0, norm_eps: float = 1e-06, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class HippoCell(seqzoo.models.ssm.hippo_cell.HippoCell):
     def __init__(self, d_model: int, *, d_hidden: int | None = None, d_state: int = 64, memories: int = 1, measure: Measure = 'legs', window: float = 256.0, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...

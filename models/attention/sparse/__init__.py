@@ -1,0 +1,1 @@
+"""Attention to windows of pictures, and to blocks that the data choose."""
