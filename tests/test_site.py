@@ -87,6 +87,12 @@ def test_examples_of_pages_are_those_of_the_code(name):
     assert {**kept[name], **script("samples")["sampled"](name, baselines=False)} == kept[name]
 
 
+def test_every_task_that_needs_nothing_shows_an_example():
+    kept = json.loads((DOCS / "samples.json").read_text())
+    missing = [n for n, kind in TASKS.items() if kind.needs == "nothing" and n not in kept]
+    assert not missing, f"run: python docs/samples.py --names {','.join(missing)}"
+
+
 def test_the_reference_has_every_public_name():
     from pages import reference
 

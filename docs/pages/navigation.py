@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,16 +89,26 @@ def _sections() -> list:
                 {"Design": "design.md"},
                 {"Adding a mixer or an op": "adding.md"},
                 {"Laws of use": "laws.md"},
+                *(page for page in _root() if page != "index.md"),
             ]
         },
     ]
 
 
+def _root() -> dict[str, str]:
+    """Page -> the file of the repository's root that it is."""
+    pages = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md"}
+    pages |= {"changelog.md": "CHANGELOG.md"}
+    return {page: name for page, name in pages.items() if (ROOT / name).exists()}
+
+
 def generated() -> dict[str, Callable[[], str]]:
     """Address -> what makes the text of every page that is made while the site is built."""
-    return {"index.md": first, **mixers.pages(), **tasks.pages(), **reference.pages()}
+    root = {page: functools.partial(moved, name) for page, name in _root().items()}
+    return {**root, **mixers.pages(), **tasks.pages(), **reference.pages()}
 
 
-def first() -> str:
-    """The README, its links as seen from docs/."""
-    return (ROOT / "README.md").read_text().replace("](docs/", "](")
+def moved(name: str) -> str:
+    """A page of the repository's root, its links as seen from docs/."""
+    text = (ROOT / name).read_text()
+    return re.sub(r"\]\((?!docs/|https?:|#)", "](../", text).replace("](docs/", "](")

@@ -13,15 +13,14 @@ from pages.tables import markdown
 from seqzoo.models import MIXERS
 from seqzoo.models.help import SHARED
 
-# Page -> title and what it is for.
-PACKAGES = {
-    "seqzoo.models": "Mixers, blocks, whole models, and published weights.",
-    "seqzoo.models.ops": "The primitives.",
-    "seqzoo.models.attention.positions": "Encodings of position of softmax attention.",
-    "seqzoo.tasks": "What a task is, and the list of them.",
-    "seqzoo.train": "Training and comparing from Python.",
-    "seqzoo.testing": "The laws, for mixers of your own.",
-}
+PACKAGES = (
+    "seqzoo.models",
+    "seqzoo.models.ops",
+    "seqzoo.models.attention.positions",
+    "seqzoo.tasks",
+    "seqzoo.train",
+    "seqzoo.testing",
+)
 
 
 def pages() -> dict[str, Callable[[], str]]:
@@ -32,7 +31,7 @@ def pages() -> dict[str, Callable[[], str]]:
 def page(package: str) -> str:
     """The page of a package: what its docstring says, then each name where it is defined."""
     module = importlib.import_module(package)
-    parts = [f"# {package}", PACKAGES[package], inspect.getdoc(module) or ""]
+    parts = [f"# {package}", inspect.getdoc(module) or ""]
     if package == "seqzoo.models":
         linked = (f"[`{c.__name__}`](../mixers/{name}.md)" for name, c in MIXERS.items())
         parts.append(f"The classes of the mixers have a page each: {', '.join(linked)}.")

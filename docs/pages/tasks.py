@@ -17,7 +17,12 @@ from seqzoo.tasks import TASKS, Task
 from seqzoo.tasks.protocols import PROTOCOLS, ProtocolTask
 from seqzoo.train import published
 
-NO_FILES = "It needs files. Once they are there, this shows one: `seqzoo data show --task {}`."
+NEEDS = {  # where there is no example to show, by `Task.needs`
+    "nothing": "`python docs/samples.py --names {0}` puts one here.",
+    "package": "It needs a package that brings data; then `seqzoo data show --task {0}` shows one.",
+    "download": "It needs a download; then `seqzoo data show --task {0}` shows one.",
+    "files": "It needs files of yours; `seqzoo data show --task {0}` shows one.",
+}
 
 
 def pages() -> dict[str, Callable[[], str]]:
@@ -32,13 +37,13 @@ def page(name: str, kind: type[Task]) -> str:
         f"# {name}",
         f"{kind.description[0].upper()}{kind.description[1:]}.",
         "\n".join(f"- {line}" for line in _facts(kind())),
-        f"    seqzoo train --task {name} --model lru --steps 500 --out runs/{name}\n"
-        f"    seqzoo data show --task {name}",
+        f"```text\nseqzoo train --task {name} --model lru --steps 500 --out runs/{name}\n"
+        f"seqzoo data show --task {name}\n```",
         "## Definition",
         inspect.getdoc(kind) or "",
         f"From `{_code(kind)}`:\n\n{_quoted(inspect.getdoc(sys.modules[kind.__module__]) or '')}",
         "## An example",
-        f"```text\n{kept['example']}\n```" if kept else NO_FILES.format(name),
+        f"```text\n{kept['example']}\n```" if kept else NEEDS[kind.needs].format(name),
         *_statistics(kept),
         "## Baselines",
         _baselines(name, kept),
