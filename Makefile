@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: demo test test-slow smoke-newest lint bench env fuzz docs claims
+.PHONY: demo test test-slow smoke-newest lowest dist notebooks lint bench env fuzz docs claims
 
 env: $(VENV)/.installed
 
@@ -32,6 +32,14 @@ test-slow: env
 smoke-newest:
 	.ci/newest
 
+# The same on the lowest versions that pyproject.toml allows.
+lowest:
+	.ci/lowest
+
+# Wheel and sdist, checked, and the wheel alone on each Python that is here.
+dist:
+	PYTHON=$(PYTHON) .ci/dist
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,6 +52,11 @@ docs: $(VENV)/.docs
 $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
+
+# Each notebook of docs/notebooks, in a kernel of its own.
+notebooks: env
+	$(BIN)/python -m pip install --quiet --editable '.[notebooks]'
+	$(BIN)/python -m pytest -q -m slow tests/test_notebooks.py
 
 bench: env
 	$(BIN)/seqzoo bench

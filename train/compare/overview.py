@@ -76,6 +76,16 @@ def _and(names: Sequence[str]) -> str:
 
 
 def picture(comparisons: Sequence[Comparison]) -> str:
+    """The drawing as a figure of a page; empty for one task."""
+    svg = drawing(comparisons)
+    return svg and (
+        f'<figure class="overview">{svg}'
+        "<figcaption>Means, 95% intervals and every seed; filled: the best model and those that "
+        "are not told apart from it; dotted: the best trivial baseline.</figcaption></figure>"
+    )
+
+
+def drawing(comparisons: Sequence[Comparison]) -> str:
     """An SVG: models by tasks, the mean with its interval and every seed; empty for one task."""
     found = standings(comparisons)
     if len(found) < 2:
@@ -91,10 +101,8 @@ def picture(comparisons: Sequence[Comparison]) -> str:
         parts += _panel(standing, names, NAMES + place * (PANEL + GAP))
     label = escape(sentence(comparisons))
     return (
-        f'<figure class="overview"><svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{label}">{"".join(parts)}</svg>'
-        "<figcaption>Means, 95% intervals and every seed; filled: the best model and those that "
-        "are not told apart from it; dotted: the best trivial baseline.</figcaption></figure>"
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
+        f"{''.join(parts)}</svg>"
     )
 
 

@@ -98,6 +98,21 @@ def _some(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
+def alone(svg: str) -> str:
+    """The drawing of several tasks as a file of its own, in the page's light colours."""
+    css = _resource("page.css").replace("{{light}}", _colours(LIGHT))
+    values = dict(re.findall(r"--(\w+): (#\w+)", css.partition("@media")[0]))
+    own = re.findall(r"^\.overview \..*$", css, re.MULTILINE)
+    style = "\n".join(["svg { font: 13px system-ui, sans-serif; fill: var(--ink); }", *own])
+    style = re.sub(r"var\(--(\w+)\)", lambda found: values[found[1]], style)
+    style = style.replace(".overview ", "")
+    width, height = re.search(r'viewBox="0 0 (\d+) (\d+)"', svg).groups()
+    shape = f'xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+    ground = f'<rect width="{width}" height="{height}" fill="{values["page"]}"/>'
+    head, _, body = svg.removeprefix("<svg ").partition(">")
+    return f"<svg {shape}{head}><style>{style}</style>{ground}{body}\n"
+
+
 def _resource(name: str) -> str:
     return resources.files("seqzoo.train.compare").joinpath(name).read_text(encoding="utf-8")
 

@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from seqzoo.train.compare.overview import drawing
+from seqzoo.train.compare.page import alone
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.folder.files import write_atomically
 from seqzoo.train.out.figures import figures
 from seqzoo.train.out.tables import csv_text, latex_text
 
-CSV, LATEX, FIGURES = "results.csv", "results.tex", "figures"
+CSV, LATEX, FIGURES, OVERVIEW = "results.csv", "results.tex", "figures", "overview"
 SCALE = 3  # pixels of a PNG for a unit of its SVG
 
 
@@ -34,19 +36,22 @@ def write_figures(
 
     Raises ValueError for PNG without the extra that draws it, before anything is written.
     """
+    if not (svg or png):
+        return []
     draw = _renderer() if png else None
-    made = []
-    for comparison in comparisons if svg or png else ():
-        for name, text in figures(comparison):
-            path = folder / FIGURES / re.sub(r"[^\w.-]+", "_", name)
-            path.parent.mkdir(exist_ok=True)
-            if svg:
-                write_atomically(path.with_name(f"{path.name}.svg"), text)
-                made.append(path.with_name(f"{path.name}.svg"))
-            if draw:
-                place = path.with_name(f"{path.name}.png")
-                place.write_bytes(bytes(draw(svg_string=text, zoom=SCALE)))
-                made.append(place)
+    made, several = [], drawing(comparisons)
+    drawn = [figure for comparison in comparisons for figure in figures(comparison)]
+    drawn += [(OVERVIEW, alone(several))] if several else []
+    for name, text in drawn:
+        path = folder / FIGURES / re.sub(r"[^\w.-]+", "_", name)
+        path.parent.mkdir(exist_ok=True)
+        if svg:
+            write_atomically(path.with_name(f"{path.name}.svg"), text)
+            made.append(path.with_name(f"{path.name}.svg"))
+        if draw:
+            place = path.with_name(f"{path.name}.png")
+            place.write_bytes(bytes(draw(svg_string=text, zoom=SCALE)))
+            made.append(place)
     return made
 
 

@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from seqzoo.train.compare.overview import picture, sentence, standings
-from seqzoo.train.compare.page import render
+from seqzoo.train.compare.overview import drawing, picture, sentence, standings
+from seqzoo.train.compare.page import alone, render
 from seqzoo.train.compare.results import Comparison, ModelResult, SeedResult
 
 
@@ -76,3 +76,16 @@ def test_the_page_opens_with_both():
     assert '<p class="lead">On recall attention (99.5%) before gru (11.6%);' in page
     assert page.index('<figure class="overview">') < page.index("<main>")
     assert '<figure class="overview">' not in render([RECALL])
+
+
+def test_the_picture_is_a_file_of_its_own_with_all_its_colours():
+    text = alone(drawing([RECALL, STATE]))
+    svg = ET.fromstring(text)
+    space = "{http://www.w3.org/2000/svg}"
+    assert len(svg.findall(f".//{space}circle")) == picture([RECALL, STATE]).count("<circle")
+    classes = {name for node in svg.iter() for name in node.get("class", "").split()}
+    style = svg.find(f"{space}style").text
+    assert all(f".{name}" in style for name in classes - {"end"})
+    assert "text-anchor: end" in style.partition(".end {")[2]
+    assert "var(" not in style
+    assert "overview" not in style
