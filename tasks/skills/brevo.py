@@ -50,7 +50,7 @@ class Brevo(GeneratedTask):
     cite: ClassVar[str] = CITE
     solved_at: ClassVar[float | None] = SOLVED
 
-    num_nodes: int = 70
+    num_nodes: int = 70  # nodes of the largest graph
     test_nodes: int = 0  # of validation and testing; 0: as many
     max_word: int = 1  # tokens of a node's name; 1: a token for each node
     min_word: int = 2  # where names have several

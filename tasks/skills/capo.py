@@ -55,7 +55,7 @@ class Capo(GeneratedTask):
     cite: ClassVar[str] = "Allen-Zhu & Li 2024, arXiv 2404.05405; Physics of Language Models 4.1"
 
     train_size: int = 1_000_000  # a hundred biographies of everybody
-    num_people: int = 10_000
+    num_people: int = 10_000  # whose lives are told
     population: int = 0  # which people; the seed of a run draws the wordings alone
 
     def __post_init__(self) -> None:

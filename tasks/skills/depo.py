@@ -53,11 +53,11 @@ class Depo(GeneratedTask):
 
     num_nodes: int = 225  # words of the longest cycle
     test_nodes: int = 0  # of validation and testing; 0: as many
-    num_hops: int = 8
-    num_queries: int = 10
+    num_hops: int = 8  # most words further on that a question asks for
+    num_queries: int = 10  # questions of a row, at most
     symbols: int = 50  # tokens that words are made of; as many again end them
     min_word: int = 1  # tokens
-    max_word: int = 2
+    max_word: int = 2  # tokens
 
     def __post_init__(self) -> None:
         super().__post_init__()

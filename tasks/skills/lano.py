@@ -61,7 +61,7 @@ class Lano(GeneratedTask):
     description: ClassVar[str] = "sentences of a context-free grammar (Physics of LMs 1, 4.1)"
     cite: ClassVar[str] = "Allen-Zhu & Li 2023, arXiv 2305.13673; Physics of Language Models 4.1"
 
-    grammar: Grammar = "cfg3f"
+    grammar: Grammar = "cfg3f"  # one of the published ones
     length: int = 512  # tokens of a row
 
     def __post_init__(self) -> None:

@@ -53,10 +53,10 @@ class Mano(GeneratedTask):
     cite: ClassVar[str] = CITE
     solved_at: ClassVar[float | None] = SOLVED
 
-    train_size: int = 1_000_000
+    train_size: int = 1_000_000  # examples to train on
     length: int = 10  # operations
     test_lengths: tuple[int, ...] = ()  # of testing; none: `length`
-    modulus: int = 23
+    modulus: int = 23  # by which values are taken
     variants: bool = True  # two tokens for each sign
 
     def __post_init__(self) -> None:

@@ -41,14 +41,14 @@ class RegBench(GeneratedTask):
     cite: ClassVar[str] = "Akyürek et al. 2024, arXiv 2401.12973"
     solved_at: ClassVar[float | None] = SOLVED
 
-    train_size: int = 5_000
-    validation_size: int = 250
-    test_size: int = 250
-    letters: int = 18
-    max_states: int = 12
+    train_size: int = 5_000  # examples to train on
+    validation_size: int = 250  # examples of the validation split
+    test_size: int = 250  # examples of the test split
+    letters: int = 18  # of the largest alphabet
+    max_states: int = 12  # states of the largest automaton
     max_edges: int = 3  # from a state; an automaton has more states and more letters than that
-    min_words: int = 10
-    max_words: int = 19
+    min_words: int = 10  # words of a row
+    max_words: int = 19  # words of a row
     max_word: int = 49  # letters of a word
 
     def __post_init__(self) -> None:

@@ -48,9 +48,9 @@ class SelectivBench(GeneratedTask):
     cite: ClassVar[str] = "Bouhadjar et al. 2026, arXiv 2601.12598 (symseqbench/selectivbench)"
     solved_at: ClassVar[float | None] = SOLVED
 
-    train_size: int = 200_000
+    train_size: int = 200_000  # examples to train on
     length: int = 200  # elements
-    symbols: int = 20
+    symbols: int = 20  # tokens that rows are made of
     instances: int = 20  # states that show the same symbol
     density: float = 0.4  # probability that a symbol follows a state
     gap: int = 1  # blanks after an element, at most; 0: none

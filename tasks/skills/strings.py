@@ -48,13 +48,13 @@ class StringCopy(GeneratedTask):
     cite: ClassVar[str] = "Jelassi et al. 2024, arXiv 2402.01032"
     solved_at: ClassVar[float | None] = SOLVED
 
-    train_size: int = 1_000_000
-    variant: Variant = "copy"
+    train_size: int = 1_000_000  # examples to train on
+    variant: Variant = "copy"  # copy, prefix_ngram or suffix_ngram
     length: int = 20  # letters
-    min_length: int = 5
+    min_length: int = 5  # letters of the shortest string to train on
     test_lengths: tuple[int, ...] = ()  # of testing; none: `length`
-    alphabet: int = 26
-    ngram: int = 3
+    alphabet: int = 26  # letters that there are
+    ngram: int = 3  # letters of what is asked by
     num_depths: int = 5  # of an n-gram, from 0 to 100 %
 
     def __post_init__(self) -> None:
