@@ -12,6 +12,7 @@ from seqzoo.models.attention.cross import CrossAttention, CrossMixer
 from seqzoo.models.backbone import Backbone, BackboneConfig, Block, Stack, aux_losses
 from seqzoo.models.bidirectional import Bidirectional
 from seqzoo.models.config import MixerConfig, config_of
+from seqzoo.models.encoder_decoder import EncoderDecoder
 from seqzoo.models.foreign.plain import as_mixer
 from seqzoo.models.generation import generate
 from seqzoo.models.heads import SequenceModel, build_model, default_backbone

@@ -150,11 +150,13 @@ class Backbone(Composite):
         config: BackboneConfig,
         options: Mapping[str, Any] | None = None,
         *,
+        reader: Mapping[str, Any] | None = None,
         rngs: nnx.Rngs,
     ):
         """The mixers of `pattern` in the blocks that `config` says; `options` are theirs.
 
-        See `pattern_options` for these. Raises ValueError for a depth that does not fit.
+        See `pattern_options` for these. `reader`: the options of each block's cross-attention, in a
+        decoder. Raises ValueError for a depth that does not fit.
         """
         kinds = _kinds(pattern, config, pattern_options(pattern, options or {}))
         tied = _check_tied(kinds, len(pattern), config)
@@ -163,7 +165,8 @@ class Backbone(Composite):
             def make_block(i: int, index: Any, rngs: nnx.Rngs) -> Block:
                 name, own, changed, *beside = kinds[start + i]
                 layer = (index * period + start + i, config.depth)
-                return Block(name, own, changed, beside=beside, layer=layer, rngs=rngs)
+                more = {"beside": beside, "reader": reader, "layer": layer}
+                return Block(name, own, changed, **more, rngs=rngs)
 
             def make_unit(index: Any, rngs: nnx.Rngs) -> Mixer:
                 blocks = [make_block(i, index, rngs) for i in range(period - tied)]

@@ -4,7 +4,8 @@
         ...  # [4]: two continuations of each prompt, the next token of each
 
 Prompts are read in chunks of one size, padded on the left; padding is invisible to every mixer, so
-rows of any lengths share the programs. A step is given the state and writes into its memory.
+rows of any lengths share the programs. A step is given the state and writes into its memory. An
+encoder-decoder reads its prompts whole, and what it writes begins anew.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree
 
+from seqzoo.models.encoder_decoder import EncoderDecoder
 from seqzoo.models.heads import SequenceModel
 from seqzoo.models.sampling import Levels, Rule, check_room, following, marked, pick, rule_of
 
@@ -25,7 +27,7 @@ LEAST = 16  # tokens of a chunk, where prompts are shorter
 
 
 def generate(
-    model: SequenceModel,
+    model: SequenceModel | EncoderDecoder,
     prompts: Sequence[Sequence[int]],
     length: int,
     key: Key[Array, ""],
@@ -40,7 +42,7 @@ def generate(
     of `sample` for the same rows: the t-th are `draw(logits, jax.random.fold_in(key, t), **how)`.
 
     Args:
-        model: a causal language model.
+        model: a causal language model, or an encoder-decoder.
         prompts: tokens of each, any number but none.
         length: how many tokens to draw, at least 1; whoever has enough stops iterating.
         key: of the draws.
@@ -59,7 +61,7 @@ def generate(
     if not rows or any(row.ndim != 1 or row.size == 0 for row in rows):
         raise ValueError("an empty prompt cannot be continued; each needs a token at least")
     longest = max(map(len, rows))
-    check_room(model, longest, length)
+    check_room(model, 1 if isinstance(model, EncoderDecoder) else longest, length)
     size = model.encoder.embed.num_embeddings
     for row in rows:
         if row.min() < 0 or row.max() >= size:
@@ -70,7 +72,7 @@ def generate(
 
 
 def _generated(
-    model: SequenceModel,
+    model: SequenceModel | EncoderDecoder,
     rows: list[np.ndarray],
     length: int,
     key: Array,
@@ -82,14 +84,19 @@ def _generated(
     leaves, structure = jax.tree.flatten(model)
     programs = _programs(structure, rule, samples)
     tokens = _padded(rows, chunk)
-    state = model.init_state(len(rows))
-    for at in range(0, tokens.shape[1], chunk):
-        part = tokens[:, at : at + chunk]
-        h, state = programs.read(leaves, state, np.maximum(part, 0), (part >= 0).astype(np.int32))
+    ids = (tokens >= 0).astype(np.int32)
+    apart = isinstance(model, EncoderDecoder)
+    if apart:
+        h, state = programs.open(leaves, np.maximum(tokens, 0), ids)
+    else:
+        state = model.init_state(len(rows))
+        for at in range(0, tokens.shape[1], chunk):
+            part = slice(at, at + chunk)
+            h, state = programs.read(leaves, state, np.maximum(tokens[:, part], 0), ids[:, part])
     seen = None
     if rule.penalised:
         seen = np.zeros((len(rows), model.encoder.embed.num_embeddings), bool)
-        for row, own in zip(seen, rows, strict=True):
+        for row, own in zip(seen, [] if apart else rows, strict=not apart):
             row[own] = True
     token, carry = programs.begin(leaves, h, state, seen, key, levels)
     yield np.asarray(token)
@@ -104,6 +111,7 @@ def _generated(
 
 
 class _Programs(NamedTuple):
+    open: Any
     read: Any
     begin: Any
     step: Any
@@ -111,7 +119,10 @@ class _Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def _programs(structure: Any, rule: Rule, samples: int) -> _Programs:
-    """Three compiled functions of a model's arrays; `structure` is what else a model is."""
+    """Compiled functions of a model's arrays; `structure` is what else a model is."""
+
+    def open_(leaves: list[Array], tokens: Array, ids: Array) -> tuple:
+        return jax.tree.unflatten(structure, leaves).opened(tokens, ids)
 
     def read(leaves: list[Array], state: PyTree, tokens: Array, ids: Array) -> tuple:
         model = jax.tree.unflatten(structure, leaves)
@@ -132,7 +143,10 @@ def _programs(structure: Any, rule: Rule, samples: int) -> _Programs:
         return token, (t + 1, state, seen)
 
     return _Programs(
-        jax.jit(read, donate_argnums=1), jax.jit(begin), jax.jit(step, donate_argnums=2)
+        jax.jit(open_),
+        jax.jit(read, donate_argnums=1),
+        jax.jit(begin),
+        jax.jit(step, donate_argnums=2),
     )
 
 

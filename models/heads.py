@@ -269,17 +269,11 @@ class SequenceModel(nnx.Module):
     def read_out(self, h: Float[Array, "... D"]) -> Float[Array, "... O"]:
         """What the last layer makes of the encoder's vectors, each by itself."""
         h = h if self.transform is None else self.transform(h)
-        logits = self._tied(self.head_scale * h) if self.tied else self.out_proj(h)
+        logits = attend(self.encoder.embed, self.head_scale * h) if self.tied else self.out_proj(h)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         if self.bias is not None:
             logits = logits + self.bias[...].astype(logits.dtype)
         return self.cap * jnp.tanh(logits / self.cap) if self.cap else logits
-
-    def _tied(self, h: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """The embedding as head, its table as it lies: its `attend` copies it, turned, on a CPU."""
-        embed = self.encoder.embed
-        h, table = embed.promote_dtype((h, embed.embedding[...]), dtype=embed.dtype)
-        return with_rows_joined(lambda x: jnp.einsum("...d,vd->...v", x, table), h)
 
     def _rows(self, inputs: Array, state: None, ids: Array | None) -> tuple:
         """What the encoder reads: of pairs and views, one after the other."""
@@ -312,6 +306,12 @@ class SequenceModel(nnx.Module):
                 f"a {self.head} head needs the whole row and cannot be streamed; stream "
                 "model.encoder and pool what it gives"
             )
+
+
+def attend(embed: nnx.Embed, h: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    """The embedding as head, its table as it lies: its `attend` copies it, turned, on a CPU."""
+    h, table = embed.promote_dtype((h, embed.embedding[...]), dtype=embed.dtype)
+    return with_rows_joined(lambda x: jnp.einsum("...d,vd->...v", x, table), h)
 
 
 def _outputs(

@@ -266,9 +266,17 @@ class Mixer(nnx.Module, metaclass=Construction):
 
 
 def forward(
-    mixer: Mixer, x: Array, state: StreamState | None, ids: Array | None, rngs: nnx.Rngs | None
+    mixer: Mixer,
+    x: Array,
+    state: StreamState | None,
+    ids: Array | None,
+    rngs: nnx.Rngs | None,
+    shared: PyTree = None,
 ) -> tuple[Array, StreamState | None]:
-    """Both forms of any mixer: outputs, and the state after them where there is one before."""
+    """Both forms of any mixer: outputs, and the state after them where there is one before.
+
+    `shared`: what its layers share, where that comes from elsewhere.
+    """
     given, inner = mixer._given(x), None
     if 0 in x.shape[:2]:
         width = x.shape[2] if mixer.d_model is None else mixer.d_model
@@ -284,7 +292,8 @@ def forward(
         layout, inner = segments(ids, state.segment_id, state.position), _forget(mixer, ids, state)
         segment_id, position = _last_token(ids, layout, state)
     x = real_only(x, layout.valid)
-    y, inner = mixer.apply(x, inner, Context(layout, rngs, mixer.initial_shared(x)))
+    shared = mixer.initial_shared(x) if shared is None else shared
+    y, inner = mixer.apply(x, inner, Context(layout, rngs, shared))
     bad = _forbidden(mixer, layout, state is not None)
     y = real_only(y if bad is None else jnp.where(bad[..., None], jnp.nan, y), layout.valid)
     if state is None:

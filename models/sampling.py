@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from seqzoo.models.encoder_decoder import EncoderDecoder
 from seqzoo.models.heads import SequenceModel
 from seqzoo.models.mixer import StreamState
 
@@ -65,6 +66,8 @@ def sample(
         ValueError: the model is no causal language model, its state cannot hold prompt and tokens,
             or an option is outside its range.
     """
+    if isinstance(model, EncoderDecoder):
+        raise ValueError("an encoder-decoder writes another text than it reads; use generate")
     rule, levels = rule_of(**how)
     check_room(model, prompt.shape[1], length)
     ids = jnp.ones(prompt.shape, jnp.int32) if segment_ids is None else segment_ids
@@ -125,11 +128,12 @@ def rule_of(
     return rule, Levels(*map(jnp.float32, levels))
 
 
-def check_room(model: SequenceModel, prompt: int, length: int) -> None:
+def check_room(model: SequenceModel | EncoderDecoder, prompt: int, length: int) -> None:
     """Raises ValueError where a model cannot continue a prompt of so many tokens so far."""
     if model.head != "lm":
         raise ValueError(f"sampling needs a language model, head='lm'; got {model.head!r}")
-    most = model.encoder.max_length if model.state_growth == "linear" else None
+    written = model.decoder if isinstance(model, EncoderDecoder) else model.encoder
+    most = written.max_length if model.state_growth == "linear" else None
     # The last token drawn is not read.
     if length < 1 or (most is not None and prompt + length - 1 > most):
         limit = "" if most is None else f", and with the prompt at most max_length={most}"

@@ -3,12 +3,14 @@
     o_t = sum_s softmax_s(q_t . k_s / sqrt(K)) v_s      q from x, k and v from the context
 
 No order is kept between the two. `CrossMixer` is the interface of whatever lets one sequence read
-another; it is no `Mixer`, since its state would be the whole context.
+another; it is no `Mixer`, since its state would be the whole context. `Reader` is one, in the
+blocks of a decoder: what it reads travels through them as what they share.
 """
 
 from __future__ import annotations
 
 import abc
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -18,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from seqzoo.models import door
 from seqzoo.models.construct import Construction
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import real_only
+from seqzoo.models.mixer import Context, Mixer, real_only
 from seqzoo.models.ops.softmax.attention import attention
 
 
@@ -101,6 +103,28 @@ class CrossAttention(CrossMixer):
         ids = (segment_ids, context_segment_ids)
         return door.through(_read, self, x, None, context, *ids, rngs=None)[0]
 
+    def kept_of(self, context: Float[Array, "B S E"]) -> tuple[Array, Array]:
+        """Keys and values [B, S, H, K] of a context."""
+        projections = (self.k_proj, self.v_proj)
+        keys, values = (
+            p(context).reshape(*context.shape[:2], -1, self.d_head) for p in projections
+        )
+        return keys, values
+
+    def read(
+        self,
+        x: Float[Array, "B L D"],
+        keys: Float[Array, "B S H K"],
+        values: Float[Array, "B S H V"],
+        ids: Int[Array, "B L"] | None,
+        context_ids: Int[Array, "B S"] | None,
+    ) -> Float[Array, "B L D"]:
+        """What tokens read of keys and values that were made before."""
+        q = self.q_proj(x).reshape(*x.shape[:2], -1, self.d_head)
+        tags = {"segment_ids": ids, "k_segment_ids": context_ids}
+        o = attention(q, keys, values, scale=self.scale, **tags)
+        return self.out_proj(o.reshape(*x.shape[:2], -1)).astype(x.dtype)
+
 
 def _read(
     mixer: CrossAttention,
@@ -124,9 +148,49 @@ def _read(
             for a, ids in ((x, ids), (context, context_ids))
         )
         x, context = real_only(x, ids > 0), real_only(context, context_ids > 0)
-    projections = (mixer.q_proj, x), (mixer.k_proj, context), (mixer.v_proj, context)
-    heads = [p(a).reshape(*a.shape[:2], -1, mixer.d_head) for p, a in projections]
-    tags = {"segment_ids": ids, "k_segment_ids": context_ids}
-    o = attention(*heads, scale=mixer.scale, **tags)
-    y = mixer.out_proj(o.reshape(*x.shape[:2], -1)).astype(x.dtype)
+    y = mixer.read(x, *mixer.kept_of(context), ids, context_ids)
     return real_only(y, valid), state
+
+
+class Memory(NamedTuple):
+    """What the readers of a decoder read; the batch axis comes first in every leaf that is kept.
+
+    Keys and values are those of each layer, made once for a context. `layer` is which one is next,
+    in the course of a call.
+    """
+
+    keys: Float[Array, "B N S H K"]
+    values: Float[Array, "B N S H V"]
+    ids: Int[Array, "B S"]  # of the context
+    reading: Int[Array, "B L"] | None = None  # of the tokens that read; None: 1
+    layer: Int[Array, ""] | None = None
+
+
+class Reader(Mixer):
+    """Cross-attention in a decoder's block: it reads layer n of `ctx.shared`, a `Memory`.
+
+    State: none.
+    """
+
+    def __init__(self, d_model: int, *, rngs: nnx.Rngs, **options: Any):
+        """`options`: of `CrossAttention`."""
+        self.cross = CrossAttention(d_model, **options, rngs=rngs)
+        self.d_model, self.dtype = d_model, options.get("dtype", jnp.float32)
+        scale = self.cross.scale
+        self.usual_queries = 1.0 if scale is None else self.cross.d_head**-0.5 / scale
+
+    def _initial(self, batch_size: int) -> tuple[()]:
+        return ()
+
+    def state_size(self) -> int:
+        """None."""
+        return 0
+
+    def _mix(self, x: Float[Array, "B L D"], inner: Any, ctx: Context):
+        memory: Memory = ctx.shared
+        keys, values = (
+            jnp.take(part, memory.layer, axis=1) for part in (memory.keys, memory.values)
+        )
+        reading = jnp.ones(x.shape[:2], jnp.int32) if memory.reading is None else memory.reading
+        ctx.shared = memory._replace(layer=memory.layer + 1)
+        return self.cross.read(x, keys, values, reading, memory.ids), inner

@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from seqzoo.models.attention.cross import Reader
 from seqzoo.models.bidirectional import Bidirectional
 from seqzoo.models.blocks.config import BackboneConfig
 from seqzoo.models.blocks.initialization import deepnorm_skip, initialize
@@ -34,6 +35,8 @@ class Block(Composite):
     et al. 2025, arXiv:2507.22448), or, with `branch_norm`, the mean of their norms (Hymba, Dong et
     al. 2024, arXiv:2411.13676).
 
+    A decoder's block reads another sequence between the two, by a residual of the same kind.
+
     State: those of the short convolutions, the mixers and the feed-forward.
     """
 
@@ -44,12 +47,14 @@ class Block(Composite):
         config: BackboneConfig,
         *,
         beside: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        reader: Mapping[str, Any] | None = None,
         layer: Any = None,
         rngs: nnx.Rngs,
     ):
         """The mixer `name` with its `options`, in the block that `config` says.
 
-        `beside`: the mixers in parallel with it, and their options. `layer` is (index, depth) in a
+        `beside`: the mixers in parallel with it, and their options. `reader`: the options of the
+        cross-attention in a decoder (`Reader`). `layer` is (index, depth) in a
         stack, for what depends on it.
         """
         d, dtypes = config.d_model, {"dtype": config.dtype, "param_dtype": config.param_dtype}
@@ -66,6 +71,10 @@ class Block(Composite):
         self.beside = nnx.List([_mixer(*other, config, layer, rngs) for other in beside])
         normed = 1 + len(beside) if config.branch_norm else 0
         self.branch_norms = nnx.List([Norm(config.norm, d, **norms) for _ in range(normed)])
+        self.reader = nnx.data(None)
+        if reader is not None:
+            self.reader_norm = Norm(config.norm, d, **norms)
+            self.reader = nnx.data(Reader(d, **reader, **dtypes, rngs=rngs))
         ff = ff_conv = after = None
         if config.feedforward != "none":
             ff_conv = _short_conv("c", config, rngs)
@@ -79,7 +88,8 @@ class Block(Composite):
 
     def parts(self) -> tuple[Mixer, ...]:
         """The mixers and the feed-forward, each behind its short convolution, if there is one."""
-        every = (self.conv, self.mixer, *self.beside, self.ff_conv, self.feedforward)
+        mixers = (self.conv, self.mixer, *self.beside, self.reader)
+        every = (*mixers, self.ff_conv, self.feedforward)
         return tuple(part for part in every if part is not None)
 
     def _through(self, x: Float[Array, "B L D"], run: Run, ctx: Context) -> Array:
@@ -97,6 +107,9 @@ class Block(Composite):
                 return run(self.feedforward, h)
 
         x = self._residual(x, mix, (self.norm, self.after_norm), self.factors, ctx)
+        if self.reader is not None:
+            read, norms = lambda h: run(self.reader, h), (self.reader_norm, None)
+            x = self._residual(x, read, norms, self.factors, ctx)
         if self.feedforward is None:
             return x
         return self._residual(x, feed, (self.ff_norm, self.ff_after_norm), self.ff_factors, ctx)

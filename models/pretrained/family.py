@@ -24,6 +24,8 @@ class Translation:
     pattern: tuple[str, ...]
     backbone: BackboneConfig
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    decoder: BackboneConfig | None = None  # of an encoder-decoder
+    writing: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # and what else it has
     rules: Sequence[Rule]
     # Names in other checkpoints of the family -> in the table, as patterns and replacements.
     renamed: Sequence[tuple[str, str]] = ()

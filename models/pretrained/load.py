@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from seqzoo.models.config import config_of
+from seqzoo.models.encoder_decoder import EncoderDecoder
 from seqzoo.models.heads import SequenceModel
 from seqzoo.models.pretrained.families import FAMILIES
 from seqzoo.models.pretrained.family import Translation
@@ -43,8 +44,10 @@ def from_pretrained(
     adapter: str | epath.Path | None = None,
     scan: bool = True,
     **options: Any,
-) -> SequenceModel:
+) -> SequenceModel | EncoderDecoder:
     """The language model in a folder of config.json and safetensors; see docs/pretrained.md.
+
+    T5 is an `EncoderDecoder`, all others are a `SequenceModel`.
 
     Every tensor is read once, by the processes that hold a part of it, into arrays that are divided
     by the rules of models/partition.py. The model is returned whole or not at all.
@@ -243,6 +246,9 @@ def _with(
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length must be at least 1; got {max_length}")
     backbone = dataclasses.replace(translation.backbone, dtype=name, scan=scan)
+    decoder = translation.decoder
+    if decoder is not None:
+        decoder = dataclasses.replace(decoder, dtype=name, scan=scan)
     length = translation.length
     if max_length is not None and backbone.positions != "learned":  # whose table is as it is
         length = min(length, max_length)
@@ -254,16 +260,20 @@ def _with(
         for name, own in merged.items():
             if hasattr(config_of(mixer(name)), "max_length"):
                 own.setdefault("max_length", length)
-    return dataclasses.replace(translation, backbone=backbone, length=length, options=merged)
+    made = {"backbone": backbone, "decoder": decoder, "length": length, "options": merged}
+    return dataclasses.replace(translation, **made)
 
 
-def abstract(translation: Translation) -> SequenceModel:
+def abstract(translation: Translation) -> SequenceModel | EncoderDecoder:
     """The model of a config, with shapes in place of arrays."""
     return nnx.eval_shape(lambda: _made(translation))
 
 
-def _made(translation: Translation) -> SequenceModel:
+def _made(translation: Translation) -> SequenceModel | EncoderDecoder:
     parts = translation.pattern, translation.backbone, translation.options
+    if translation.decoder is not None:
+        how = {"decoder": translation.decoder, **translation.writing}
+        return EncoderDecoder(translation.spec(), *parts, **how, rngs=nnx.Rngs(0))
     return SequenceModel(translation.spec(), *parts, rngs=nnx.Rngs(0))
 
 

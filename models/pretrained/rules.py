@@ -5,7 +5,8 @@
 A line names tensors of the files, parameters of ours and a transform between them. Parameters have
 the names of one block after another, whether a stack is scanned or not: `blocks.{i}.MIXER...` with
 the mixer's name in the registry, and `blocks.{i}.ff...`, so that a line is about the blocks that
-have such a part. `{e}` in a tensor's name counts experts, whose axis is the parameter's first.
+have such a part; those of a decoder are `decoder.blocks.{i}...`. `{e}` in a tensor's name counts
+experts, whose axis is the parameter's first.
 
 Where several lines fill one parameter, the first whose tensors are all there counts; the first of
 all is what is saved.
@@ -183,7 +184,7 @@ def bind(
 def _places(rule: Rule, slots: Mapping[str, Slot]) -> Iterator[tuple[tuple[str, ...], list[Bound]]]:
     """Names of parameters and what fills them, for every block that has them."""
     tensors, parameters = _several(rule.tensors), _several(rule.parameters)
-    blocks = sorted({int(m[1]) for m in map(_BLOCK.match, slots) if m})
+    blocks = sorted({int(m[1]) for m in map(_BLOCK.search, slots) if m})
     for i in blocks if "{i}" in parameters[0] else [0]:
         names = tuple(p.replace("{i}", str(i)) for p in parameters)
         if not all(name in slots for name in names):
@@ -199,7 +200,7 @@ def _places(rule: Rule, slots: Mapping[str, Slot]) -> Iterator[tuple[tuple[str, 
         yield names, way
 
 
-_BLOCK = re.compile(r"blocks\.(\d+)\.")
+_BLOCK = re.compile(r"\bblocks\.(\d+)\.")
 
 
 def _several(names: str | tuple[str, ...]) -> tuple[str, ...]:

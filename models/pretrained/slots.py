@@ -9,14 +9,21 @@ from flax import nnx
 
 from seqzoo.models.backbone import Block, Stack
 from seqzoo.models.composite import Chain
+from seqzoo.models.encoder_decoder import EncoderDecoder
 from seqzoo.models.heads import SequenceModel
 from seqzoo.models.mixer import Mixer
 from seqzoo.models.pretrained.rules import Slot
 
-BACKBONE = "encoder/backbone/"
+BACKBONE, DECODER = "encoder/backbone/", "decoder/"
+
+SHORT = (
+    ("encoder/backbone/norm", "final_norm"),
+    ("decoder/norm", "decoder/final_norm"),
+    ("encoder/norm", "embed_norm"),
+)
 
 
-def slots_of(model: SequenceModel, kind: Any = nnx.Param) -> dict[str, Slot]:
+def slots_of(model: SequenceModel | EncoderDecoder, kind: Any = nnx.Param) -> dict[str, Slot]:
     """Every parameter, abstract or not, by its name in tables; `kind`: the type of variables.
 
     What belongs to no block is named by its path with dots, without `encoder.`:
@@ -28,13 +35,17 @@ def slots_of(model: SequenceModel, kind: Any = nnx.Param) -> dict[str, Slot]:
     }
     found: dict[str, Slot] = {}
     inside: set[str] = set()
-    for i, (place, index, block) in enumerate(_blocks(model.encoder.backbone.stack, "stack", ())):
-        start = f"{BACKBONE}{place}/"
-        for path, shape in params.items():
-            if path.startswith(start):
-                inside.add(path)
-                name = _named(path[len(start) :], block)
-                found[f"blocks.{i}.{name}"] = Slot(path, index, shape[len(index) :])
+    stacks = [(BACKBONE, "", model.encoder.backbone.stack)]
+    if isinstance(model, EncoderDecoder):
+        stacks.append((DECODER, "decoder.", model.decoder.stack))
+    for where, named, stack in stacks:
+        for i, (place, index, block) in enumerate(_blocks(stack, "stack", ())):
+            start = f"{where}{place}/"
+            for path, shape in params.items():
+                if path.startswith(start):
+                    inside.add(path)
+                    name = f"{named}blocks.{i}.{_named(path[len(start) :], block)}"
+                    found[name] = Slot(path, index, shape[len(index) :])
     for path, shape in params.items():
         if path not in inside:
             found[_plain(path)] = Slot(path, (), shape)
@@ -65,6 +76,6 @@ def _named(path: str, block: Block) -> str:
 
 
 def _plain(path: str) -> str:
-    for ours, short in (("encoder/backbone/norm", "final_norm"), ("encoder/norm", "embed_norm")):
+    for ours, short in SHORT:
         path = path.replace(f"{ours}/norm/", f"{short}/")
     return path.removeprefix("encoder/").replace("norm/norm/", "norm/").replace("/", ".")

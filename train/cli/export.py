@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from seqzoo.models import from_pretrained, save_pretrained
+from seqzoo.models import EncoderDecoder, from_pretrained, save_pretrained
 from seqzoo.models.heads import SequenceModel
 from seqzoo.models.pretrained.adapters import is_adapted, merged
 from seqzoo.models.pretrained.export import PLATFORMS, export_model
@@ -59,6 +59,11 @@ def main(argv: Sequence[str]) -> int:
     if is_published(place, hub=True):
         origin = find(place)
         model = from_pretrained(origin, max_length=options.max_length or None)
+        if isinstance(model, EncoderDecoder) and options.form == "programs":
+            raise ValueError(
+                f"{origin} holds an encoder-decoder, which reads one text and writes another; the "
+                "programs here take one: export its start and extend by jax.export yourself"
+            )
     else:
         model, origin = _of_run(place, options)
     if options.form != "programs":

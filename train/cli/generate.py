@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from seqzoo.models import from_pretrained
+from seqzoo.models import EncoderDecoder, from_pretrained
 from seqzoo.models.generation import generate
 from seqzoo.models.heads import SequenceModel
 from seqzoo.models.pretrained.folder import find, is_published
@@ -145,7 +145,9 @@ def continued(voice: Voice, options: GenerateOptions, pace: Pace) -> Iterator[tu
     sizes = {"samples": options.count, "chunk": options.chunk}
     key = seed_key(options.seed)
     tokens = generate(voice.model, voice.rows, options.length, key, **sizes, **how)
-    prompts = [row for row in voice.rows for _ in range(options.count)]
+    # What an encoder-decoder writes does not go on from what it reads.
+    apart = isinstance(voice.model, EncoderDecoder)
+    prompts = [() if apart else row for row in voice.rows for _ in range(options.count)]
     rows = [Continuation(voice.tokenizer, row, options.stop, voice.end) for row in prompts]
     text = [codecs.getincrementaldecoder("utf-8")("replace") for _ in rows]
     for token in pace.of(tokens):
@@ -173,7 +175,8 @@ def main(argv: Sequence[str]) -> int:
     if options.count < 1:
         raise ValueError(f"count must be at least 1; got {options.count}")
     voice = (of_folder if is_published(place, hub=True) else of_run)(place, texts, options)
-    starts = [text for text in texts for _ in range(options.count)]
+    end = "\n" if isinstance(voice.model, EncoderDecoder) else ""
+    starts = [text + end for text in texts for _ in range(options.count)]
     pace = Pace()
     parts = continued(voice, options, pace)
     if len(starts) == 1:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
-from seqzoo.models import from_pretrained
+from seqzoo.models import EncoderDecoder, from_pretrained
 from seqzoo.models.pretrained.adapters import adapter_of, merged
 from seqzoo.models.pretrained.folder import CONFIG, is_published, open_checkpoint
 from seqzoo.models.pretrained.load import translate
@@ -55,6 +55,11 @@ def learned(place: Path, task: Task) -> Learned:
 
 def _published(place: Path, wanted: ModelSpec) -> Learned:
     model = from_pretrained(place)
+    if isinstance(model, EncoderDecoder):
+        raise ValueError(
+            f"{place} holds an encoder-decoder, which reads one text and writes another; tasks "
+            "here have one input: train it in your own program (docs/reuse.md)"
+        )
     params = _flat(model, nnx.Param)
     vocab = model.encoder.embed.num_embeddings
     spec = ModelSpec(head="lm", vocab_size=vocab, outputs=vocab, length=model.encoder.length)

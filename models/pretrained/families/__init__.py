@@ -20,6 +20,7 @@ from seqzoo.models.pretrained.families.mamba import falcon_mamba, mamba, mamba2
 from seqzoo.models.pretrained.families.minimax import minimax
 from seqzoo.models.pretrained.families.qwen3_next import qwen3_next
 from seqzoo.models.pretrained.families.recurrent import recurrent_gemma, rwkv, xlstm
+from seqzoo.models.pretrained.families.t5 import t5
 from seqzoo.models.pretrained.family import Translate
 
 # model_type -> (architectures that are read, translation of the config)
@@ -42,6 +43,7 @@ FAMILIES: dict[str, tuple[tuple[str, ...], Translate]] = {
     "fnet": (("FNetForMaskedLM", "FNetForPreTraining"), fnet),
     "nystromformer": (("NystromformerForMaskedLM",), nystromformer),
     "xlnet": (("XLNetLMHeadModel",), xlnet),
+    "t5": (("T5ForConditionalGeneration",), t5),
     "gla": (("GLAForCausalLM",), gla),
     "retnet": (("RetNetForCausalLM",), retnet),
     "delta_net": (("DeltaNetForCausalLM",), delta_net),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqzoo.models import from_pretrained
+from seqzoo.models import EncoderDecoder, from_pretrained
 from seqzoo.models.pretrained.families import FAMILIES
 from tests.golden import FOLDER, golden
 
@@ -51,6 +51,8 @@ def differences(name: str) -> dict[str, float]:
 
 def compared(model: Any, io: Mapping[str, np.ndarray]) -> dict[str, float]:
     """`differences` of a model that was loaded, from what the library gave."""
+    if isinstance(model, EncoderDecoder):
+        return _pairs(model, io)
     found: dict[str, float] = {}
     rows, ids = _rows(io, model.encoder.packing == "native")
     out = np.asarray(model(rows, ids))
@@ -69,6 +71,29 @@ def compared(model: Any, io: Mapping[str, np.ndarray]) -> dict[str, float]:
         found["steps"] = _far(_streamed(model, tokens, 1), io.get("logits_stepwise", io["logits"]))
         made = _streamed(model, tokens, length // 2)
         found["prefill, then steps"] = _far(made, io.get("logits_prefill_then_steps", io["logits"]))
+    return found
+
+
+def _pairs(model: EncoderDecoder, io: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Of an encoder-decoder: every form beside the whole rows that the library gave."""
+    inputs, tokens, logits = (
+        np.asarray(io[n]) for n in ("input_ids", "decoder_input_ids", "logits")
+    )
+    packed = [np.reshape(part, (1, -1)) for part in (inputs, tokens)]
+    packed += [np.repeat([[1, 2]], part.shape[1], 1) for part in (inputs, tokens)]
+    padded, valid = [], []
+    for part in (inputs, tokens):
+        noise, length = np.full((len(part), 3), 30), part.shape[1]
+        padded.append(np.concatenate([noise, part[:, :2], noise, part[:, 2:]], 1))
+        valid.append(np.repeat([[0, 1, 0, 1]] * len(part), [3, 2, 3, length - 2], 1))
+    found = {"whole": _far(model(jnp.asarray(inputs), jnp.asarray(tokens)), logits)}
+    out = np.asarray(model(*map(jnp.asarray, (*padded, *valid))))
+    found["padded"] = _far(out[valid[1] > 0].reshape(logits.shape), logits)
+    out = np.asarray(model(*map(jnp.asarray, packed)))
+    found["packed"] = _far(out.reshape(logits.shape), logits)
+    for name, first in (("steps", 1), ("prefill, then steps", tokens.shape[1] // 2)):
+        state = model.start(jnp.asarray(inputs))
+        found[name] = _far(_streamed(model, jnp.asarray(tokens), first, state), logits)
     return found
 
 
@@ -92,9 +117,10 @@ def _extend(model: Any, tokens: jax.Array, state: Any) -> tuple[jax.Array, Any]:
     return model.extend(tokens, state)
 
 
-def _streamed(model: Any, tokens: jax.Array, first: int) -> np.ndarray:
+def _streamed(model: Any, tokens: jax.Array, first: int, state: Any = None) -> np.ndarray:
     """Logits of a chunk, and then of one token at a time."""
-    y, state = _extend(model, tokens[:, :first], model.init_state(len(tokens)))
+    state = model.init_state(len(tokens)) if state is None else state
+    y, state = _extend(model, tokens[:, :first], state)
     out = [y]
     for t in range(first, tokens.shape[1]):
         y, state = _extend(model, tokens[:, t : t + 1], state)
