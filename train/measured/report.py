@@ -40,7 +40,7 @@ def measured(bench: Bench) -> Iterator[Row]:
     """
     assert bench.device_report is not None
     out = run_path(bench.device_report)
-    device = planned_apart(MODULE, {"what": "device"}, FINDING)
+    device = planned_apart(MODULE, {"what": "device"}, FINDING, "found")
     if "error" in device:
         raise ValueError(f"no device to measure: {device['error']}")
     settings = {name: device[name] for name in ("device", "platform", "jax")} | bench.sizes
@@ -52,7 +52,7 @@ def measured(bench: Bench) -> Iterator[Row]:
             continue
         checked = {row["name"]: row.get("ok", False) for row in rows if row["what"] == "check"}
         request["forms"] = failed(checked)
-        row = planned_apart(MODULE, request, bench.limit_seconds)
+        row = planned_apart(MODULE, request, bench.limit_seconds, "done")
         rows.append({**request, "name": name, **row})
         _save(out, about, rows)
         yield rows[-1]

@@ -13,8 +13,8 @@ from typing import Any
 Row = dict[str, Any]
 
 
-def planned_apart(module: str, request: Row, limit: float) -> Row:
-    """What `module`, run with a request, answers within `limit` seconds.
+def planned_apart(module: str, request: Row, limit: float, work: str = "compiled") -> Row:
+    """What `module`, run with a request, answers within `limit` seconds; `work` is what that is.
 
     Returns its row and the `seconds` it took, or the `error` in place of the row.
     """
@@ -25,7 +25,7 @@ def planned_apart(module: str, request: Row, limit: float) -> Row:
             command, input=json.dumps(request), capture_output=True, text=True, timeout=limit
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"not compiled within {limit:.0f} s", "seconds": limit}
+        return {"error": f"not {work} within {limit:.0f} s", "seconds": limit}
     seconds = time.perf_counter() - started
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
