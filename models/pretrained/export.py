@@ -57,10 +57,16 @@ def export_model(
 
     Raises:
         ValueError: the folder holds something, a number or platform cannot be, the library that
-            writes the files is missing, or JAX cannot export what the model computes.
+            writes the files is missing, the model is one of views, or JAX cannot export what it
+            computes.
     """
     path = epath.Path(folder).expanduser()
     _check(path, length, batch, platforms)
+    if model.head == "views":
+        raise ValueError(
+            "a model of views is trained for its encoder and answers nothing; fine-tune it with "
+            "--init-from and export that"
+        )
     leaves, structure = jax.tree_util.tree_flatten_with_path(model)
     names = [_name(key) for key, _ in leaves]
     weights = {name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)}

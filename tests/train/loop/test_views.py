@@ -131,6 +131,20 @@ def test_seeds_side_by_side_are_seeds_alone(objective):
     assert_close(np.concatenate(second), np.concatenate(first), ratio=1e-5)
 
 
+@pytest.mark.slow
+def test_packed_rows_are_the_same_views():
+    """DINO's targets are of some of the views, and the tables of packed rows of all."""
+    apart, joined = (
+        make_program(experiment("dino", pack=pack), devices=jax.devices()[:1]) for pack in (0, -1)
+    )
+    batch = next(RunData(joined.experiment, joined.mesh).train.beginning(0))
+    assert batch["packed_tokens"].shape[0] < 3 * len(batch["inputs"])
+    (one, first), (two, second) = (steps(p, start(p), 0, 2) for p in (apart, joined))
+    for a, b in zip(first, second, strict=True):
+        assert_close(a["loss"], b["loss"], ratio=1e-5)
+    assert_trees_close(host(one).rest, host(two).rest, ratio=1e-4)
+
+
 WRONG = {
     "temperature must be positive; got 0": ("simclr", {"temperature": 0}),
     "temperature must be positive; got nan": ("moco", {"temperature": float("nan")}),
