@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from mkdocs.plugins import get_plugin_logger
+from mkdocs.plugins import event_priority, get_plugin_logger
 from mkdocs.structure.files import File, Files
 from pages import navigation
 
@@ -28,6 +28,7 @@ REMOTE = re.compile(
 FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
+@event_priority(100)  # before mkdocstrings reads where packages are
 def on_config(config: Any) -> Any:
     """Gives the navigation, and the repository where pyproject.toml names one."""
     config.nav = navigation.tree()
