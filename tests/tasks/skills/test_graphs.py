@@ -67,6 +67,7 @@ def test_hops_follow_the_pairs(options, split):
         assert set(hops) == set(range(1, task.num_hops + 1))
 
 
+@pytest.mark.of_the_day("hops counted", 3)
 def test_answers_count_for_each_number_of_hops():
     task = build("depo", num_nodes=12)
     batch = stack(task, "test", 6)
@@ -125,6 +126,7 @@ def test_the_answer_is_all_that_the_node_needs_after_what_it_needs(options, spli
     assert min(sizes) < 10 if split == "train" else min(sizes) > 20
 
 
+@pytest.mark.of_the_day("any order", 3)
 @pytest.mark.parametrize("options", [{}, {"max_word": 3}], ids=["brevo1", "brevo2"])
 def test_any_node_that_may_stand_somewhere_counts_there(options):
     task = build("brevo", num_nodes=9, **options)

@@ -81,6 +81,7 @@ def test_everybody_has_the_same_facts_in_other_words():
     assert not np.array_equal(other, task.source("test")[3]["targets"])
 
 
+@pytest.mark.of_the_day("bits counted", 3)
 def test_a_person_has_the_bits_that_the_paper_counts():
     assert round(capo.BITS, 1) == 47.6
     task = build("capo", num_people=20)
@@ -182,6 +183,7 @@ def test_letters_follow_an_automaton_that_a_row_has_alone():
     assert (min(lengths), max(lengths)) == (1, 49)
 
 
+@pytest.mark.of_the_day("letters counted", 3)
 def test_what_the_language_allows_counts():
     task = build("regbench", max_words=4, min_words=3, max_word=6)
     batch = stack(task, "test", 20)
