@@ -31,6 +31,7 @@ from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.sequence_parallel import by_parts, by_whole_rows
+from seqzoo.models.ops.layout.sharding import everywhere
 from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.softmax.local_blocks import Recent, forget, latest, run_tags
 from seqzoo.models.ops.softmax.packed_blocks import SegmentBlocks, blocks_by_tag, segment_blocks
@@ -46,12 +47,12 @@ class TTTState(NamedTuple):
 
 
 class Inner(NamedTuple):
-    """What all mini-batches have in common."""
+    """What all mini-batches have in common, once for each row: a loop then sums no gradients."""
 
-    start: Float[Array, "H K+1 K"]
-    scale: Float[Array, "H K"]  # of LN
-    bias: Float[Array, "H K"]
-    share: Float[Array, "C"]  # c
+    start: Float[Array, "B H K+1 K"]
+    scale: Float[Array, "B H K"]  # of LN
+    bias: Float[Array, "B H K"]
+    share: Float[Array, "B C"]  # c
     eps: float
 
 
@@ -92,8 +93,8 @@ class TTT(Mixer):
         self.in_proj = Linear(d_model, num_heads, **{**options, "use_bias": True})  # of η
         heads, k = num_heads, self.d_head
         drawn = 0.02 * jax.random.normal(rngs.params(), (heads, k, k), param_dtype)
-        start = jnp.concatenate([drawn, jnp.zeros((heads, 1, k), param_dtype)], 1)
-        self.initial = nnx.Param(start, group="dynamics")
+        self.hidden_kernel = nnx.Param(drawn, group="dynamics")  # W and b at first
+        self.hidden_bias = nnx.Param(jnp.zeros((heads, k), param_dtype), group="dynamics")
         self.scale = nnx.Param(jnp.ones((heads, k), param_dtype))
         self.bias = nnx.Param(jnp.zeros((heads, k), param_dtype))
         self.bonus = nnx.Param(jnp.zeros(batch_size, param_dtype), group="dynamics")
@@ -123,8 +124,11 @@ class TTT(Mixer):
         rate = jax.nn.sigmoid(self.in_proj(x).astype(wide)) * (self.base_lr / self.d_head)
         q, k, v, rate = map(by_whole_rows, _real(layout, q, k, v, rate))
         shares = 1 / jnp.arange(1, self.size + 1) + self.bonus[...].astype(wide)
-        learned = (p[...].astype(wide) for p in (self.initial, self.scale, self.bias))
-        model = Inner(*learned, jnp.maximum(shares, 0).astype(wide), self.norm_eps)
+        learned = self.hidden_kernel, self.hidden_bias, self.scale, self.bias
+        W, b, scale, bias = (everywhere(p[...].astype(wide)) for p in learned)
+        start = jnp.concatenate([W, b[:, None]], 1)
+        each = (start, scale, bias, jnp.maximum(shares, 0).astype(wide))
+        model = Inner(*(jnp.broadcast_to(a, (x.shape[0], *a.shape)) for a in each), self.norm_eps)
         rows = x.shape[:2]
         if inner is None:
             blocks = segment_blocks(layout, *rows, self.size)
@@ -144,7 +148,7 @@ def _real(layout: Segments, *rows: Array) -> tuple[Array, ...]:
 
 def _continued(model: Inner, q, k, v, rate, tags: Int[Array, "B C"], state: TTTState):
     """Outputs of a chunk, and the state after it: the mini-batch not complete is read again."""
-    recent, size, count = state.recent, len(model.share), q.shape[1]
+    recent, size, count = state.recent, model.share.shape[1], q.shape[1]
     all_tags, rows = recent.tagged(tags), recent.before((k, v, rate))
     blocks = blocks_by_tag(all_tags, size)
     front = jnp.zeros((q.shape[0], recent.size, *q.shape[2:]), q.dtype)
@@ -176,7 +180,7 @@ def _read(
     whether its end is meant instead, and whether its segment is that of tag 1.
     """
     batch, count = q.shape[0], blocks.number.shape[1]
-    zeros = jnp.zeros((batch, *model.start.shape), model.start.dtype)
+    zeros = jnp.zeros_like(model.start)
     first = zeros if moved is None else moved
     index = jnp.arange(count)[None]
     terms = (index, blocks.number, blocks.tag, blocks.position)
@@ -221,7 +225,7 @@ def _mini_batch(
 
     def guess(z: Array) -> tuple[Array, Array]:
         z = jnp.concatenate([z, jnp.ones_like(z[..., :1])], -1)
-        y = jnp.einsum("BCHI,HIK->BCHK", z, model.start)
+        y = jnp.einsum("BCHI,BHIK->BCHK", z, model.start)
         more = jnp.einsum("BCHI,BHIK->BCHK", z, moved)
         return z, y + jnp.where(on[..., None, None], more, 0)
 
@@ -233,15 +237,15 @@ def _mini_batch(
     slope = jnp.where((tag > 0)[..., None, None], slope, 0)
     asked, y = guess(q)
     seen = (tag[:, :, None] == tag[:, None]) & jnp.tri(size, dtype=bool)
-    share = model.share[position % size]
+    share = jnp.take_along_axis(model.share, position % size, 1)
     pairs = jnp.einsum("BCHI,BSHI->BHCS", asked, keys)
     pairs = jnp.where(seen[:, None], pairs, 0) * share[:, None, :, None]
     y = y - jnp.einsum("BHCS,BSHK->BCHK", pairs, slope)
-    step = -model.share[-1] * jnp.einsum("BSHI,BSHK->BHIK", keys, slope)
+    step = -model.share[:, -1, None, None, None] * jnp.einsum("BSHI,BSHK->BHIK", keys, slope)
     return q + _normed(model, y), step
 
 
 def _normed(model: Inner, y: Float[Array, "B C H K"]) -> Array:
     y = y - y.mean(-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.mean(y**2, -1, keepdims=True) + model.eps)
-    return y * model.scale + model.bias
+    return y * model.scale[:, None] + model.bias[:, None]

@@ -32,7 +32,7 @@ def gradient(y, target, w, h):
 
 def inner(q, k, v, rate, w, h):
     """One head of one segment, by the equations of the module docstring."""
-    W, out, grads = w["initial"][h], [], []
+    W, out, grads = np.vstack([w["hidden_kernel"][h], w["hidden_bias"][h]]), [], []
     for t in range(len(q)):
         if t % C == 0:
             W, grads = W - sum(grads, np.zeros_like(W)), []
