@@ -73,7 +73,8 @@ def is_published(place: epath.PathLike, *, hub: bool = False) -> bool:
     if not config.exists():
         return any(place.glob("*.safetensors"))
     try:
-        return "model_type" in json.loads(config.read_text())
+        found = json.loads(config.read_text())
+        return isinstance(found, dict) and "model_type" in found
     except (ValueError, OSError):  # whoever reads it says what is wrong
         return False
 

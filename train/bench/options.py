@@ -57,6 +57,8 @@ class Bench:
                 f"an atlas times {STEPS} steps of a stream, so lengths are at least that; got "
                 f"{self.lengths}"
             )
+        if min(self.lengths, default=1) < 1:
+            raise ValueError(f"lengths are tokens, at least 1; got {self.lengths}")
         if min(self.batches, default=1) < 1:
             raise ValueError(f"batches are rows, at least 1; got {self.batches}")
         measured = (*self.names, self.baseline)

@@ -192,7 +192,10 @@ def _finds_none() -> bool:
 
 def _too_large(error: BaseException) -> bool:
     """Whether a number is beyond what Python, NumPy or JAX can count."""
-    return isinstance(error, OverflowError) or "exceeding 2 ** 64" in str(error)
+    text = str(error)
+    # MLIR's answer to a shape beyond 2 ** 63
+    shape = isinstance(error, TypeError) and "get(): incompatible" in text and "shape:" in text
+    return isinstance(error, OverflowError) or "exceeding 2 ** 64" in text or shape
 
 
 def _first_line(error: BaseException) -> str:

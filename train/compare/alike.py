@@ -30,7 +30,8 @@ def check_models(models: Mapping[str, Experiment], seeds: int) -> None:
     if not 1 <= seeds <= MOST_SEEDS:
         raise ValueError(f"seeds must be at least 1 and at most {MOST_SEEDS}; got {seeds}")
     (label, first), *rest = models.items()
-    check_terms(first)
+    for experiment in models.values():
+        check_terms(experiment)
     for name in models:
         if not re.fullmatch(r"[^\W_][\w+.-]*", name):
             raise ValueError(

@@ -191,6 +191,11 @@ OPTIMISERS: dict[str, Callable[[OptimConfig], Direction]] = {
 COUPLED = ("adam", "sgd")  # decay is part of the gradient
 
 
+def check_optimizer(optim: OptimConfig) -> None:
+    """Raises ValueError for an optimiser that is not there."""
+    _direction(optim)
+
+
 def _direction(optim: OptimConfig) -> Direction:
     if optim.name in OPTIMISERS:
         return OPTIMISERS[optim.name](optim)

@@ -21,6 +21,7 @@ from seqzoo.train.devices.sharding import check_replicas
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.folder.trackers import names_of
 from seqzoo.train.loop.held import Held, held_by
+from seqzoo.train.loop.optimizer import check_optimizer
 from seqzoo.train.loop.program import Program, make_program
 from seqzoo.train.loop.progress import SILENT, Progress
 from seqzoo.train.loop.selection import check_kept
@@ -107,6 +108,7 @@ def train_owned(
 def check_terms(experiment: Experiment) -> None:
     """Raises ValueError for what no run can have, before anything is looked at or written."""
     check_kept(experiment)
+    check_optimizer(experiment.optim)
     names_of(experiment.train.trackers)
 
 

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from seqzoo.models import from_pretrained
 from seqzoo.models.pretrained import load
+from seqzoo.models.pretrained.folder import is_published
 from tests.models.pretrained.published import folder
 
 NORM = "model.norm.weight"
@@ -283,3 +284,9 @@ def test_a_malformed_checkpoint_is_named_and_nothing_is_read(name, checkpoint):
     raised = pathlib.Path(caught.traceback[-1].path)
     assert raised.is_relative_to(pathlib.Path(load.__file__).parents[1])  # not a library's
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("text", ["0.5", "[]", '"model_type"', "null", "{"])
+def test_a_folder_whose_configuration_is_no_object_holds_no_published_weights(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    assert not is_published(tmp_path)

@@ -114,6 +114,7 @@ def test_a_rate_counts_examples():
         (["--options", "{"], "no JSON"),
         (["--options", '{"lru": 3}'], "the form"),
         (["--rounds", "0"], "rounds must be at least 1"),
+        (["--lengths", "2", "-1"], "lengths are tokens, at least 1"),
     ],
 )
 def test_a_request_that_cannot_be_is_one_line(capsys, more, says):

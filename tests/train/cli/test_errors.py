@@ -43,6 +43,7 @@ def failing(monkeypatch):
         (MemoryError(), 2, "MemoryError"),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GiB\nmore"), 2, "seqzoo plan"),
         (OverflowError("cannot fit 'int'"), 2, "too large to count with (cannot fit 'int')"),
+        (TypeError("get(): incompatible function arguments. 1. get(shape:"), 2, "smaller sizes"),
         (NotImplementedError("random bits array of size exceeding 2 ** 64"), 2, "smaller sizes"),
         (RuntimeError("Unable to initialize backend 'x'"), 2, "asks for what is not here"),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -271,6 +271,8 @@ def test_a_training_run_is_no_place_for_a_comparison(tmp_path, trained, capsys):
         ("lru", ["--data.num-pairs", "40"], "length"),
         ("lru", ["--axes", "pairs=2"], "did you mean"),
         ("lru", ["--trackers", "tensorbord"], "unknown tracker"),
+        ("lru", ["--optim.name", "adamv"], "unknown optimiser"),
+        ("lru,gru", ["--optim.gru.name", "adamv"], "unknown optimiser"),
         ("lru", ["--axes", "position", "num-pairs=9"], "length must be"),
         ("lru", ["--axes", "length"], "has no values"),
         ("lru", ["--axes", "length=14,18", "--backbone.positions", "learned"], "length"),
