@@ -146,7 +146,7 @@ DIRECT = {
     "history": Direct(
         "Gu et al. 2020, HiPPO, section 2",
         "LegS keeps the whole past; what is read back is the better the larger it is.",
-        ("falls with N; N 8 at least 0.3, N 32 at most 0.05, of five waves (of ten, tried first, 0.062)",),
+        ("falls with N: N 8 at least 0.3, N 32 at most 0.05 of five waves (of ten: 0.062)",),
         legs_history,
     ),
     "random-features": Direct(
