@@ -274,7 +274,3 @@ def joined(p: Float[Array, "... 2M c c"], corner: Float[Array, "... M c c"]) -> 
 
 def _cut(x: Array, parts: int) -> Array:
     return x.reshape(*x.shape[:-2], parts, -1, x.shape[-1])
-
-
-def _uncut(x: Array) -> Array:
-    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
