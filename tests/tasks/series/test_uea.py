@@ -267,7 +267,7 @@ def test_options_that_cannot_be(options):
 
 @pytest.mark.parametrize("name", [n for n in archive.SIZES if archive.SIZES[n].train < 51])
 def test_sets_of_the_package_are_the_published_ones(name):
-    if importlib.util.find_spec("aeon") is None:  # which brings a compiler; imported, it takes seconds
+    if importlib.util.find_spec("aeon") is None:
         pytest.skip("aeon is not installed")
     task = tasks.build("uea", dataset=name, protocol="archive")
     assert len(task.source("test")) == archive.SIZES[name].test
