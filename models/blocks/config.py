@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from seqzoo.models.blocks.initialization import InitKind
@@ -14,6 +15,20 @@ from seqzoo.models.mixer import FloatName
 
 Remat = Literal["none", "full", "dots"]
 LARGEST = 2**24  # width or depth; arrays of more numbers than there are addresses cannot be drawn
+COUNTS = {  # field -> the least and the most that it can be
+    **dict.fromkeys(("d_model", "depth", "experts", "position_width"), (1, LARGEST)),
+    **dict.fromkeys(("embed_width", "token_types", "position_offset"), (0, LARGEST)),
+    "experts_per_token": (1, LARGEST),
+    "short_conv": (0, 4096),  # one shifted copy of the input each; `long_conv` is for more
+}
+NUMBERS: Mapping[str, tuple[str, Callable[[float], bool]]] = {  # field -> what it must be
+    **dict.fromkeys(
+        ("skip", "gain", "ff_skip", "ff_gain", "embed_scale"), ("a finite number", math.isfinite)
+    ),
+    **dict.fromkeys(("norm_eps", "logit_cap"), ("at least 0", lambda x: x >= 0)),
+    **dict.fromkeys(("expansion", "expert_capacity"), ("above 0", lambda x: x > 0)),
+    "dropout": ("in [0, 1)", lambda x: 0 <= x < 1),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,20 +98,15 @@ class BackboneConfig:
     param_dtype: FloatName = "float32"  # of parameters
 
     def __post_init__(self) -> None:
-        if self.d_model < 1 or self.depth < 1:
-            raise ValueError(
-                f"d_model and depth must be at least 1; got {self.d_model=}, {self.depth=}"
-            )
-        if max(self.d_model, self.depth) > LARGEST:
-            raise ValueError(
-                f"d_model and depth must be at most {LARGEST}; got {self.d_model=}, {self.depth=}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
-        if self.position_width < 1:
-            raise ValueError(f"position_width must be at least 1; got {self.position_width}")
-        if self.short_conv < 0:
-            raise ValueError(f"short_conv is a width of at least 0; got {self.short_conv}")
+        for field, (least, most) in COUNTS.items():
+            if not least <= getattr(self, field) <= most:
+                raise ValueError(
+                    f"{field} must be {least} to {most}; got {field}={getattr(self, field)}"
+                )
+        for field, (rule, holds) in NUMBERS.items():
+            value = getattr(self, field)
+            if value is not None and not (abs(value) <= LARGEST and holds(value)):
+                raise ValueError(f"{field} must be {rule}, at most {LARGEST}; got {field}={value}")
         if not self.short_conv_at or not set(self.short_conv_at) <= set("abcd"):
             raise ValueError(
                 "short_conv_at has some of the letters a (a mixer's input), b (its queries, keys "

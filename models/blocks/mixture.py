@@ -86,6 +86,10 @@ class Routing:
                     f"unknown {name}={getattr(self, name)!r} of a routing (known: "
                     f"{', '.join(values)})"
                 )
+        for name in ("scale", "shared"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} of a routing must be finite and at least 0; got {value}")
         if not 1 <= self.kept_groups <= self.groups:
             raise ValueError(
                 f"kept_groups must be 1 to groups; got {self.kept_groups=}, {self.groups=}"

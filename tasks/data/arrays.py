@@ -23,11 +23,25 @@ def read_array(path: Path) -> np.ndarray:
     """The array of a file. Raises ValueError for one that holds something else."""
     if path.suffix == ".npy":
         with reading(path, "a NumPy array", path):
-            return np.load(path, allow_pickle=False)
-    found = read_pickle(path)
+            found = np.load(path, allow_pickle=False)
+    else:
+        found = read_pickle(path)
+    kind = type(found).__name__
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iufb":
-        raise DamagedError(f"{path} holds {type(found).__name__}, not an array of numbers")
+        kind = f"{found.dtype} values" if isinstance(found, np.ndarray) else kind
+        raise DamagedError(f"{path} holds {kind}, not an array of numbers")
     return found
+
+
+def reals(path: Path, values: np.ndarray, *, missing: bool = False) -> np.ndarray:
+    """The values of a file as float32, NaN only where `missing` ones may be.
+
+    Raises ValueError for what float32 does not hold.
+    """
+    there = values[~np.isnan(values)] if missing else values
+    if not (np.abs(there) <= np.finfo(np.float32).max).all():
+        raise DamagedError(f"{path} has values that are not finite in float32: fetch it again")
+    return values.astype(np.float32, copy=False)
 
 
 def read_pickle(path: Path) -> Any:

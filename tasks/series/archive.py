@@ -18,7 +18,7 @@ from jaxtyping import Int64
 
 from seqzoo.tasks.data import cache
 from seqzoo.tasks.data.arrays import SUFFIXES as ARRAYS
-from seqzoo.tasks.data.arrays import read_array
+from seqzoo.tasks.data.arrays import read_array, reals
 from seqzoo.tasks.data.damage import DamagedError
 from seqzoo.tasks.data.folders import files_below, files_key, folder_of, missing, per_file
 from seqzoo.tasks.series import text
@@ -192,13 +192,15 @@ def _rows(path: Path, classes: tuple[str, ...]) -> list[cache.Row]:
 
 def _arrays(files: tuple[Path, ...], name: str) -> Archive:
     values, labels = (read_array(path) for path in files)
-    if values.ndim != 3 or labels.shape != values.shape[:1] or labels.dtype.kind not in "iu":
+    fit = values.ndim == 3 and labels.shape == values.shape[:1] and labels.dtype.kind in "iu"
+    if not fit or not values.size or labels.min() < 0:
         raise DamagedError(
             f"{files[0]} and {files[1]} have the shapes {values.shape} and {labels.shape}; they "
-            "are rows, steps and channels, and a whole number for each row"
+            "are rows, steps and channels, and a whole number from 0 on for each row"
         )
+    values = reals(files[0], values, missing=True)
     rows = [
-        {"values": own.reshape(-1).astype(np.float32), "times": np.zeros(0), "target": target}
+        {"values": own.reshape(-1), "times": np.zeros(0), "target": target}
         for own, target in zip(values, labels.astype(np.int32), strict=True)
     ]
     classes = tuple(str(c) for c in range(int(labels.max()) + 1))

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from seqzoo.models.spec import ModelSpec
-from seqzoo.tasks.data.arrays import SUFFIXES, read_array, read_pickle
+from seqzoo.tasks.data.arrays import SUFFIXES, read_array, read_pickle, reals
 from seqzoo.tasks.data.damage import DamagedError
 from seqzoo.tasks.data.folders import files_below, folder_of, missing, per_file
 from seqzoo.tasks.data.streams import words
@@ -121,11 +121,11 @@ class PpgDalia(Task):
 
     def example(self, window: Window) -> Example:
         """Inputs [49920, channels] and the 390 heart rates."""
-        inputs = np.asarray(window[0], np.float32)
+        inputs = window[0]
         if self.time == "channel":
             times = np.arange(STEPS, dtype=np.float32)[:, None] / STEPS
             inputs = np.concatenate([times, inputs], axis=1)
-        return {"inputs": inputs, "targets": np.asarray(window[1], np.float32)}
+        return {"inputs": inputs, "targets": window[1]}
 
     def measure(self, outputs: Float[Array, "B L 1"], batch: Mapping[str, Array]) -> Metrics:
         """Squared error at the last of every 128 steps; `mse` is that of the publications."""
@@ -172,9 +172,7 @@ def prepared(files: tuple[Path, ...]) -> list[Window]:
             f"{files[0]} and {files[1].name} have the shapes {inputs.shape} and {rates.shape}, not "
             f"(windows, {STEPS}, {CHANNELS}) and (windows, {STEPS // EVERY}): fetch the others"
         )
-    for path, array in zip(files, (inputs, rates), strict=True):
-        if not np.isfinite(array).all():
-            raise DamagedError(f"{path} has values that are not finite: fetch it again")
+    inputs, rates = map(reals, files, (inputs, rates))
     return list(zip(inputs, rates, strict=True))
 
 
@@ -212,7 +210,7 @@ def signals(path: Path) -> tuple[Float32[np.ndarray, "L 6"], Float32[np.ndarray,
         raise DamagedError(f"{path}: sensors do not fit together, {sizes}: fetch it again")
     rates = np.concatenate([rates[:1].repeat(3), rates])  # the first is of 8 seconds
     inputs = np.concatenate([_scaled(sensor) for sensor in sensors], axis=1)
-    return inputs.astype(np.float32), _scaled(rates).astype(np.float32)
+    return reals(path, inputs), reals(path, _scaled(rates))
 
 
 def _column(values: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,9 +184,13 @@ def _stacked(path: Path, number: int, channels: list[np.ndarray]) -> Float32[np.
 def _time(path: Path, number: int, text: str) -> float:
     """A number, or the seconds of a date."""
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
         pass
+    else:
+        if not math.isfinite(seconds):
+            _wrong(path, number, f"the time {_shown(text)} is not finite")
+        return seconds
     try:
         date = datetime.datetime.fromisoformat(text.strip())
     except ValueError:

@@ -36,8 +36,8 @@ def subject(name: str) -> laws.Subject:
     config = default_backbone("lru" if name in BLOCKS else name)
     config = dataclasses.replace(config, d_model=laws.D, depth=depth, expansion=1.0)
     config = dataclasses.replace(config, **BLOCKS.get(name, {}))
-    # A quarter of a head's channels is to be a pair that turns.
-    more = {"attention": {"d_head": 8}}
+    # A quarter of a head's channels is to be a pair that turns; a norm of one number is its sign.
+    more = {"attention": {"d_head": 8}, "mamba": {"dt_rank": 2}}
     each = {
         part: {**options(part), **more.get(part, {}), **_of(preset.options, part)}
         for part in preset.pattern

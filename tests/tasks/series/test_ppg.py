@@ -97,11 +97,17 @@ def test_faults_are_named(short, tmp_path):
     np.save(tmp_path / "y_test.npy", np.zeros((2, 9)))
     with pytest.raises(ValueError, match=r"X_test.npy and y_test.npy have the shapes"):
         tasks.build("ppg_dalia", data=str(tmp_path)).source("test")
-    np.save(tmp_path / "y_test.npy", np.full((2, 10), np.nan))
-    with pytest.raises(ValueError, match=r"y_test.npy has values that are not finite"):
-        tasks.build("ppg_dalia", data=str(tmp_path)).source("test")
+    for value in (np.nan, -np.inf, 1e99):
+        np.save(tmp_path / "y_test.npy", np.full((2, 10), value))
+        with pytest.raises(ValueError, match=r"y_test.npy has values that are not finite"):
+            tasks.build("ppg_dalia", data=str(tmp_path)).source("test")
     wrong = person(160, 0)
     del wrong["signal"]["wrist"]["EDA"]
     (tmp_path / "S1.pkl").write_bytes(pickle.dumps(wrong))
     with pytest.raises(ValueError, match=r"S1.pkl has not what PPG-DaLiA's files have \('EDA'\)"):
+        ppg.signals(tmp_path / "S1.pkl")
+    wrong = person(160, 0)
+    wrong["signal"]["wrist"]["BVP"][7] = np.inf
+    (tmp_path / "S1.pkl").write_bytes(pickle.dumps(wrong))
+    with pytest.raises(ValueError, match=r"S1.pkl has values that are not finite"):
         ppg.signals(tmp_path / "S1.pkl")

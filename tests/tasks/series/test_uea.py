@@ -112,6 +112,23 @@ def test_a_pickle_runs_nothing(tmp_path):
         assert found["b"] == whole["b"]
     with pytest.raises(ValueError, match="holds dict, not an array"):
         read_array(tmp_path / "x.pkl")
+    np.save(tmp_path / "x.npy", np.zeros(2, np.complex64))
+    with pytest.raises(ValueError, match="holds complex64 values, not an array"):
+        read_array(tmp_path / "x.npy")
+
+
+def test_arrays_are_what_float32_holds(tmp_path):
+    rows = np.zeros((2, 3, 1))
+    for value, label, said in (
+        (1e99, 0, r"data\.npy has values that are not finite"),
+        (np.inf, 0, r"data\.npy has values that are not finite"),
+        (0, -1, r"a whole number from 0 on for each row"),
+    ):
+        rows[1, 1] = value
+        np.save(tmp_path / "data.npy", rows)
+        np.save(tmp_path / "labels.npy", np.array([0, label]))
+        with pytest.raises(ValueError, match=said):
+            archive.read((tmp_path / "data.npy", tmp_path / "labels.npy"), NAME)
 
 
 def test_protocol_archive_standardises_by_its_training_rows(written, tmp_path):
@@ -149,6 +166,10 @@ def test_times_gaps_and_lengths_become_inputs(tmp_path):
     assert second["segment_ids"].tolist() == [1, 1, 0]
     with pytest.raises(ValueError, match="2 to 3 steps; protocol uea is of sets of equal lengths"):
         build(tmp_path).source("train")
+    published.series_ts(path, rows, ["a", "b"], [(0, "inf", 4.0), stamps[1]])
+    with pytest.raises(ValueError, match=r"the time 'inf' is not finite"):
+        build(tmp_path, protocol="archive").source("train")
+    published.series_ts(path, rows * 2, ["a", "b"] * 2, stamps * 2)
     some = build(tmp_path, protocol="archive", normalise="none", keep=0.67).source("test")[0]
     assert some["segment_ids"].tolist() == [1, 1]
     assert set(some["inputs"][:, 0].tolist()) < {0, 0.375, 1}
