@@ -8,6 +8,7 @@ import inspect
 import json
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
@@ -116,8 +117,8 @@ def _protocol(task: Task) -> str:
 
 
 def _published(name: str) -> list[str]:
-    """Published sizes, and configurations to train it with."""
-    parts = []
+    """Published sizes, results, and configurations to train it with."""
+    parts = _results(name)
     for table in rows_of(name, ("tasks.md",)):
         if "published sizes" in table.header:
             parts.append(markdown(table.header[1:], [table.rows[0][1:]]))
@@ -133,6 +134,33 @@ def _published(name: str) -> list[str]:
             + markdown(["configuration", "source", "what it cannot express"], rows)
         )
     return ["## Published", *parts] if parts else []
+
+
+@functools.cache
+def _reported() -> dict[str, Any]:
+    found = tomllib.loads((DOCS / "published.toml").read_text())
+    unknown = {name for table in found.values() for name in table["tasks"]} - {*TASKS}
+    if unknown:
+        raise ValueError(f"docs/published.toml names no tasks: {', '.join(sorted(unknown))}")
+    return found
+
+
+def _results(name: str) -> list[str]:
+    """What papers report, or the page that has it."""
+    if name in ("uea", "ppg_dalia"):
+        return ["What papers report is [among the series](../series.md#published-numbers)."]
+    for table in _reported().values():
+        if name not in table["tasks"]:
+            continue
+        place, source, rows = 2 + table["tasks"].index(name), "", []
+        for row in table["rows"]:
+            source = source if row[1] == "the same" else row[1]
+            if row[place] != "-":
+                rows.append([row[0], source, str(row[place])])
+        chance = " x: not above chance." if any(row[2] == "x" for row in rows) else ""
+        says = f"{table['says']}{chance} None was repeated here."
+        return [says, markdown(["model", "source", "reported"], rows)]
+    return []
 
 
 def _code(kind: type[Task]) -> str:
