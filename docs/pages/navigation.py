@@ -72,6 +72,7 @@ def _sections() -> list:
                 {"What the numbers mean": "statistics.md"},
                 {"Models that cost the same": "matching.md"},
                 {"Places": "places.md"},
+                {"Versions": "versions.md"},
             ]
         },
         {
@@ -81,6 +82,7 @@ def _sections() -> list:
                 {"Speed": "speed.md"},
                 *plans,
                 {"Forms of the primitives": "forms.md"},
+                {"Forms on GPUs": "forms_gpu.md"},
                 {"Rows over devices": "parallel.md"},
             ]
         },
