@@ -1,10 +1,11 @@
-"""Eight architectures on five tasks, tuned, at equal parameters and at equal operations.
+"""Architectures on several tasks, tuned, at equal cost: the comparisons of a plan and their page.
 
-    python docs/eight.py                           # all that is not there yet: hours of two cores
-    python docs/eight.py --only parameters/recall  # one comparison
-    python docs/eight.py --page                    # the tables of what is there
+    python docs/tuned.py eight                          # docs/eight.toml, hours of two cores
+    python docs/tuned.py long                           # docs/long.toml, hours more
+    python docs/tuned.py eight --only parameters/recall # one comparison
+    python docs/tuned.py eight --page                   # the tables of what is there
 
-Comparisons are kept in --out and go on where they were stopped; the tables are docs/eight.md.
+Comparisons are kept in --out and go on where they were stopped; the tables are docs/PLAN.md.
 """
 
 from __future__ import annotations
@@ -26,21 +27,17 @@ from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.statistics import bounds_of, interval
 
 HERE = Path(__file__).parent
-MATCHINGS = ("parameters", "flops")
 WORDS = {"parameters": "parameters", "flops": "operations a step"}
 RATE, DEFAULT = "optim.peak_lr", 1e-3  # what nobody who does not tune would change
 
-HEAD = """# Eight architectures, tuned, at equal cost
+HEAD = """# {title}
 
-    python docs/eight.py
+    python docs/tuned.py {name}
 
-Two blocks of width 32 with a short convolution before each mixer, five rates for each model with
-one seed each on validation, then five fresh seeds at its best rate, tested once. Sizes are matched
-to within 3% in parameters, and again in operations of a compiled training step, by the width of the
-feed-forward or, where it must be, more (`docs/matching.md`). Test means with 95% intervals;
-**bold**: the best and those that no test tells apart from it (paired differences, Holm). In
-brackets the best rate, `!` where it is the end of those that were tried. Flags are in
-`docs/eight.toml`.
+{says} Sizes are matched to within 3%, by the width of the feed-forward or, where it must be, more
+([matching](matching.md)). Test means with 95% intervals; **bold**: the best and those that no test
+tells apart from it (paired differences, Holm). In brackets the best rate, `!` where it is the end
+of those that were tried. Flags are in `docs/{name}.toml`.
 """
 
 
@@ -107,16 +104,17 @@ def reversed_pairs(one: Mapping[str, float], other: Mapping[str, float]) -> Iter
             yield f"{a} and {b}" if first > 0 else f"{b} and {a}"
 
 
-def page(plan: Mapping[str, Any], out: Path) -> str:
-    """docs/eight.md of the comparisons that are whole."""
+def page(name: str, plan: Mapping[str, Any], out: Path) -> str:
+    """The tables of the comparisons that are whole."""
     there = {
         (matching, task): found
-        for matching in MATCHINGS
+        for matching in plan["matchings"]
         for task in plan["tasks"]
         if (found := whole(out / matching / task))
     }
-    parts = [HEAD, tasks_table(plan, out)]
-    for matching in MATCHINGS:
+    head = HEAD.format(name=name, title=plan["title"], says=plan["says"].replace("\n", " "))
+    parts = [head, tasks_table(plan, out)]
+    for matching in plan["matchings"]:
         tasks = [task for task in plan["tasks"] if (matching, task) in there]
         if not tasks:
             continue
@@ -137,8 +135,9 @@ def page(plan: Mapping[str, Any], out: Path) -> str:
             f"(validation): {', '.join(pairs) or 'no pair'}."
         )
     for task in plan["tasks"]:
-        if all((matching, task) in there for matching in MATCHINGS):
-            scores = (standing(there[matching, task]) for matching in MATCHINGS)
+        both = [there[m, task] for m in WORDS if (m, task) in there]
+        if len(both) == len(WORDS):
+            scores = map(standing, both)
             pairs = list(reversed_pairs(*scores))
             parts.append(
                 f"- {task}, from equal {WORDS['parameters']} to equal {WORDS['flops']} (test): "
@@ -151,7 +150,7 @@ def tasks_table(plan: Mapping[str, Any], out: Path) -> str:
     """What each task is, and how long its comparisons took."""
     lines = ["| task | what | minutes, by matching |", "|---|---|---|"]
     for task, own in plan["tasks"].items():
-        taken = [out / matching / task / "minutes.txt" for matching in MATCHINGS]
+        taken = [out / matching / task / "minutes.txt" for matching in plan["matchings"]]
         minutes = " and ".join(place.read_text() for place in taken if place.exists())
         lines.append(f"| {task} | {own['says']} | {minutes} |")
     return "\n".join(lines)
@@ -167,17 +166,19 @@ def whole(folder: Path) -> Comparison | None:
 
 def main() -> None:
     """Reads the command line, trains what is missing, writes the page."""
-    plan = tomllib.loads((HERE / "eight.toml").read_text())
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/eight"), help="of comparisons")
+    parser.add_argument("name", choices=("eight", "long"), help="of the plan")
+    parser.add_argument("--out", type=Path, help="of comparisons; runs/NAME where it is not given")
     parser.add_argument("--only", default="", help="MATCHING/TASK")
     parser.add_argument("--page", action="store_true", help="train nothing")
     options = parser.parse_args()
-    every = [f"{matching}/{task}" for task in plan["tasks"] for matching in MATCHINGS]
+    plan = tomllib.loads((HERE / f"{options.name}.toml").read_text())
+    out = options.out or Path("runs") / options.name
+    every = [f"{matching}/{task}" for task in plan["tasks"] for matching in plan["matchings"]]
     if options.only and options.only not in every:
         parser.error(f"--only {options.only!r}: choose one of {', '.join(every)}")
     for name in [] if options.page else [options.only] if options.only else every:
-        folder = options.out / name
+        folder = out / name
         if whole(folder):
             continue
         start, minutes = time.perf_counter(), folder / "minutes.txt"
@@ -186,7 +187,7 @@ def main() -> None:
         minutes.write_text(f"{before + (time.perf_counter() - start) / 60:.0f}")
         if code:
             raise SystemExit(code)
-    (HERE / "eight.md").write_text(page(plan, options.out))
+    (HERE / f"{options.name}.md").write_text(page(options.name, plan, out))
 
 
 if __name__ == "__main__":
