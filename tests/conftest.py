@@ -12,6 +12,7 @@ import pytest
 
 from tests.flags import SHARE, of_today, set_day, set_flags, share_compiled, turn_of
 
+gc.disable()  # until all tests are found
 set_flags()
 set_day()
 share_compiled()
@@ -19,19 +20,32 @@ os.environ["SEQZOO_CACHE"] = tempfile.mkdtemp(prefix="seqzoo-tests-")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
-FULL = 2 * 2**30  # bytes of a worker
+ROOM = 3 * 2**29  # bytes by which a worker grows before it forgets
 MANY = 3  # cases of one test
 MODULES = ("attention", "linear_attention", "recurrent", "ssm", "pretrained")
 OF_ONE = 3  # days in which each test of one of these has its turn
 
 
+def pytest_collection_finish():
+    """What is there now stays: nobody need look again whether it is garbage."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session")
+def held():
+    """Bytes that this process held when it last forgot: what is freed is not given back."""
+    return [memory()]
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _forget_compiled_functions():
+def _forget_compiled_functions(held):
     """Kept for ever, compiled functions would fill the memory; most files share small ones."""
     yield
-    if memory() > FULL:
+    if not memory() < held[0] + ROOM:
         jax.clear_caches()
         gc.collect()
+        held[0] = memory()
 
 
 def memory() -> float:

@@ -57,7 +57,7 @@ class Subject:
         streams: whether it has a streaming form.
         ratio: the largest relative rms error between forms of the same numbers.
         errors: what `close` has measured since the list was last emptied.
-        compiler_options: XLA's, of all programs.
+        compiler_options: XLA's, of the forms that are named: "rows", "chunks", "plain".
         pullbacks: the forms of which one program gives values and pullback; another has two, of
             which that of the values is compiled much faster.
     """
@@ -68,7 +68,7 @@ class Subject:
         d_model: int = D,
         *,
         ratio: float = 1e-5,
-        compiler_options: Mapping[str, Any] | None = None,
+        compiler_options: Mapping[str, Mapping[str, Any]] | None = None,
         pullbacks: Collection[str] = ("rows", "chunks"),
     ):
         self.make, self.d_model, self.ratio = make, d_model, ratio
@@ -80,7 +80,7 @@ class Subject:
         self.streams = self.mixer.causal and self.mixer.state_growth != "undeclared"
         self.errors: list[float] = []
         self.pullbacks = pullbacks
-        self._jit = functools.partial(jax.jit, compiler_options=compiler_options)
+        self.compiler_options = compiler_options or {}
 
     def merge(self, params) -> Mixer:
         """The mixer with `params`, to be called inside a transformation."""
@@ -128,17 +128,23 @@ class Subject:
         self.errors.append(relative_error(actual, desired))
         assert_close(actual, desired, ratio=self.ratio if ratio is None else ratio, what=what)
 
+    def _jit(self, form: str, run: Callable):
+        return jax.jit(run, compiler_options=self.compiler_options.get(form))
+
     @functools.cached_property
     def _rows(self):
         def run(params, x, ids, dy, within):
             y, pull = jax.vjp(functools.partial(self._call, ids), params, x, within)
             return Rows(y, *pull(dy))
 
-        return self._jit(run)
+        return self._jit("rows", run)
 
     @functools.cached_property
     def _rows_values(self):
-        return self._jit(lambda params, x, ids, within: self._call(ids, params, x, within))
+        def run(params, x, ids, within):
+            return self._call(ids, params, x, within)
+
+        return self._jit("rows", run)
 
     def _call(self, ids, params, x, within):
         return _spoilt(self.merge(params), within)(x, ids)
@@ -149,11 +155,11 @@ class Subject:
             y, pull, states = jax.vjp(functools.partial(self._stream, ids), params, x, has_aux=True)
             return Chunks(y, states, *pull(dy))
 
-        return self._jit(run)
+        return self._jit("chunks", run)
 
     @functools.cached_property
     def _chunks_values(self):
-        return self._jit(lambda params, x, ids: self._stream(ids, params, x))
+        return self._jit("chunks", lambda params, x, ids: self._stream(ids, params, x))
 
     def _stream(self, ids, params, x):
         def chunk(state, inputs):
@@ -179,7 +185,7 @@ class Subject:
             state, steps = jax.lax.scan(step, start, jnp.moveaxis(x, 1, 0))
             return Plain(y, jnp.moveaxis(steps, 0, 1), state)
 
-        return self._jit(run)
+        return self._jit("plain", run)
 
 
 def _spoilt(mixer: Mixer, garbage: jax.Array) -> Mixer:

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from seqzoo.models import MIXERS, build
-from tests.flags import USERS, of_today, turn_of
+from tests.flags import SHARE, USERS, of_today, turn_of
 from tests.laws import Subject
 from tests.models.tiny import TINY
 
@@ -23,6 +23,27 @@ def options(name: str) -> dict[str, Any]:
     return TINY[name] | ({"max_length": ROOM} if "max_length" in TINY[name] else {})
 
 
+def turn(name: str, causal: bool = True) -> int | str:
+    """Of a row of `TINY`, for `of_today`: when it has gradients through the state.
+
+    That is not the day of users' programs, and one on which a mixer has its laws. A variant and a
+    second direction have all laws on theirs.
+    """
+    base, _, variant = name.partition("@")
+    if variant or causal != causal_form(name):
+        return name
+    return list(MIXERS).index(base) + SHARE // 2
+
+
+def as_users(name: str, causal: bool = True) -> tuple[str, ...]:
+    """The forms that are compiled today as users have them: rows, the next time the stream."""
+    base, _, variant = name.partition("@")
+    if variant or causal != causal_form(name) or not turn_of(list(MIXERS).index(base)):
+        return ()
+    halves = (("rows",), ("chunks", "plain"))
+    return tuple(form for i, half in enumerate(halves) if turn_of(i, 2, SHARE) for form in half)
+
+
 @functools.lru_cache(maxsize=2)  # causal and both ways; more would fill the memory
 def subject(name: str, causal: bool = True) -> Subject:
     """A row of `TINY`.
@@ -34,6 +55,7 @@ def subject(name: str, causal: bool = True) -> Subject:
     base, _, variant = name.partition("@")
     make = functools.partial(build, base, causal=causal, **options(name))
     first = not variant and causal == causal_form(name)
-    users = first and turn_of(list(MIXERS).index(base))
-    pullbacks = ("rows", "chunks") if of_today(name) else ("rows",) if first else ()
-    return Subject(make, compiler_options=USERS if users else None, pullbacks=pullbacks)
+    of_the_day = of_today(turn(name, causal))
+    pullbacks = ("rows", "chunks") if of_the_day else ("rows",) if first else ()
+    options_of = dict.fromkeys(as_users(name, causal), USERS)
+    return Subject(make, compiler_options=options_of, pullbacks=pullbacks)

@@ -9,9 +9,10 @@ from flax import nnx
 from seqzoo.models import MIXERS, BackboneConfig, ModelSpec, build, build_model
 from seqzoo.models.mixer import Mixer
 from tests import laws
+from tests.flags import DAY
 from tests.helpers import assert_close
 from tests.laws.cases import N
-from tests.models.subjects import ROOM, causal_form, options, subject
+from tests.models.subjects import ROOM, as_users, causal_form, options, subject, turn
 from tests.models.tiny import TINY
 
 pytestmark = [pytest.mark.usefixtures("in_short_forms"), pytest.mark.every_case]
@@ -26,15 +27,24 @@ SMOKE = (
 GROUPED = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in TINY]
 CAUSAL = [name for name in GROUPED if causal_form(name.values[0])]
 WHOLE_ROWS = [name for name in GROUPED if not causal_form(name.values[0])]
-THIRDS = 3  # days in which the mixers that are not among them have their turn
+THIRDS = 3  # days in which the rows that are not among them have their turn
 # Laws of which everything has its day: of a mixer, and of a variant or a second direction, which
 # share with it what the others say.
 BY_TURNS = {"base": {"gradients"}, "variant": set(laws.NUMBERS) - {"packed", "ragged-packed"}}
 
 
-def _of_the_day(name):
+def _of_the_day(name, causal=True):
     """Only when it is its turn."""
-    return pytest.param(*name.values, marks=[*name.marks, pytest.mark.of_the_day(*name.values)])
+    mark = pytest.mark.of_the_day(turn(*name.values, causal))
+    return pytest.param(*name.values, marks=[*name.marks, mark])
+
+
+def _with_laws(name):
+    """When it has its laws."""
+    if name.values[0] in SMOKE:
+        return name
+    mark = pytest.mark.of_the_day([*MIXERS].index(name.values[0].partition("@")[0]), THIRDS)
+    return pytest.param(*name.values, marks=[*name.marks, mark])
 
 
 def _cases(names, causal):
@@ -42,11 +52,9 @@ def _cases(names, causal):
         base, _, variant = name.values[0].partition("@")
         again = variant or (not causal and causal_form(base))
         for law in laws.laws_of(causal, among=laws.NUMBERS):
-            marks = list(name.marks) + [pytest.mark.smoke] * (causal and base in SMOKE)
-            if law in BY_TURNS["variant" if again else "base"]:
-                marks.append(pytest.mark.of_the_day(name.values[0]))
-            elif base not in SMOKE:
-                marks.append(pytest.mark.of_the_day([*MIXERS].index(base), THIRDS))
+            by_turns = law in BY_TURNS["variant" if again else "base"]
+            case = _of_the_day(name, causal) if by_turns else _with_laws(name)
+            marks = list(case.marks) + [pytest.mark.smoke] * (causal and base in SMOKE)
             yield pytest.param(*name.values, law, marks=marks)
 
 
@@ -62,6 +70,14 @@ def _both_ways():
 
 def test_every_mixer_is_under_the_laws():
     assert {name.split("@")[0] for name in TINY} == set(MIXERS)
+
+
+def test_every_program_is_one_of_users_within_twelve_days(monkeypatch):
+    seen = set()
+    for day in range(12):
+        monkeypatch.setenv(DAY, str(day))
+        seen |= {(name, form) for name in MIXERS for form in as_users(name, causal_form(name))}
+    assert seen == {(name, form) for name in MIXERS for form in ("rows", "chunks", "plain")}
 
 
 @pytest.mark.parametrize(("name", "law"), list(_cases(CAUSAL, causal=True)))
@@ -91,7 +107,7 @@ def test_a_mixer_that_looks_both_ways_cannot_stream(name):
         mixer.extend(jnp.zeros((1, 1, laws.D)), None)
 
 
-@pytest.mark.parametrize("name", [_of_the_day(name) for name in GROUPED])
+@pytest.mark.parametrize("name", [_of_the_day(n, causal_form(*n.values)) for n in GROUPED])
 def test_bfloat16_compute_keeps_float32_state(name):
     """bfloat16 in and out, states in float32 but for cached keys and values; finite gradients."""
     s = subject(name, causal_form(name))
@@ -118,7 +134,7 @@ def test_bfloat16_compute_keeps_float32_state(name):
     assert_close(y.astype(jnp.float32), s.rows(x, laws.ONES).y, ratio=0.05)
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", [_with_laws(name) for name in CAUSAL])
 def test_a_full_state_is_an_error_outside_jit_and_nan_inside(name):
     s = subject(name)
     if s.mixer.state_growth != "linear":
