@@ -1,6 +1,5 @@
 """Eight virtual CPU devices, exact matrix products and caches of their own for every test."""
 
-import collections
 import gc
 import math
 import os
@@ -10,7 +9,8 @@ import tempfile
 import jax
 import pytest
 
-from tests.flags import SHARE, of_today, set_day, set_flags, share_compiled, turn_of
+from tests import turns
+from tests.flags import set_day, set_flags, share_compiled
 
 gc.disable()  # until all tests are found
 set_flags()
@@ -21,9 +21,6 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 ROOM = 3 * 2**29  # bytes by which a worker grows before it forgets
-MANY = 3  # cases of one test
-MODULES = ("attention", "linear_attention", "recurrent", "ssm", "pretrained")
-OF_ONE = 3  # days in which each test of one of these has its turn
 
 
 def pytest_collection_finish():
@@ -57,9 +54,10 @@ def memory() -> float:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items):
-    """What is not of the day is slow; tests of one group run one after another."""
-    for item in _not_of_the_day(items):
+def pytest_collection_modifyitems(config, items):
+    """What is another day's is slow; tests of one group run one after another."""
+    whole = turns.named(config.args, config.invocation_params.dir)
+    for item in turns.others([item for item in items if item.path not in whole]):
         item.add_marker(pytest.mark.slow)
     order = {}
     for item in items:
@@ -68,33 +66,3 @@ def pytest_collection_modifyitems(items):
         order.setdefault(key, len(order))
         item.user_properties.append(("order", order[key]))
     items.sort(key=lambda item: dict(item.user_properties)["order"])
-
-
-def _not_of_the_day(items):
-    """By the name or number that the mark gives; without one, a function's cases in their turn.
-
-    Cases of models are compiled programs, so theirs take turns unmarked where there are many. What
-    a file says of one module, beside the laws, each of its functions says every few days.
-    """
-    cases = collections.defaultdict(list)
-    for item in items:
-        mark = item.get_closest_marker("of_the_day")
-        if not (mark and mark.args):
-            cases[item.nodeid.partition("[")[0]].append(item)
-        elif not of_today(*mark.args):
-            yield item
-    for function, found in cases.items():
-        mark = found[0].get_closest_marker("of_the_day")
-        kept = found[0].get_closest_marker("every_case")
-        many = len(found) >= MANY and function.startswith("tests/models/") and not kept
-        days = mark.kwargs.get("days", 1) if mark else OF_ONE if _of_one(function) else 1
-        if not of_today(function, days):
-            yield from found
-        elif (mark and not mark.kwargs) or many:
-            turns = min(len(found), SHARE // days)
-            yield from (case for i, case in enumerate(found) if not turn_of(i, turns, days))
-
-
-def _of_one(function):
-    """Whether it is a test of one module."""
-    return function.startswith(tuple(f"tests/models/{folder}/" for folder in MODULES))
