@@ -17,7 +17,8 @@ from seqzoo.train.compare.page import render
 from seqzoo.train.compare.run_page import comparison_of_run
 from seqzoo.train.compare.units import TEST, Plan, Unit
 from seqzoo.train.compare.work import SPEED, Work
-from seqzoo.train.config import Experiment, TrainConfig, differences
+from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.differences import differences
 from seqzoo.train.folder.checkpoint import FOLDER, MANIFEST, META, Checkpoints
 from seqzoo.train.folder.lease import LOCK, Lease
 from seqzoo.train.folder.metrics import FILE, read_lines, truncate

@@ -9,13 +9,8 @@ import pytest
 from seqzoo import tasks
 from seqzoo.models.attention.positions import Rope
 from seqzoo.models.backbone import BackboneConfig
-from seqzoo.train.config import (
-    Experiment,
-    MeshConfig,
-    OptimConfig,
-    TrainConfig,
-    differences,
-)
+from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
+from seqzoo.train.differences import differences
 from seqzoo.train.loop.optimizer import make_optimizer, make_schedule
 
 EXPERIMENT = Experiment(

@@ -12,7 +12,7 @@ from seqzoo.tasks.data.identity import in_short
 from seqzoo.train import code
 from seqzoo.train.cli.experiment import experiment_fields, experiment_of
 from seqzoo.train.cli.flags import parse, place_of, read
-from seqzoo.train.config import DATA
+from seqzoo.train.differences import DATA
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.evaluate import load_run, look_into
 from seqzoo.train.loop.program import count_parameters, digest

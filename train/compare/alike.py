@@ -14,11 +14,13 @@ from typing import Any
 from seqzoo.train.compare import results
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.sweep import Sweep, fields_of, with_values
-from seqzoo.train.config import DATA, MOST_SEEDS, Experiment, comparable, differences
+from seqzoo.train.config import Experiment
+from seqzoo.train.differences import DATA, comparable, differences
 from seqzoo.train.folder.files import plain
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.held import Held
 from seqzoo.train.loop.runner import check_terms
+from seqzoo.train.options import MOST_SEEDS
 
 SHARED = ("task", "train")  # parts of a configuration that all models must have alike
 

@@ -25,7 +25,7 @@ from seqzoo.train.compare.formats import show
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.run_page import comparison_of_run
 from seqzoo.train.compare.trials import trials_html
-from seqzoo.train.config import DATA
+from seqzoo.train.differences import DATA
 from seqzoo.train.folder.files import run_path, write_atomically
 
 FILE = "report.html"

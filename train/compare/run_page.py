@@ -11,7 +11,8 @@ from seqzoo.train import code
 from seqzoo.train.checked import checked, read_json
 from seqzoo.train.compare.curves import VALIDATION, read_curves
 from seqzoo.train.compare.results import Comparison, ModelResult, SeedResult
-from seqzoo.train.config import DATA, TrainConfig, task_of
+from seqzoo.train.config import TrainConfig, task_of
+from seqzoo.train.differences import DATA
 from seqzoo.train.folder.files import run_path
 from seqzoo.train.folder.run_folder import CONFIG
 from seqzoo.train.shapes import checked_config

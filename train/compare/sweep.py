@@ -24,8 +24,9 @@ from seqzoo.models.errors import unknown
 from seqzoo.models.foreign.address import short
 from seqzoo.models.registry import mixer, resolve
 from seqzoo.train.checked import checked
-from seqzoo.train.config import MOST_SEEDS, Experiment, MeshConfig, OptimConfig, TrainConfig
+from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
 from seqzoo.train.loop.optimizer import NUMBERS
+from seqzoo.train.options import MOST_SEEDS
 
 MOST_TRIALS = 1000  # of a model
 BUDGETS = ("trials", "flops", "seconds")

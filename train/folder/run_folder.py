@@ -14,13 +14,8 @@ from typing import Any, NotRequired, TypedDict
 from seqzoo.tasks.data.identity import Identity
 from seqzoo.train import code, toml
 from seqzoo.train.checked import checked, read_json
-from seqzoo.train.config import (
-    DATA,
-    DataChange,
-    Difference,
-    Experiment,
-    differences,
-)
+from seqzoo.train.config import Experiment
+from seqzoo.train.differences import DATA, DataChange, Difference, differences
 from seqzoo.train.folder.files import plain, run_path, write_atomically
 from seqzoo.train.folder.lease import LOCK, Lease
 from seqzoo.train.shapes import checked_run
@@ -81,7 +76,7 @@ class RunFolder:
         return Experiment.from_dict(config, str(self.path / CONFIG))
 
     def config(self) -> dict[str, Any]:
-        """The configuration as plain data, with what its data hold (`config.DATA`).
+        """The configuration as plain data, with what its data hold (`differences.DATA`).
 
         Raises RunFolderError where there is none.
         """

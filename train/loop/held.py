@@ -8,7 +8,8 @@ from typing import Any
 
 from seqzoo.models.pretrained.folder import digest, is_published
 from seqzoo.tasks.data.identity import identity
-from seqzoo.train.config import DATA, INIT, DataChange, Experiment, differences
+from seqzoo.train.config import Experiment
+from seqzoo.train.differences import DATA, INIT, DataChange, differences
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.folder.run_folder import RunFolder
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import jax
 
-from seqzoo.train.config import DATA, Experiment, differences
+from seqzoo.train.config import Experiment
 from seqzoo.train.devices.backend import keep_compiled
 from seqzoo.train.devices.processes import failing_together, from_first, is_first, process_index
 from seqzoo.train.devices.sharding import check_replicas
+from seqzoo.train.differences import DATA, differences
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.folder.trackers import names_of
 from seqzoo.train.loop.held import Held, held_by
