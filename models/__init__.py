@@ -12,10 +12,7 @@ from seqzoo.models.attention.cross import CrossAttention, CrossMixer
 from seqzoo.models.backbone import Backbone, BackboneConfig, Block, Stack, aux_losses
 from seqzoo.models.bidirectional import Bidirectional
 from seqzoo.models.config import MixerConfig, config_of
-from seqzoo.models.encoder_decoder import EncoderDecoder
 from seqzoo.models.foreign.plain import as_mixer
-from seqzoo.models.generation import generate
-from seqzoo.models.heads import SequenceModel, build_model, default_backbone
 from seqzoo.models.mixer import AuxLoss, Context, Mixer, StreamState
 from seqzoo.models.mixers import *
 from seqzoo.models.param_groups import param_groups
@@ -26,5 +23,9 @@ from seqzoo.models.pretrained import (
     save_pretrained,
 )
 from seqzoo.models.registry import MIXERS, PRESETS, build, names, presets, resolve
-from seqzoo.models.sampling import draw, sample
 from seqzoo.models.spec import ModelSpec
+from seqzoo.models.whole.build import build_model, default_backbone
+from seqzoo.models.whole.encoder_decoder import EncoderDecoder
+from seqzoo.models.whole.generation import generate
+from seqzoo.models.whole.sampling import draw, sample
+from seqzoo.models.whole.sequence_model import SequenceModel

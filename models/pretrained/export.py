@@ -23,7 +23,7 @@ from etils import epath
 from jax import export
 from jaxtyping import Array
 
-from seqzoo.models.heads import SequenceModel
+from seqzoo.models.whole.sequence_model import SequenceModel
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LOADER = "load.py"

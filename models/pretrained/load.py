@@ -18,8 +18,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from seqzoo.models.config import config_of
-from seqzoo.models.encoder_decoder import EncoderDecoder
-from seqzoo.models.heads import SequenceModel
 from seqzoo.models.pretrained.families import FAMILIES
 from seqzoo.models.pretrained.family import Translation
 from seqzoo.models.pretrained.fill import fill, read_whole
@@ -30,6 +28,8 @@ from seqzoo.models.pretrained.peft import load_adapter
 from seqzoo.models.pretrained.rules import SAME, Bound, Slot, bind
 from seqzoo.models.pretrained.slots import slots_of
 from seqzoo.models.registry import mixer, pattern_options
+from seqzoo.models.whole.encoder_decoder import EncoderDecoder
+from seqzoo.models.whole.sequence_model import SequenceModel
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 

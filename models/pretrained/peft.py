@@ -19,7 +19,6 @@ from etils import epath
 from flax import nnx
 from jaxtyping import Array
 
-from seqzoo.models.heads import SequenceModel
 from seqzoo.models.linear import Linear
 from seqzoo.models.pretrained.adapters import (
     OWN,
@@ -36,6 +35,7 @@ from seqzoo.models.pretrained.header import DTYPES, read_header, read_json
 from seqzoo.models.pretrained.keys import Keys
 from seqzoo.models.pretrained.rules import Bound, Slot, bind
 from seqzoo.models.pretrained.slots import slots_of
+from seqzoo.models.whole.sequence_model import SequenceModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, KERNEL = "base_model.model.", "/kernel"

@@ -14,7 +14,6 @@ from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from seqzoo.models.heads import SequenceModel
 from seqzoo.models.pretrained.adapters import is_adapted, merged
 from seqzoo.models.pretrained.family import Translation
 from seqzoo.models.pretrained.folder import CONFIG, INDEX, SINGLE
@@ -22,6 +21,7 @@ from seqzoo.models.pretrained.load import abstract, translate
 from seqzoo.models.pretrained.peft import save_adapter
 from seqzoo.models.pretrained.rules import COPIED, Bound, Transform, bind
 from seqzoo.models.pretrained.slots import slots_of
+from seqzoo.models.whole.sequence_model import SequenceModel
 
 METADATA = {"format": "pt"}  # which the transformers library asks for
 

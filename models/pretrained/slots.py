@@ -9,10 +9,10 @@ from flax import nnx
 
 from seqzoo.models.backbone import Block, Stack
 from seqzoo.models.composite import Chain
-from seqzoo.models.encoder_decoder import EncoderDecoder
-from seqzoo.models.heads import SequenceModel
 from seqzoo.models.mixer import Mixer
 from seqzoo.models.pretrained.rules import Slot
+from seqzoo.models.whole.encoder_decoder import EncoderDecoder
+from seqzoo.models.whole.sequence_model import SequenceModel
 
 BACKBONE, DECODER = "encoder/backbone/", "decoder/"
 

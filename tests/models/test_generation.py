@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seqzoo.models import draw, generate, sample
-from seqzoo.models.sampling import filtered, rule_of
+from seqzoo.models.whole.sampling import filtered, rule_of
 from tests.laws.programs import compilations
 from tests.models.test_sampling import VOCAB, built
 

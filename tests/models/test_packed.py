@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 
 from seqzoo.models.backbone import BackboneConfig
-from seqzoo.models.heads import build_model
 from seqzoo.models.ops.layout.packed import Packed
 from seqzoo.models.registry import mixer
 from seqzoo.models.spec import ModelSpec
+from seqzoo.models.whole.build import build_model
 from seqzoo.tasks.data.shared_rows import Packing
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.models.tiny import TINY

@@ -4,8 +4,8 @@ import pytest
 from flax import nnx
 
 from seqzoo.models.backbone import BackboneConfig
-from seqzoo.models.heads import build_model
 from seqzoo.models.spec import ModelSpec
+from seqzoo.models.whole.build import build_model
 from tests.helpers import assert_close
 
 SMALL = BackboneConfig(d_model=8, depth=1)

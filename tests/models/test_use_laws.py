@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from seqzoo.models import MIXERS, PRESETS, Backbone, build, resolve
-from seqzoo.models.heads import default_backbone
+from seqzoo.models.whole.build import default_backbone
 from tests import laws
 from tests.flags import DAY
 from tests.models.subjects import causal_form, options

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from seqzoo.models.backbone import BackboneConfig
-from seqzoo.models.heads import build_model
 from seqzoo.models.selfsupervised.views import Memory, Momentum
 from seqzoo.models.spec import ModelSpec, ViewSpec
+from seqzoo.models.whole.build import build_model
 from tests.helpers import assert_close
 
 ROWS = np.random.default_rng(0).normal(size=(4, 3, 6, 2)).astype(np.float32)

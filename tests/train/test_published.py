@@ -11,8 +11,8 @@ from flax import nnx
 from seqzoo.models import param_groups
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.config import config_of
-from seqzoo.models.heads import build_model
 from seqzoo.models.registry import MIXERS
+from seqzoo.models.whole.build import build_model
 from seqzoo.tasks.describe import check_example
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig

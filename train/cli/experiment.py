@@ -15,8 +15,8 @@ from typing import Any
 from seqzoo import tasks
 from seqzoo.models.config import config_of
 from seqzoo.models.foreign.address import short
-from seqzoo.models.heads import default_backbone
 from seqzoo.models.registry import mixer, pattern_options, resolve
+from seqzoo.models.whole.build import default_backbone
 from seqzoo.train import code
 from seqzoo.train.cli.flags import CommandLine, bare_field
 from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from seqzoo.models import EncoderDecoder, from_pretrained, save_pretrained
-from seqzoo.models.heads import SequenceModel
 from seqzoo.models.pretrained.adapters import is_adapted, merged
 from seqzoo.models.pretrained.export import PLATFORMS, export_model
 from seqzoo.models.pretrained.folder import CONFIG, find, is_published
+from seqzoo.models.whole.sequence_model import SequenceModel
 from seqzoo.train.cli.experiment import named_code
 from seqzoo.train.cli.flags import Run, parse, place_of, read
 from seqzoo.train.loop.evaluate import load_run

@@ -19,9 +19,9 @@ import jax
 import numpy as np
 
 from seqzoo.models import EncoderDecoder, from_pretrained
-from seqzoo.models.generation import generate
-from seqzoo.models.heads import SequenceModel
 from seqzoo.models.pretrained.folder import find, is_published
+from seqzoo.models.whole.generation import generate
+from seqzoo.models.whole.sequence_model import SequenceModel
 from seqzoo.tasks.language.continuation import Continuation
 from seqzoo.tasks.language.modelling import LanguageModelling
 from seqzoo.tasks.language.tokenizers import Tokenizer, published

@@ -11,8 +11,8 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from seqzoo.models.config import config_of
-from seqzoo.models.heads import build_model
 from seqzoo.models.registry import mixer, resolve
+from seqzoo.models.whole.build import build_model
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.flops import operations
 from seqzoo.train.loop.program import Program, replica_keys

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from seqzoo.models.heads import pool
+from seqzoo.models.whole.readout import pool
 from seqzoo.tasks.pretraining import Pretraining
 from seqzoo.tasks.task import Source, Task
 from seqzoo.train.folder.run_folder import RunFolder

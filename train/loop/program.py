@@ -19,9 +19,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Key, PyTree
 
-from seqzoo.models.heads import build_model
 from seqzoo.models.ops.layout.sharding import SEQUENCE_AXIS
 from seqzoo.models.pretrained.adapters import adapt
+from seqzoo.models.whole.build import build_model
 from seqzoo.tasks.task import Task
 from seqzoo.train.config import Experiment, OptimConfig
 from seqzoo.train.devices.sharding import (

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from seqzoo.models.heads import build_model
+from seqzoo.models.whole.build import build_model
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.chips import GIB, chip_of
 from seqzoo.train.devices.sharding import replicated

@@ -13,8 +13,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from seqzoo.models import MIXERS, PRESETS, ModelSpec, build_model
-from seqzoo.models.heads import default_backbone
 from seqzoo.models.partition import partition
+from seqzoo.models.whole.build import default_backbone
 from seqzoo.train.config import MeshConfig
 from seqzoo.train.devices.sharding import check_batch, hybrid, make_mesh, place
 from seqzoo.train.loop.program import make_program

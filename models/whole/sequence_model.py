@@ -1,8 +1,7 @@
-"""A whole model for a task: embedding, backbone, head."""
+"""A whole model for a task: encoder and head."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,123 +11,17 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models import door
-from seqzoo.models.backbone import Backbone, BackboneConfig
-from seqzoo.models.blocks.layers import ACTIVATIONS, ConvPositions, Norm, dropout
-from seqzoo.models.composite import Composite, Run
+from seqzoo.models.backbone import BackboneConfig
 from seqzoo.models.linear import Linear
-from seqzoo.models.mixer import Context, Mixer, StateGrowth, StreamState, forward, real_only
-from seqzoo.models.ops.layout.cpu import with_rows_joined
+from seqzoo.models.mixer import StateGrowth, StreamState, forward, real_only
 from seqzoo.models.ops.layout.packed import Packed
 from seqzoo.models.ops.softmax.rope import sinusoidal
-from seqzoo.models.registry import mixer, resolve, with_room
+from seqzoo.models.registry import mixer
 from seqzoo.models.selfsupervised.patches import ContrastHead
 from seqzoo.models.selfsupervised.views import ViewHeads
 from seqzoo.models.spec import ModelSpec
-
-
-class Encoder(Composite):
-    """Embedding, positions and backbone: tokens [B, L] or features [B, L, F] to [B, L, D].
-
-    Positions count the real tokens of a segment. State: the backbone's, and before it that of
-    positions="conv".
-    """
-
-    def __init__(
-        self,
-        spec: ModelSpec,
-        pattern: tuple[str, ...],
-        config: BackboneConfig,
-        options: Mapping[str, Any],
-        *,
-        rngs: nnx.Rngs,
-    ):
-        d, width = config.d_model, config.embed_width or config.d_model
-        dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype, "rngs": rngs}
-        if spec.vocab_size is not None:
-            init = nnx.initializers.normal(1.0 if config.init == "t5" else d**-0.5)
-            self.embed = nnx.Embed(spec.vocab_size, width, embedding_init=init, **dtypes)
-        else:
-            self.embed = Linear(spec.features, width, **dtypes)
-        small = nnx.initializers.normal(0.02)
-        if config.token_types:
-            table = small(rngs.params(), (config.token_types, width), config.param_dtype)
-            self.type_embed = nnx.Param(table)
-        if config.positions == "learned":
-            rows = spec.length + config.position_offset
-            table = small(rngs.params(), (rows, width), config.param_dtype)
-            self.position_embed = nnx.Param(table)
-        conv = norm = None
-        if config.positions == "conv":
-            sizes = {"width": config.position_width, "causal": config.causal}
-            conv = ConvPositions(width, **sizes, **dtypes)
-        if config.embed_norm:
-            norm = Norm(config.norm, width, eps=config.norm_eps, **dtypes)
-        self.conv, self.norm = nnx.data(conv), nnx.data(norm)
-        self.in_proj = nnx.data(Linear(width, d, **dtypes) if config.embed_width else None)
-        self.scale, self.typed = config.embed_scale, config.token_types > 0
-        self.offset, self.wide_residual = config.position_offset, config.wide_residual
-        self.positions, self.length, self.rate = config.positions, spec.length, config.dropout
-        options = with_room(pattern, options, spec.length)
-        self.backbone = Backbone(pattern, config, options, rngs=rngs)
-        self.bare, self.features = conv is None, spec.features
-        self._take_after(*self.parts())
-        if config.positions == "learned":  # there is no position after the last
-            self.state_growth = "linear"
-            self.max_length = min(self.length, self.max_length or self.length)
-
-    def parts(self) -> tuple[Mixer, ...]:
-        """The convolution of positions, where there is one, and the backbone."""
-        return (self.backbone,) if self.conv is None else (self.conv, self.backbone)
-
-    def initial_shared(self, x: Array) -> None:
-        """Nothing: the backbone sees to it."""
-
-    def _check_input(self, x: Array) -> None:
-        if self.features is not None:
-            return door.check_rows(x, self.features, "a model of real inputs", "inputs")
-        return door.check_tokens(x, "a model of tokens")
-
-    def _through(self, x: Array, run: Run, ctx: Context) -> Array:
-        h = self.embed(x)
-        if self.scale != 1.0:
-            h = h * jnp.asarray(self.scale, h.dtype)
-        if self.typed:
-            h = h + self.type_embed[0].astype(h.dtype)
-        if self.conv is not None:
-            h = run(self.conv, h)
-        if self.positions == "sinusoidal":
-            waves = sinusoidal(ctx.segments.position, h.shape[-1], dtype=self.wide)
-            h = h + waves.astype(h.dtype)
-        elif self.positions == "learned":
-            places = ctx.segments.position + self.offset
-            h = h + self.position_embed[...].astype(h.dtype)[places]
-        if self.norm is not None:
-            h = self.norm(h, ctx)
-        if self.in_proj is not None:
-            h = self.in_proj(h)
-        if self.wide_residual:
-            h = h.astype(self.wide)
-        return run(self.backbone, dropout(h, self.rate, ctx))
-
-
-class HeadTransform(nnx.Module):
-    """norm(act(W h)) before the outputs, the head of BERT (Devlin et al. 2018, 1810.04805)."""
-
-    def __init__(self, d_model: int, width: int, config: BackboneConfig, *, rngs: nnx.Rngs):
-        """`width`: of what comes out. Raises ValueError where there is no plain activation."""
-        if config.feedforward not in ACTIVATIONS:
-            raise ValueError(
-                "head_transform takes the feed-forward's activation; got "
-                f"feedforward={config.feedforward!r} (has one: {', '.join(ACTIVATIONS)})"
-            )
-        dtypes = {"dtype": config.dtype, "param_dtype": config.param_dtype, "rngs": rngs}
-        self.in_proj = Linear(d_model, width, **dtypes)
-        self.norm = Norm(config.norm, width, eps=config.norm_eps, **dtypes)
-        self.activation = config.feedforward
-
-    def __call__(self, h: Float[Array, "... D"]) -> Float[Array, "... E"]:
-        """Every vector by itself."""
-        return self.norm.norm(ACTIVATIONS[self.activation](self.in_proj(h)))
+from seqzoo.models.whole.encoder import Encoder
+from seqzoo.models.whole.readout import HeadTransform, attend, pool
 
 
 class SequenceModel(nnx.Module):
@@ -308,12 +201,6 @@ class SequenceModel(nnx.Module):
             )
 
 
-def attend(embed: nnx.Embed, h: Float[Array, "... D"]) -> Float[Array, "... V"]:
-    """The embedding as head, its table as it lies: its `attend` copies it, turned, on a CPU."""
-    h, table = embed.promote_dtype((h, embed.embedding[...]), dtype=embed.dtype)
-    return with_rows_joined(lambda x: jnp.einsum("...d,vd->...v", x, table), h)
-
-
 def _outputs(
     model: SequenceModel,
     inputs: Array,
@@ -395,51 +282,6 @@ def _continued(
 ) -> tuple[Array, StreamState]:
     h, state = forward(model.encoder, inputs, state, ids, rngs)
     return real_only(model.read_out(h), None if ids is None else ids > 0), state
-
-
-def build_model(
-    spec: ModelSpec,
-    model: str,
-    backbone: BackboneConfig | None = None,
-    options: Mapping[str, Any] | None = None,
-    *,
-    rngs: nnx.Rngs,
-) -> SequenceModel:
-    """The model `model` (a mixer, a preset, or a comma-separated pattern) for a task's `spec`.
-
-    Where it is a preset and `backbone` is None, the preset's block options apply; `options` are
-    mixer options on top of the preset's. Raises ValueError for what does not exist or fit.
-    """
-    preset = resolve(model)
-    backbone = default_backbone(model) if backbone is None else backbone
-    return SequenceModel(
-        spec, preset.pattern, backbone, {**preset.options, **(options or {})}, rngs=rngs
-    )
-
-
-def default_backbone(model: str) -> BackboneConfig:
-    """The block options that belong to `model`: a preset's, or the defaults."""
-    preset = resolve(model)
-    causal = all(mixer(name).causal_form for name in preset.pattern)
-    config = BackboneConfig(depth=max(2, len(preset.pattern)), causal=causal)
-    return dataclasses.replace(config, **preset.backbone)
-
-
-def pool(
-    h: Float[Array, "B L D"], segment_ids: Int[Array, "B L"] | None, pooling: str
-) -> Float[Array, "B D"]:
-    """The mean, the last or the first of each row's real tokens; a row of padding gives 0."""
-    if segment_ids is None:
-        segment_ids = jnp.ones(h.shape[:2], jnp.int32)
-    valid = segment_ids > 0
-    if pooling == "mean":
-        h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
-        return jnp.where(valid[..., None], h, 0).sum(1) / jnp.maximum(valid.sum(1), 1)[:, None]
-    index = jnp.where(valid, jnp.arange(h.shape[1]), -1 if pooling == "last" else h.shape[1])
-    at = index.max(1) if pooling == "last" else index.min(1)
-    at = jnp.clip(at, 0, h.shape[1] - 1)
-    picked = jnp.take_along_axis(h, at[:, None, None], axis=1)[:, 0]
-    return jnp.where(valid.any(1)[:, None], picked, 0)
 
 
 def _check_packing(spec: ModelSpec, pattern: tuple[str, ...]) -> None:

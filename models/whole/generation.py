@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree
 
-from seqzoo.models.encoder_decoder import EncoderDecoder
-from seqzoo.models.heads import SequenceModel
-from seqzoo.models.sampling import Levels, Rule, check_room, following, marked, pick, rule_of
+from seqzoo.models.whole.encoder_decoder import EncoderDecoder
+from seqzoo.models.whole.sampling import Levels, Rule, check_room, following, marked, pick, rule_of
+from seqzoo.models.whole.sequence_model import SequenceModel
 
 LEAST = 16  # tokens of a chunk, where prompts are shorter
 

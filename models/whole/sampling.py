@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from seqzoo.models.encoder_decoder import EncoderDecoder
-from seqzoo.models.heads import SequenceModel
 from seqzoo.models.mixer import StreamState
+from seqzoo.models.whole.encoder_decoder import EncoderDecoder
+from seqzoo.models.whole.sequence_model import SequenceModel
 
 
 class Rule(NamedTuple):

@@ -22,12 +22,13 @@ from jaxtyping import Array, Float, Int
 from seqzoo.models import door
 from seqzoo.models.attention.cross import CrossAttention, Memory
 from seqzoo.models.backbone import Backbone, BackboneConfig, Stack
-from seqzoo.models.heads import Encoder, attend
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import StateGrowth, StreamState, forward, real_only
 from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.registry import with_room
 from seqzoo.models.spec import ModelSpec
+from seqzoo.models.whole.encoder import Encoder
+from seqzoo.models.whole.readout import attend
 
 
 @stream_state
