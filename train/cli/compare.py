@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import keyword
 import re
 import shlex
 import sys
@@ -164,12 +165,17 @@ def labelled(text: str) -> Iterator[tuple[str, str]]:
                 f"--models {text!r}: {part.strip()!r} is no model; write attention,lru, or "
                 "label=model, with a plus between the mixers of a pattern"
             )
-        if label in seen:
+        if keyword.iskeyword(label):
+            raise ValueError(
+                f"--models {text!r}: {label!r} is a word of Python's, after which no flag can be "
+                f"named; write {label}_model={model or label}"
+            )
+        if _flag_name(label) in seen:
             raise ValueError(f"--models has {label!r} twice; tell them apart as in a=lru,b=lru")
         model = (model or label).replace("+", ",")
         code.name(*code.foreign(model, "").values())
         resolve(model)
-        seen.add(label)
+        seen.add(_flag_name(label))
         yield label, model
 
 

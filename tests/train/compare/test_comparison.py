@@ -264,6 +264,8 @@ def test_a_training_run_is_no_place_for_a_comparison(tmp_path, trained, capsys):
     [
         ("lru,atention", [], "did you mean attention"),
         ("lru,lru", [], "twice"),
+        ("gru+lru,gru_lru=lru", [], "twice"),
+        ("with=lru,gru", [], "'with' is a word of Python's"),
         ("lru,,gru", [], "is no model"),
         ("lru", ["--mixer.gru.d-state", "4"], "--mixer.gru.d-state"),
         ("attention", ["--mixer.attention.num-heads", "3"], "num_heads must divide"),
