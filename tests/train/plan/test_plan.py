@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import subprocess
+import types
 
 import jax
 import pytest
@@ -270,6 +271,21 @@ def test_a_program_that_does_not_fit_is_explained():
     short = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (16.76G) exceeds"
     assert compiled.refused(short)["peak_bytes"] == 16.76 * 2**30
     assert found["largest"] == [(12 * 2**30, "jit(f)/a"), (512 * 2**20, "bf16[2]")]
+
+
+def test_what_a_tpu_holds_is_the_compilers_peak_and_elsewhere_the_sum():
+    class Compiled:
+        def memory_analysis(self):
+            parts = ("argument_size", "output_size", "alias_size", "temp_size")
+            sizes = zip((*parts, "generated_code_size"), (2, 4, 1, 30, 1), strict=True)
+            sizes = {f"{part}_in_bytes": 2**30 * n for part, n in sizes}
+            return types.SimpleNamespace(**sizes, peak_memory_in_bytes=15 * 2**30)
+
+    row = compiled.memory_of(Compiled(), TPUS["v5e"])
+    held = [row[f"{part}_bytes"] / 2**30 for part in ("argument", "output", "temporary", "peak")]
+    assert (held, row["fits"]) == ([2, 3, 10, 15], True)
+    row = compiled.memory_of(Compiled(), GPUS["h100"])
+    assert (row["temporary_bytes"], row["peak_bytes"]) == (30 * 2**30, 36 * 2**30)
 
 
 def test_chips_are_recognised_by_their_kind():
