@@ -33,11 +33,13 @@ from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import AuxLoss, Context, Mixer
 from seqzoo.models.ops.layout.backends import run
 from seqzoo.models.ops.layout.derivatives import with_backward
-from seqzoo.models.ops.layout.sequence_parallel import gathered, parts
+from seqzoo.models.ops.layout.sequence_parallel import gathered, parts, repeat
 from seqzoo.models.ops.layout.sharding import by_rows, everywhere, undivided
 from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.softmax.local_blocks import (
+    Handover,
     Recent,
+    chunk_parts,
     continued_blocks,
     forget,
     parallel_blocks,
@@ -175,10 +177,12 @@ class TransformerVQ(Mixer):
         k = k + jax.lax.stop_gradient(words - k)
         runs = run_tags(layout, *x.shape[:2])
         place = jnp.broadcast_to(layout.position, runs.shape)
-        view = _View(self, book, wide, x.shape[0])
+        back = -(-self.memory // self.block_size)
+        apart = inner is None and not layout.masked
+        count = chunk_parts(x.shape[1], self.block_size, back) if apart else 1
+        view = _View(self, book, wide, x.shape[0], count)
         queries, keys = (q, runs, place), (k, v, codes, runs, place)
         if inner is None:
-            back = -(-self.memory // self.block_size)
             options = {"size": self.block_size, "back": back}
             # Up to this length no key ever leaves the view.
             far = x.shape[1] > (back + 1) * self.block_size
@@ -186,7 +190,7 @@ class TransformerVQ(Mixer):
             step = view.packed_step
             if not layout.masked:
                 step, options["early"] = view.aligned_step, view.early
-                carry = carry and view.moved(*carry, keys, self.block_size)
+                options["handover"] = Handover(view.summary, view.joined)
             o = parallel_blocks(step, carry, queries, keys, layout, **options)
         else:
             o, inner = self._continued(view, queries, keys, inner)
@@ -234,8 +238,14 @@ class _View:
     """What a chunk of queries sees: keys one by one, and groups of older ones."""
 
     def __init__(
-        self, mixer: TransformerVQ, book: Float[Array, "H N K"], dtype: DTypeLike, batch: int
+        self,
+        mixer: TransformerVQ,
+        book: Float[Array, "H N K"],
+        dtype: DTypeLike,
+        batch: int,
+        count: int,
     ):
+        """For `batch` rows in `count` parts."""
         self.mixer, self.book = mixer, jax.lax.stop_gradient(book)
         distance = jnp.arange(mixer.memory + 1)
         options = {"base": mixer.position_base, "layout": "halves", "dtype": dtype}
@@ -245,15 +255,32 @@ class _View:
         # On several devices every row has its own, so that their gradients meet after the loop.
         rows = 1 if undivided() else batch
         self.r, self.u, self.w = (
-            gathered(by_rows(jnp.broadcast_to(a, (rows, *a.shape[1:])))) * small
+            self._for_rows(jnp.broadcast_to(a, (rows, *a.shape[1:])), count) * small
             for a in (r[None], *mixer.bias[...].astype(dtype)[:, None, None])
         )
+
+    @staticmethod
+    def _for_rows(a: Array, count: int) -> Array:
+        return gathered(by_rows(a)) if count == 1 else repeat(a, count)
 
     def start(self, groups: Groups | None) -> tuple | None:
         """What lies behind the chunks in view, and the run it belongs to."""
         if groups is None or not self.mixer.compressive:
             return None
         return groups, jnp.ones((groups.count.shape[0], 1), jnp.int32)
+
+    def summary(self, keys: tuple) -> tuple[tuple, tuple]:
+        """What keys of rows without borders make of no groups."""
+        v, runs = keys[1], keys[3]
+        nothing = self.mixer._no_groups(len(v), v.dtype)
+        run = jnp.ones((len(v), 1), jnp.int32)
+        return (), (self.grouped(nothing, run[:, 0] > 0, keys, runs == run), run)
+
+    @staticmethod
+    def joined(_: tuple, own: tuple, before: tuple) -> tuple:
+        """Groups of what lies behind, those of `summary` among them."""
+        (more, run), (groups, _) = own, before
+        return jax.tree.map(jnp.add, groups, more), run
 
     def grouped(self, groups: Groups, stays: Array, rows: tuple, which: Array) -> Groups:
         """The groups, forgotten where they do not stay, and some more tokens in them."""

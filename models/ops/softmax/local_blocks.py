@@ -20,6 +20,7 @@ from seqzoo.models.ops.layout.segments import Segments, compact
 from seqzoo.models.ops.layout.sequence_parallel import (
     by_parts,
     by_whole_rows,
+    carried_over,
     cut,
     join,
     neighbours,
@@ -69,6 +70,13 @@ Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Array]]
 Early = Callable[[PyTree, PyTree], Array]
 
 
+class Handover(NamedTuple):
+    """What a carry becomes where any number of keys leave the view, as `carried_over` asks."""
+
+    summarize: Callable[[PyTree], tuple[PyTree, PyTree]]
+    compose: Callable[[PyTree, PyTree, PyTree], PyTree]
+
+
 @op(rows="queries")
 def near_blocks(
     step: Step,
@@ -80,6 +88,7 @@ def near_blocks(
     back: int = 1,
     ahead: bool = False,
     early: Early | None = None,
+    handover: Handover | None = None,
 ) -> tuple[PyTree, Float[Array, "B L ..."]]:
     """Runs `step` over the chunks of `size` tokens of rows [B, L, ...].
 
@@ -88,21 +97,59 @@ def near_blocks(
     happens within a step is computed again in the backward pass: memory is linear in L.
 
     The first 1 + back chunks, which see all there is before them, are left to `early` if it is
-    given, with only the keys that exist; the carry is then that of the chunk after them.
+    given, with only the keys that exist. A `carry` then needs a `handover`, which takes it past the
+    keys that leave the view meanwhile.
 
-    Rows divided over devices stay so if their parts are of whole chunks and nothing is carried;
-    else whole rows are divided.
+    Rows divided over devices stay so if their parts are of whole chunks, and if nothing is carried
+    or there is a `handover`, of which the carry of each part is made; else whole rows are divided.
     """
     length = jax.tree.leaves(queries)[0].shape[1]
-    count = parts(length)
-    own = length // count
-    if count > 1 and carry is None and own % size == 0 and max(back, ahead) * size <= own:
+    count = 1
+    if carry is None or handover is not None:
+        count = chunk_parts(length, size, back, ahead)
+    if count > 1:
         queries = jax.tree.map(lambda x: cut(x, count), queries)
         halo = (count, back * size, ahead * size)
-        keys = jax.tree.map(lambda x: _cut(neighbours(cut(x, count), *halo), size), keys)
-        return None, join(_scan(step, None, queries, keys, size, back + ahead)[1], count)
+        keys = jax.tree.map(lambda x: neighbours(cut(x, count), *halo), keys)
+        return _parts(step, carry, queries, keys, size, back + ahead, handover, count)
     options = {"size": size, "back": back, "ahead": ahead}
-    return _whole_rows(step, carry, queries, keys, early=early, **options)
+    return _whole_rows(step, carry, queries, keys, early=early, handover=handover, **options)
+
+
+def chunk_parts(length: int, size: int, back: int, ahead: bool = False) -> int:
+    """Into how many parts `near_blocks` cuts rows that it need not have whole."""
+    count = parts(length)
+    own = length // count
+    return count if own % size == 0 and max(back, ahead) * size <= own else 1
+
+
+def _parts(
+    step: Step,
+    carry: PyTree,
+    queries: PyTree,
+    keys: PyTree,
+    size: int,
+    more: int,
+    handover: Handover | None,
+    count: int,
+) -> tuple[PyTree, Array]:
+    """`near_blocks` of rows already cut, keys with those of their neighbours."""
+
+    def run(rows: tuple, carry: PyTree) -> tuple[Array, PyTree]:
+        queries, keys = rows
+        keys = jax.tree.map(lambda x: _cut(x, size), keys)
+        return _scan(step, carry, queries, keys, size, more)[::-1]
+
+    if carry is None:
+        return None, join(run((queries, keys), None)[0], count)
+
+    def summarize(rows: tuple) -> tuple[PyTree, PyTree]:
+        queries, keys = rows  # as many leave the view as there are queries
+        own = jax.tree.leaves(queries)[0].shape[1]
+        return handover.summarize(jax.tree.map(lambda x: x[:, :own], keys))
+
+    o, carry = carried_over(run, summarize, handover.compose, (queries, keys), carry, count)
+    return carry, o
 
 
 def _whole_rows(
@@ -115,6 +162,7 @@ def _whole_rows(
     back: int,
     ahead: bool = False,
     early: Early | None = None,
+    handover: Handover | None = None,
 ) -> tuple[PyTree, Array]:
     queries, keys = jax.tree.map(by_whole_rows, (queries, keys))
     length = jax.tree.leaves(queries)[0].shape[1]
@@ -134,6 +182,9 @@ def _whole_rows(
 
     if done * size < length:
         queries = jax.tree.map(lambda x: x[:, done * size :], queries)
+        if carry is not None and done > back:
+            gone = jax.tree.map(lambda x: x[:, : (done - back) * size], keys)
+            carry = handover.compose(*handover.summarize(gone), carry)
         carry, o = _scan(step, carry, queries, jax.tree.map(filled, keys), size, back + ahead)
         outputs.append(o)
     return carry, by_parts(jnp.concatenate(outputs, axis=1))
@@ -172,13 +223,16 @@ def parallel_blocks(
     back: int = 0,
     ahead: bool = False,
     early: Early | None = None,
+    handover: Handover | None = None,
 ) -> Float[Array, "B L ..."]:
     """`near_blocks` over whole rows, where queries see `back` blocks before their own.
 
-    `ahead`: and later keys of their own block. `early` is for blocks that are chunks alone.
+    `ahead`: and later keys of their own block. `early` and `handover` are for blocks that are
+    chunks alone.
     """
     if not layout.masked:  # blocks are chunks
-        return near_blocks(step, carry, queries, keys, size=size, back=back, early=early)[1]
+        options = {"size": size, "back": back, "early": early, "handover": handover}
+        return near_blocks(step, carry, queries, keys, **options)[1]
     rows = compact(layout)
     queries, keys = jax.tree.map(lambda x: rows.pack(by_whole_rows(x)), (queries, keys))
     options = {"size": size, "back": back + 1, "ahead": ahead}  # a block lies in two chunks

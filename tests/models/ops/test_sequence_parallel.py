@@ -153,6 +153,30 @@ def test_flash_passes_its_sum_on(block):
     agrees(mesh_of(data=2, seq=4), lambda p, x: nnx.merge(graphdef, p)(x), params, NORMAL[0])
 
 
+OTHERS = [pytest.param(x, marks=pytest.mark.slow) for x in ({"compressive": False}, {"memory": 3})]
+
+
+@pytest.mark.of_the_day(days=3)
+@pytest.mark.parametrize("options", [{}, *OTHERS], ids=str)
+def test_groups_of_keys_are_passed_on(options):
+    """Transformer-VQ over rows without padding: what is gathered is a sum for each part."""
+    from seqzoo.models import TransformerVQ
+
+    sizes = {"num_heads": 2, "num_codes": 3, "block_size": 2, "memory": 2}
+    mixer = TransformerVQ(D, **(sizes | options), rngs=nnx.Rngs(0))
+    graphdef, params, rest = nnx.split(mixer, nnx.Param, ...)
+
+    def run(params, x):
+        return nnx.merge(graphdef, params, rest, copy=True)(x)
+
+    compiled = agrees(mesh_of(data=2, seq=4), run, params, NORMAL[0])
+    rows, others, groups = B // 2, 3, 2 * 3 * mixer.d_value
+    for sent in Module(compiled.as_text()).collectives():
+        assert sent.kind in ("all-gather", "all-reduce", "collective-permute")
+        assert sent.times == 1
+        assert sent.kind != "all-gather" or sent.sent <= 4 * others * rows * groups
+
+
 @pytest.mark.parametrize("ids", [None, IDS], ids=["whole", "packed"])
 @pytest.mark.parametrize("pattern", ["near", "both ways", "anywhere"])
 def test_named_blocks(pattern, ids, monkeypatch):
