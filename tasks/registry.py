@@ -49,14 +49,8 @@ from seqzoo.tasks.synthetic.continuous import Adding, Capacity, Delay, Reconstru
 from seqzoo.tasks.synthetic.copying import Copying, CopyMemory, SelectiveCopying
 from seqzoo.tasks.synthetic.dyck import Dyck
 from seqzoo.tasks.synthetic.groups import GroupWords, Parity
-from seqzoo.tasks.synthetic.mad import (
-    Compression,
-    FuzzyRecall,
-    InContextRecall,
-    MADSelectiveCopying,
-    Memorisation,
-    NoisyRecall,
-)
+from seqzoo.tasks.synthetic.mad import Compression, MADSelectiveCopying, Memorisation
+from seqzoo.tasks.synthetic.mad_recall import FuzzyRecall, InContextRecall, NoisyRecall
 from seqzoo.tasks.synthetic.mqar import MQAR, MQARBased, MQARZoology
 from seqzoo.tasks.synthetic.needle import Needle, Passkey
 from seqzoo.tasks.synthetic.recall import InductionHeads

@@ -50,6 +50,7 @@ PAGES = {
     "seqzoo.train.compare.results": "docs/results_format.md",
     "seqzoo.train.compare.sweep": "docs/tuning.md",
     "seqzoo.train.cost": "docs/matching.md",
+    "seqzoo.train.devices.meeting": "docs/pods.md",
     "seqzoo.train.devices.processes": "docs/pods.md",
     "seqzoo.train.devices.sharding": "docs/parallel.md",
     "seqzoo.train.folder.files": "docs/places.md",

@@ -1,8 +1,7 @@
-"""Several processes that train one model: how they find each other, agree, and end together.
+"""Several processes that train one model: how they agree, and end together.
 
 Arrays are XLA's to share. The hosts tell each other little, through JAX's coordination service:
-what process 0 has decided, and that one of them has failed, so that none waits for ever. Whether
-any process was asked to stop is found on the devices, so that no host waits for it.
+what process 0 has decided, and that one of them has failed, so that none waits for ever.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
-import dataclasses
 import itertools
 import json
 import os
@@ -20,51 +18,21 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from seqzoo.train.devices.meeting import LOST, Processes, connected
 
 T = TypeVar("T")
 
-VOTE = 4  # steps between two questions whether to stop; the answer is read as late
 POLL = 1.0  # seconds between looks whether another process has failed
 FAREWELL = 5000  # milliseconds that a failing process gives the others to hear of it
 FAILED = "seqzoo/failed"
-LOST = 5  # exit code where another process is gone
 
 
 class ProcessLostError(RuntimeError):
     """Another process of the run is gone, or did not come in time."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Processes:
-    """Which processes train together; the same on all of them but for `process_id`."""
-
-    distributed: Literal["auto", "off"] = "auto"  # auto: those of a TPU slice, a Slurm step, ...
-    coordinator: str = ""  # HOST:PORT of process 0, a free port; instead of auto
-    num_processes: int = 0  # with coordinator
-    process_id: int = -1  # with coordinator; 0, 1, ..., one for each process
-    wait_seconds: int = 300  # for processes that start late, or do not answer
-
-    def __post_init__(self) -> None:
-        given = bool(self.coordinator), self.num_processes != 0, self.process_id != -1
-        if any(given) and not all(given):
-            raise ValueError("--coordinator, --num-processes and --process-id belong together")
-        if any(given) and self.distributed == "off":
-            raise ValueError("--distributed off and --coordinator contradict each other")
-        if any(given) and not 0 <= self.process_id < self.num_processes:
-            raise ValueError(
-                f"--process-id must be in 0 ... --num-processes - 1; got {self.process_id} of "
-                f"{self.num_processes}"
-            )
-        if self.coordinator and not re.fullmatch(r".+:\d+", self.coordinator):
-            raise ValueError(f"--coordinator has the form HOST:PORT; got {self.coordinator!r}")
-        if self.wait_seconds < 1:
-            raise ValueError(f"--wait-seconds must be at least 1; got {self.wait_seconds}")
 
 
 class _Joined(NamedTuple):
@@ -91,7 +59,7 @@ def joined(
     others with the same code. Without others it does nothing.
     """
     global _joined
-    if not _initialize(processes):
+    if not connected(processes):
         yield
         return
     _joined = _Joined(processes.wait_seconds, exit_code)
@@ -174,93 +142,6 @@ def failing_together(*cleanups: Callable[[], None]) -> Iterator[None]:
         _give_up(error, _joined.exit_code(error))
     finally:
         del _cleanups[len(_cleanups) - len(cleanups) :]
-
-
-class Ballot:
-    """What the processes wish to do after a step (stop, save), at a step that is the same for all.
-
-    Every few steps a tiny program on the devices asks for the largest wish; the hosts read the
-    answer when they ask again, so they never wait for it.
-    """
-
-    def __init__(self, mesh: Mesh):
-        self._alone = process_count() == 1
-        self._shape = (mesh.size,)
-        self._votes = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        self._most = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
-        self._asked: jax.Array | None = None
-        self._wish = 0  # since the last question
-
-    def asked(self, step: int, wish: int) -> int:
-        """The largest wish, of which 0 is none; to be called after each step."""
-        if self._alone:
-            return wish
-        # A wish that comes between two questions waits for the next one.
-        self._wish = max(wish, self._wish)
-        if step % VOTE:
-            return 0
-        before, vote, self._wish = self._asked, np.full(1, self._wish, np.int32), 0
-        votes = jax.make_array_from_callback(self._shape, self._votes, lambda _: vote)
-        self._asked = self._most(votes)
-        return 0 if before is None else int(before)
-
-
-def _initialize(processes: Processes) -> bool:
-    """Whether there are several processes; they are connected then."""
-    explicit = processes.num_processes > 0
-    count = processes.num_processes
-    if not explicit:
-        count = _detected() if processes.distributed == "auto" else 1
-    if count < 2:
-        return False
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
-    options: dict[str, Any] = {}
-    if explicit:
-        options = {
-            "coordinator_address": processes.coordinator,
-            "num_processes": count,
-            "process_id": processes.process_id,
-            "cluster_detection_method": "deactivate",
-        }
-    # JAX ends the process with a stack trace when time is up, so a clear word comes first.
-    clock = threading.Timer(processes.wait_seconds, _nobody_came, (processes, count))
-    clock.daemon = True
-    clock.start()
-    jax.distributed.initialize(
-        **options,
-        initialization_timeout=processes.wait_seconds + 60,
-        heartbeat_timeout_seconds=min(100, max(10, processes.wait_seconds)),
-        shutdown_timeout_seconds=processes.wait_seconds,
-    )
-    clock.cancel()
-    return True
-
-
-def _detected() -> int:
-    """Processes of the cluster that JAX finds around this one; 1 where it finds none."""
-    from jax._src.clusters import ClusterEnv  # initialize() itself fails where there is none
-
-    try:
-        for kind in ClusterEnv._cluster_types:
-            indexed = kind.__name__ != "K8sCluster" or "JOB_COMPLETION_INDEX" in os.environ
-            if indexed and not kind.opt_in_only_method and kind.is_env_present():
-                return kind.get_process_count()
-    except OSError as error:  # a TPU without a metadata server
-        print(f"no cluster found, training alone: {error}", file=sys.stderr)
-    return 1
-
-
-def _nobody_came(processes: Processes, count: int) -> None:
-    where = f" at {processes.coordinator}" if processes.coordinator else ""
-    print(
-        f"seqzoo: after {processes.wait_seconds} s not all of {count} processes have met{where}; "
-        "start the same command on every host, and see that process 0 can be reached "
-        "(--distributed off trains alone)",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(LOST)
 
 
 def _explain_aborts() -> None:

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqzoo.train.devices.processes import Ballot, from_first, is_first
+from seqzoo.train.devices.ballot import Ballot
+from seqzoo.train.devices.processes import from_first, is_first
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.folder.metrics import Late, MetricsLog, NoLog, NonFiniteError
 from seqzoo.train.folder.run_folder import RunFolder, RunFolderError, say_on_stderr

@@ -11,9 +11,9 @@ backward pass goes through the chunks in reverse, computes the states of one aga
     d(dt_t A) = l_t w_t
 
 so that no array of B L D N elements exists. Forms, chosen by `layout/backends.py`: a loop over the
-steps of a chunk, a parallel prefix inside wider chunks, and kernels for GPUs
-(`selective_kernel.py`) and TPUs (`selective_tpu.py`). Channels are kept on the last axis, where
-vector units and reductions over N want them.
+steps of a chunk, a parallel prefix inside wider chunks (both in `selective_chunks.py`), and kernels
+for GPUs (`selective_kernel.py`) and TPUs (`selective_tpu.py`). Channels are kept on the last axis,
+where vector units and reductions over N want them.
 
 Without A the decay is a_t = 1 - dt_t B_t², an online learner's (Longhorn, arXiv:2407.14207).
 """
@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Inexact, Int
 
 from seqzoo.models.ops.layout import backends as forms
@@ -36,22 +35,14 @@ from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence, by_rows, decayed, parts
 from seqzoo.models.ops.layout.sharding import SEQUENCE_AXIS, axis_size
+from seqzoo.models.ops.scan import selective_chunks as chunks
 from seqzoo.models.ops.scan import selective_kernel, selective_tpu
+from seqzoo.models.ops.scan.selective_chunks import Inputs
 
 # CPU, one core, float32, B=4, L=2048, D=256, N=16, forward and backward: chunks of 8, 16 and 32
 # take 162, 167 and 203 ms; beyond, a chunk's states leave the cache.
 CHUNK = 16
 WIDE = 8  # chunks that the parallel prefix takes at once: few, long launches
-
-
-class _Inputs(NamedTuple):
-    """What varies in time, each [B, L, ...]."""
-
-    u: Array
-    dt: Array
-    B: Array
-    C: Array
-    forget: Array | None  # [B, L, 1], 1 where a segment starts; None for rows of one segment
 
 
 @op(rows="u")
@@ -105,7 +96,7 @@ def selective_scan(
     if not length:
         return u, jnp.swapaxes(state, 1, 2)
     chunk = min(CHUNK if chunk_size is None else chunk_size, length // parts(length))
-    x = _Inputs(u, dt, B, C, forget)
+    x = Inputs(u, dt, B, C, forget)
     of_pairs = A is not None and jnp.iscomplexobj(A)
     if of_pairs:
         x = jax.tree.map(lambda a: a.astype(wide), x)
@@ -140,15 +131,15 @@ def _check(u, dt, A, B, C, D, h0, chunk_size: int | None) -> None:
         raise ValueError(f"selective_scan: chunk_size must be at least 1; got {chunk_size}")
 
 
-def _rows(shared: tuple[int, Array | None], x: _Inputs, h: Array) -> tuple[Array, Array]:
+def _rows(shared: tuple[int, Array | None], x: Inputs, h: Array) -> tuple[Array, Array]:
     chunk, A = shared
     return _scan(chunk, x, A, h)
 
 
-def _summarize(shared: tuple[int, Array | None], x: _Inputs, nothing: Array) -> tuple[Array, Array]:
+def _summarize(shared: tuple[int, Array | None], x: Inputs, nothing: Array) -> tuple[Array, Array]:
     A = shared[1]
     if A is None:
-        kept = jnp.prod(_decays(x, A), axis=1)
+        kept = jnp.prod(chunks.decays(x, A), axis=1)
     else:
         kept = jnp.exp(x.dt.astype(A.dtype).sum(1)[:, None] * A)
         if x.forget is not None:
@@ -159,25 +150,25 @@ def _summarize(shared: tuple[int, Array | None], x: _Inputs, nothing: Array) -> 
 _ROWS = Recurrence(_rows, _summarize, decayed)
 
 
-def _either_form(chunk: int, x: _Inputs, A: Array | None, h0: Array) -> tuple[Array, Array]:
+def _either_form(chunk: int, x: Inputs, A: Array | None, h0: Array) -> tuple[Array, Array]:
     """y and the last state; A is [N, D], states are [B, N, D]."""
     return _scan_forward(chunk, x, A, h0)[0]
 
 
-def _scan_forward(chunk: int, x: _Inputs, A: Array | None, h0: Array):
-    prefix = functools.partial(_forward, _prefix_states, chunk, WIDE)
-    loop = functools.partial(_forward, _loop_states, chunk, 1)
+def _scan_forward(chunk: int, x: Inputs, A: Array | None, h0: Array):
+    prefix = functools.partial(chunks.forward, chunks.prefix_states, chunk, WIDE)
+    loop = functools.partial(chunks.forward, chunks.loop_states, chunk, 1)
     y, h, borders = _run(loop, prefix, functools.partial(_forward_kernel, chunk), x, A, h0)
     return (y, h), ((x, A, h0), borders)
 
 
 def _scan_backward(chunk: int, kept, cotangents):
-    prefix = functools.partial(_backward, _prefix_adjoint, chunk, WIDE)
-    loop = functools.partial(_backward, _loop_adjoint, chunk, 1)
+    prefix = functools.partial(chunks.backward, chunks.prefix_adjoint, chunk, WIDE)
+    loop = functools.partial(chunks.backward, chunks.loop_adjoint, chunk, 1)
     kernel = functools.partial(_backward_kernel, chunk)
     (x, A, _), borders = kept
     (du, ddt, dB, dC), dA, dh = _run(loop, prefix, kernel, x, A, borders, *cotangents)
-    return _Inputs(du, ddt, dB, dC, None), dA, dh
+    return Inputs(du, ddt, dB, dC, None), dA, dh
 
 
 class Kernel(NamedTuple):
@@ -198,25 +189,25 @@ def _run(loop: Callable, prefix: Callable, kernel: Callable, *args):
     return by_kernel.run("selective_scan", plain, kernels, *args)
 
 
-def _tile(kernel: Kernel, chunk: int, x: _Inputs, A: Array | None, h: Array) -> int | None:
+def _tile(kernel: Kernel, chunk: int, x: Inputs, A: Array | None, h: Array) -> int | None:
     """Channels of a program of the kernel; None where there is none."""
     if A is None or h.dtype != jnp.float32 or axis_size(SEQUENCE_AXIS) > 1:
         return None
     return kernel.of.channels(x.u.shape[2], A.shape[0], chunk)
 
 
-def _whole(multiple: int, x: _Inputs, *more: Array) -> tuple:
+def _whole(multiple: int, x: Inputs, *more: Array) -> tuple:
     """What a kernel reads, in whole blocks: inputs, what is kept of a state at a step, others."""
-    x, *more = _padded((x, *more), multiple)
+    x, *more = chunks.padded((x, *more), multiple)
     return (*x[:4], *(() if x.forget is None else (1 - x.forget[..., 0],))), *more
 
 
-def _forward_kernel(chunk: int, plain: Callable, kernel: Kernel, x: _Inputs, A, h0: Array):
+def _forward_kernel(chunk: int, plain: Callable, kernel: Kernel, x: Inputs, A, h0: Array):
     size = _tile(kernel, chunk, x, A, h0)
     if size is None:
         return plain(x, A, h0)
 
-    def run(x: _Inputs, A: Array, h0: Array):
+    def run(x: Inputs, A: Array, h0: Array):
         (inputs,) = _whole(kernel.of.multiple(chunk), x)
         y, h, borders = kernel.of.forward(chunk, size, kernel.interpret, inputs, A, h0)
         return y[:, : x.u.shape[1]], h, borders[: -(-x.u.shape[1] // chunk)]
@@ -225,12 +216,12 @@ def _forward_kernel(chunk: int, plain: Callable, kernel: Kernel, x: _Inputs, A, 
     return by_rows(run, axes, (0, 0, 1), x, A, h0)
 
 
-def _backward_kernel(chunk: int, plain: Callable, kernel: Kernel, x: _Inputs, A, borders, dy, dh):
+def _backward_kernel(chunk: int, plain: Callable, kernel: Kernel, x: Inputs, A, borders, dy, dh):
     size = _tile(kernel, chunk, x, A, dh)
     if size is None:
         return plain(x, A, borders, dy, dh)
 
-    def run(x: _Inputs, A: Array, borders: Array, dy: Array, dh: Array):
+    def run(x: Inputs, A: Array, borders: Array, dy: Array, dh: Array):
         inputs, dy = _whole(kernel.of.multiple(chunk), x, dy)
         missing = inputs[0].shape[1] // chunk - len(borders)
         borders = jnp.pad(borders, ((0, missing), *[(0, 0)] * 3))  # of steps that change nothing
@@ -245,207 +236,3 @@ def _backward_kernel(chunk: int, plain: Callable, kernel: Kernel, x: _Inputs, A,
 
 
 _scan = with_backward(_either_form, _scan_forward, _scan_backward)
-
-
-# Both forms go over the chunks alike; `borders` holds the states before every chunk.
-
-
-def _forward(states: Callable, chunk: int, wide: int, x: _Inputs, A: Array | None, h0: Array):
-    length = x.u.shape[1]
-    count = -(-length // chunk)  # of borders
-    wide = min(wide, count)
-    x, steps = _padded(x, chunk * wide), chunk * wide
-
-    def body(g: Array, carry):
-        h, y, borders = carry
-        part = _cut(x, g, steps, h0.dtype)
-        y_part, h, before = states(part, A, h, wide)
-        borders = lax.dynamic_update_slice_in_dim(borders, before, g * wide, 0)
-        return h, _put(y, y_part, g, steps), borders
-
-    groups = x.u.shape[1] // steps
-    empty = jnp.zeros((groups * wide, *h0.shape), h0.dtype)
-    h, y, borders = lax.fori_loop(0, groups, body, (h0, jnp.zeros_like(x.u), empty))
-    return y[:, :length], h, borders[:count]
-
-
-def _backward(adjoint: Callable, chunk: int, wide: int, x: _Inputs, A, borders, dy, dh):
-    length = x.u.shape[1]
-    wide = min(wide, len(borders))
-    steps = chunk * wide
-    dtypes = [a.dtype for a in x[:4]]
-    x, dy = _padded((x, dy), steps)
-    groups = x.u.shape[1] // steps
-
-    def body(j: Array, carry):
-        g = groups - 1 - j
-        dh, dA, grads = carry
-        part, dy_part = _cut((x, dy), g, steps, borders.dtype)
-        parts, dA_part, dh = adjoint(part, A, borders[g * wide], dy_part, dh)
-        grads = tuple(_put(a, p, g, steps) for a, p in zip(grads, parts, strict=True))
-        return dh, None if A is None else dA + dA_part, grads
-
-    zeros = tuple(jnp.zeros(a.shape, t) for a, t in zip(x[:4], dtypes, strict=True))
-    dA = None if A is None else jnp.zeros_like(dh)
-    dh, dA, grads = lax.fori_loop(0, groups, body, (dh, dA, zeros))
-    return tuple(a[:, :length] for a in grads), None if A is None else dA.sum(0), dh
-
-
-def _padded(tree, multiple: int):
-    """Every [B, L, ...] filled up with steps of dt = 0, which change nothing."""
-
-    def pad(a: Array) -> Array:
-        return jnp.pad(a, ((0, 0), (0, -a.shape[1] % multiple), (0, 0)))
-
-    return jax.tree.map(pad, tree)
-
-
-def _cut(tree, g: Array, steps: int, dtype):
-    """Group g of the steps of every array, in `dtype`."""
-
-    def cut(a: Array) -> Array:
-        return lax.dynamic_slice_in_dim(a, g * steps, steps, 1).astype(dtype)
-
-    return jax.tree.map(cut, tree)
-
-
-def _put(whole: Array, part: Array, g: Array, steps: int) -> Array:
-    return lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), g * steps, 1)
-
-
-def _decay(dt: Array, B: Array, A: Array | None) -> Array:
-    """a of steps dt [..., D] and B [..., N] without segments, [..., N, D]."""
-    if A is None:
-        return 1 - dt[..., None, :] * B[..., None] ** 2
-    return jnp.exp(dt[..., None, :] * A)
-
-
-def _decays(x: _Inputs, A: Array | None) -> Array:
-    """a of all steps, [B, T, N, D]."""
-    a = _decay(x.dt, x.B, A)
-    return a if x.forget is None else a * (1 - x.forget[:, :, None])
-
-
-def _gradients(
-    x: _Inputs, A: Array | None, h: Array, l: Array, e: Array, dy: Array
-) -> tuple[Array, ...]:
-    """Cotangents of u, dt, B and C from arrays of every step, [B, T, N, D].
-
-    They are h, l, and l w A, or that of the decays where there is no A.
-    """
-    d_input = jnp.einsum("BTND,BTN->BTD", l, x.B)
-    dB = jnp.einsum("BTND,BTD->BTN", l, x.dt * x.u)
-    dC = jnp.einsum("BTND,BTD->BTN", h, dy)
-    if A is None:
-        ddt = -jnp.einsum("BTND,BTN->BTD", e, x.B**2)
-        dB = dB - 2 * x.B * jnp.einsum("BTND,BTD->BTN", e, x.dt)
-    else:
-        ddt = e.sum(2)
-    return d_input * x.dt, ddt + d_input * x.u, dB, dC
-
-
-# The loop. Every buffer is either read or written in it, so that XLA updates it in place.
-
-
-def _at(a: Array, i: Array) -> Array:
-    return lax.dynamic_index_in_dim(a, i, 1, keepdims=False)
-
-
-def _set(a: Array, value: Array, i: Array) -> Array:
-    return lax.dynamic_update_index_in_dim(a, value, i, 1)
-
-
-def _outer(states: Array, channels: Array, i: Array) -> Array:
-    """[B, N, D] of step i of [B, T, N] and [B, T, D]."""
-    return _at(states, i)[:, :, None] * _at(channels, i)[:, None]
-
-
-def _loop_states(x: _Inputs, A: Array | None, h: Array, wide: int) -> tuple[Array, Array, Array]:
-    """y, the state behind the chunk and the one before it."""
-    before = h[None]
-    source = x.dt * x.u
-
-    def step(i: Array, carry):
-        h, y = carry
-        a = _decay(_at(x.dt, i), _at(x.B, i), A)
-        if x.forget is not None:
-            a = a * (1 - _at(x.forget, i)[:, None])
-        h = a * h + _outer(x.B, source, i)
-        return h, _set(y, jnp.einsum("BND,BN->BD", h, _at(x.C, i)), i)
-
-    h, y = lax.fori_loop(0, x.u.shape[1], step, (h, jnp.zeros_like(x.u)))
-    return y, h, before
-
-
-def _loop_adjoint(x: _Inputs, A: Array | None, h: Array, dy: Array, dh: Array):
-    """Cotangents of u, dt, B, C, of A per row, and of the state before the chunk."""
-    length = x.u.shape[1]
-    kept = None if x.forget is None else 1 - x.forget
-    a, source = _decays(x, A), x.dt * x.u
-    empty = jnp.zeros_like(a)
-
-    def forward(i: Array, carry):
-        h, all_h, all_w = carry
-        w = _at(a, i) * h
-        of_decay = w if A is not None else h if kept is None else h * _at(kept, i)[:, None]
-        h = w + _outer(x.B, source, i)
-        return h, _set(all_h, h, i), _set(all_w, of_decay, i)
-
-    _, all_h, all_w = lax.fori_loop(0, length, forward, (h, empty, empty))
-
-    def backward(j: Array, carry):
-        i = length - 1 - j
-        dh, dA, all_l, all_e = carry
-        l = dh + _outer(x.C, dy, i)
-        e = l * _at(all_w, i)
-        if A is not None:
-            dA, e = dA + e * _at(x.dt, i)[:, None], e * A
-        return _at(a, i) * l, dA, _set(all_l, l, i), _set(all_e, e, i)
-
-    start = (dh, None if A is None else jnp.zeros_like(dh), empty, empty)
-    dh, dA, all_l, all_e = lax.fori_loop(0, length, backward, start)
-    return _gradients(x, A, all_h, all_l, all_e, dy), dA, dh
-
-
-# The parallel prefix.
-
-
-def _prefix(a: Array, b: Array, reverse: bool = False) -> Array:
-    """h_t = a_t h_{t-1} + b_t over axis 1, from zero."""
-
-    def compose(earlier, later):
-        return later[0] * earlier[0], later[0] * earlier[1] + later[1]
-
-    return lax.associative_scan(compose, (a, b), reverse=reverse, axis=1)[1]
-
-
-def _prefix_all(x: _Inputs, A: Array | None, h: Array) -> tuple[Array, Array]:
-    """Decays and states of every step."""
-    a = _decays(x, A)
-    b = x.B[..., None] * (x.dt * x.u)[:, :, None]
-    return a, _prefix(a, b.at[:, 0].add(a[:, 0] * h))
-
-
-def _prefix_states(x: _Inputs, A: Array | None, h: Array, wide: int) -> tuple[Array, Array, Array]:
-    """y, the state behind the chunks and those before each of them."""
-    _, all_h = _prefix_all(x, A, h)
-    chunk = x.u.shape[1] // wide
-    before = jnp.concatenate([h[:, None], all_h[:, chunk - 1 : -1 : chunk]], axis=1)
-    y = jnp.einsum("BTND,BTN->BTD", all_h, x.C)
-    return y, all_h[:, -1], jnp.moveaxis(before, 1, 0)
-
-
-def _prefix_adjoint(x: _Inputs, A: Array | None, h: Array, dy: Array, dh: Array):
-    """See `_loop_adjoint`."""
-    a, all_h = _prefix_all(x, A, h)
-    before = jnp.concatenate([h[:, None], all_h[:, :-1]], axis=1)
-    g = x.C[..., None] * dy[:, :, None]
-    l = _prefix(jnp.roll(a, -1, axis=1), g.at[:, -1].add(dh), reverse=True)
-    dh = a[:, 0] * l[:, 0]
-    if A is None:
-        e = l * before
-        e = e if x.forget is None else e * (1 - x.forget[:, :, None])
-        return _gradients(x, A, all_h, l, e, dy), None, dh
-    e = l * a * before
-    dA = (e * x.dt[:, :, None]).sum(1)
-    return _gradients(x, A, all_h, l, e * A, dy), dA, dh

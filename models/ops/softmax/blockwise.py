@@ -8,8 +8,7 @@ block (Dao et al. 2022, arXiv:2205.14135, algorithm 4). Which pairs of blocks ho
 known before compilation, so both passes are scans over a list of pairs, in any order. On CPU the
 rows of a batch go in two halves.
 
-Inside, arrays are in blocks: queries [n, B, Hkv, G b, K], where the G = H / Hkv heads that share a
-key head are stacked as rows, so that keys are not repeated; keys [n, B, Hkv, b, K].
+Inside, arrays are in blocks (`tiles.py`).
 """
 
 from __future__ import annotations
@@ -31,12 +30,27 @@ from seqzoo.models.ops.softmax.masks import (
     LOW,
     Operands,
     Rule,
-    Side,
     Sight,
     block_pairs,
     visible,
 )
-from seqzoo.models.ops.softmax.relative import Terms, pull_back
+from seqzoo.models.ops.softmax.tiles import (
+    Blocks,
+    Plan,
+    add,
+    add_terms,
+    add_tile,
+    at,
+    by_heads,
+    cut,
+    join,
+    join_terms,
+    put,
+    split,
+    terms_of,
+    tile,
+    trim_bias,
+)
 
 # Most queries, and most keys, of a block. On CPU, 256 x 256 scores (float32, 16 heads in all) are
 # made and read again while still in the cache; chips want fewer and larger steps. In long rows
@@ -84,7 +98,7 @@ def _run(which: Callable[..., Any], rule: Rule, scale: float, *arrays):
             plan = _plan(rule, scale, most, operands, sight)
             arrays = operands, sight, *rest
             rows = halves(arrays) if _in_halves(plan, operands) else (arrays,)
-            return plan.carry_out([which(plan, *half) for half in rows])
+            return _carried_out(plan, [which(plan, *half) for half in rows])
 
         return run
 
@@ -113,32 +127,6 @@ def _run(which: Callable[..., Any], rule: Rule, scale: float, *arrays):
     return run_kernels("attention", blocks, kernels, *arrays)
 
 
-class _Plan(NamedTuple):
-    """The sizes of one call; static."""
-
-    rule: Rule
-    scale: float
-    tagged: bool
-    most: int  # of a block
-    groups: int  # queries' heads for each key head
-    length: int
-    keys: int
-    block_q: int
-    block_k: int
-
-    def carry_out(self, passes: Sequence[_Pass]):
-        """Takes passes over parts of the rows through the pairs of blocks with a visible key."""
-        sizes = self.length, self.keys, self.block_q, self.block_k
-        whole, partly = block_pairs(self.rule, self.tagged, *sizes)
-        carries = [part.start for part in passes]
-        for masked, pairs in ((False, whole), (True, partly)):
-            if len(pairs):
-                body = partial(_body, [part.step for part in passes], masked)
-                carries, _ = jax.lax.scan(body, carries, (pairs[:, 0], pairs[:, 1]))
-        results = [part.finish(carry) for part, carry in zip(passes, carries, strict=True)]
-        return results[0] if len(results) == 1 else jax.tree.map(_rows_joined, *results)
-
-
 class _Pass(NamedTuple):
     """A pass over the pairs of blocks i, j: what is carried, how, and what comes of it."""
 
@@ -147,11 +135,24 @@ class _Pass(NamedTuple):
     finish: Callable[[PyTree], PyTree]
 
 
+def _carried_out(plan: Plan, passes: Sequence[_Pass]):
+    """Takes passes over parts of the rows through the pairs of blocks with a visible key."""
+    sizes = plan.length, plan.keys, plan.block_q, plan.block_k
+    whole, partly = block_pairs(plan.rule, plan.tagged, *sizes)
+    carries = [part.start for part in passes]
+    for masked, pairs in ((False, whole), (True, partly)):
+        if len(pairs):
+            body = partial(_body, [part.step for part in passes], masked)
+            carries, _ = jax.lax.scan(body, carries, (pairs[:, 0], pairs[:, 1]))
+    results = [part.finish(carry) for part, carry in zip(passes, carries, strict=True)]
+    return results[0] if len(results) == 1 else jax.tree.map(_rows_joined, *results)
+
+
 def _body(steps: Sequence[Callable[..., PyTree]], masked: bool, carries, pair):
     return [step(masked, c, *pair) for step, c in zip(steps, carries, strict=True)], None
 
 
-def _in_halves(plan: _Plan, operands: Operands) -> bool:
+def _in_halves(plan: Plan, operands: Operands) -> bool:
     """Whether the rows of a batch go in halves: not where a bias or devices divide them else."""
     if plan.most > BLOCKS["small blocks"]:
         return False
@@ -165,14 +166,14 @@ def _rows_joined(*parts: Array) -> Array:
     return jnp.concatenate(parts)
 
 
-def _plan(rule: Rule, scale: float, most: int, operands: Operands, sight: Sight) -> _Plan:
+def _plan(rule: Rule, scale: float, most: int, operands: Operands, sight: Sight) -> Plan:
     length, keys = operands.q.shape[1], operands.k.shape[1]
     groups = operands.q.shape[2] // operands.k.shape[2]
     tagged = sight.queries.tags is not None
     plain = operands.bias is None and rule.term is None and rule.window is None
     wide = most == BLOCKS["small blocks"] and keys >= LONG * most and plain
     blocks = _even(length, most), _even(keys, 2 * most if wide else most)
-    return _Plan(rule, scale, tagged, most, groups, length, keys, *blocks)
+    return Plan(rule, scale, tagged, most, groups, length, keys, *blocks)
 
 
 def _even(length: int, most: int) -> int:
@@ -181,51 +182,22 @@ def _even(length: int, most: int) -> int:
     return block if length % block == 0 else -(-block // 8) * 8
 
 
-class _Blocks(NamedTuple):
-    """The arguments in blocks, the block's number first."""
-
-    q: Float[Array, "n B Hkv Gb K"]
-    k: Float[Array, "m B Hkv b K"]
-    v: Float[Array, "m B Hkv b V"]
-    bias: Float[Array, "#B #Hkv #G #L #S"] | None  # padded, not in blocks
-    terms: Terms  # [n B Hkv Gb M] by query, [m B Hkv Gb M] by key
-    queries: Side
-    keys: Side
-
-
-def _split(plan: _Plan, operands: Operands, sight: Sight) -> _Blocks:
-    keys = sight.keys
-    if not plan.tagged and plan.keys % plan.block_k:  # tags hide the padding of the last block
-        ones = jnp.ones((1, plan.keys), jnp.int32)
-        sight = Sight(sight.queries._replace(tags=jnp.ones((1, plan.length), jnp.int32)), keys)
-        sight = sight._replace(keys=keys._replace(tags=ones))
-    return _Blocks(
-        _cut(operands.q, plan.groups, plan.block_q),
-        _cut(operands.k, 1, plan.block_k),
-        _cut(operands.v, 1, plan.block_k),
-        None if operands.bias is None else _pad_bias(plan, operands.bias),
-        _cut_terms(plan, operands.terms),
-        jax.tree.map(lambda x: _cut_row(x, plan.block_q), sight.queries),
-        jax.tree.map(lambda x: _cut_row(x, plan.block_k), sight.keys),
-    )
-
-
-def _forward(plan: _Plan, operands: Operands, sight: Sight) -> _Pass:
+def _forward(plan: Plan, operands: Operands, sight: Sight) -> _Pass:
     """Of o [B, L, H, V] and the logarithms of the denominators [B, L, H, 1]."""
-    blocks = _split(plan, operands, sight)
+    blocks = split(plan, operands, sight)
     dtype = _wide(operands.q)
     rows = blocks.q.shape[:-1]
 
     def step(masked: bool, carry, i, j):
-        m, l, a = (_at(x, i) for x in carry)
+        m, l, a = (at(x, i) for x in carry)
         s = _scores(plan, masked, blocks, i, j)
         top = jax.lax.stop_gradient(jnp.maximum(m, s.max(-1, keepdims=True)))
         base = _finite(top)
         p = jnp.exp(s - base)
         shrink = jnp.exp(m - base)
         l = l * shrink + p.sum(-1, keepdims=True)
-        a = a * shrink + _dot("bhrs,bhsv->bhrv", p.astype(blocks.v.dtype), _at(blocks.v, j))
-        return tuple(_put(x, new, i) for x, new in zip(carry, (top, l, a), strict=True))
+        a = a * shrink + _dot("bhrs,bhsv->bhrv", p.astype(blocks.v.dtype), at(blocks.v, j))
+        return tuple(put(x, new, i) for x, new in zip(carry, (top, l, a), strict=True))
 
     start = (
         jnp.full((*rows, 1), LOW, dtype),
@@ -237,34 +209,34 @@ def _forward(plan: _Plan, operands: Operands, sight: Sight) -> _Pass:
         m, l, a = carry
         l = jnp.where(l > 0, l, 1)
         lse = _finite(m) + jnp.log(l)
-        o, lse = (_join(x, plan.groups, plan.length) for x in (a / l, lse))
+        o, lse = (join(x, plan.groups, plan.length) for x in (a / l, lse))
         return o.astype(operands.v.dtype), lse
 
     return _Pass(start, step, finish)
 
 
 def _backward(
-    plan: _Plan, operands: Operands, sight: Sight, o: Array, lse: Array, cotangent: Array
+    plan: Plan, operands: Operands, sight: Sight, o: Array, lse: Array, cotangent: Array
 ) -> _Pass:
     """Of the gradients of `operands`."""
-    blocks = _split(plan, operands, sight)
+    blocks = split(plan, operands, sight)
     dtype = lse.dtype
     delta = (o.astype(dtype) * cotangent.astype(dtype)).sum(-1, keepdims=True)
-    do, delta = (_cut(x, plan.groups, plan.block_q) for x in (cotangent, delta))
-    lse = _cut(lse, plan.groups, plan.block_q, fill=-LOW)  # so that padded queries have P = 0
+    do, delta = (cut(x, plan.groups, plan.block_q) for x in (cotangent, delta))
+    lse = cut(lse, plan.groups, plan.block_q, fill=-LOW)  # so that padded queries have P = 0
     q_t, do_t = _turn(blocks.q), _turn(do)  # products without a transposed factor are faster
 
     def step(masked: bool, carry, i, j):
         dq, dk_t, dv_t, dbias, dterms = carry
-        p = jnp.exp(_scores(plan, masked, blocks, i, j) - _at(lse, i))
-        ds = p * (_dot("bhrv,bhsv->bhrs", _at(do, i), _at(blocks.v, j)) - _at(delta, i))
+        p = jnp.exp(_scores(plan, masked, blocks, i, j) - at(lse, i))
+        ds = p * (_dot("bhrv,bhsv->bhrs", at(do, i), at(blocks.v, j)) - at(delta, i))
         if dbias is not None:
-            dbias = _add_tile(plan, dbias, ds, i, j)
-        dterms = _add_terms(plan, dterms, blocks, ds, i, j)
+            dbias = add_tile(plan, dbias, ds, i, j)
+        dterms = add_terms(plan, dterms, blocks, ds, i, j)
         p, ds = p.astype(do.dtype), ds.astype(blocks.q.dtype)
-        dq = _add(dq, _dot("bhrs,bhsk->bhrk", ds, _at(blocks.k, j)), i)
-        dk_t = _add(dk_t, _dot("bhkr,bhrs->bhks", _at(q_t, i), ds), j)
-        dv_t = _add(dv_t, _dot("bhvr,bhrs->bhvs", _at(do_t, i), p), j)
+        dq = add(dq, _dot("bhrs,bhsk->bhrk", ds, at(blocks.k, j)), i)
+        dk_t = add(dk_t, _dot("bhkr,bhrs->bhks", at(q_t, i), ds), j)
+        dv_t = add(dv_t, _dot("bhvr,bhrs->bhvs", at(do_t, i), p), j)
         return dq, dk_t, dv_t, dbias, dterms
 
     start = (blocks.q, _turn(blocks.k), _turn(blocks.v), blocks.bias, blocks.terms)
@@ -273,34 +245,34 @@ def _backward(
     def finish(carry) -> Operands:
         dq, dk_t, dv_t, dbias, dterms = carry
         gradients = Operands(
-            _join(dq * plan.scale, plan.groups, plan.length),
-            _join(_turn(dk_t) * plan.scale, 1, plan.keys),
-            _join(_turn(dv_t), 1, plan.keys),
-            None if dbias is None else _trim_bias(dbias, operands.bias),
-            _join_terms(plan, dterms),
+            join(dq * plan.scale, plan.groups, plan.length),
+            join(_turn(dk_t) * plan.scale, 1, plan.keys),
+            join(_turn(dv_t), 1, plan.keys),
+            None if dbias is None else trim_bias(dbias, operands.bias),
+            join_terms(plan, dterms),
         )
         return jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, operands)
 
     return _Pass(start, step, finish)
 
 
-def _scores(plan: _Plan, masked: bool, blocks: _Blocks, i, j) -> Float[Array, "B Hkv Gb b"]:
-    s = _dot("bhrk,bhsk->bhrs", _at(blocks.q, i), _at(blocks.k, j))
+def _scores(plan: Plan, masked: bool, blocks: Blocks, i, j) -> Float[Array, "B Hkv Gb b"]:
+    s = _dot("bhrk,bhsk->bhrs", at(blocks.q, i), at(blocks.k, j))
     if plan.scale != 1:
         s = s * plan.scale
     if blocks.bias is None and plan.rule.term is None and not masked:
         return s
     apart = s.reshape(*s.shape[:2], plan.groups, plan.block_q, plan.block_k)
     if plan.rule.term is not None:
-        terms, ahead = _terms_of(plan, blocks, i, j)
+        terms, ahead = terms_of(plan, blocks, i, j)
         added = plan.rule.term(*terms, ahead).astype(s.dtype)
-        apart = (_by_heads(apart) + added).reshape(apart.shape)
+        apart = (by_heads(apart) + added).reshape(apart.shape)
     if blocks.bias is not None:
-        start, size = _tile(plan, blocks.bias, i, j)
+        start, size = tile(plan, blocks.bias, i, j)
         apart = apart + jax.lax.dynamic_slice(blocks.bias, start, size).astype(s.dtype)
     if masked:
-        queries = jax.tree.map(lambda x: _at(x, i), blocks.queries)
-        keys = jax.tree.map(lambda x: _at(x, j), blocks.keys)
+        queries = jax.tree.map(lambda x: at(x, i), blocks.queries)
+        keys = jax.tree.map(lambda x: at(x, j), blocks.keys)
         seen = visible(plan.rule, queries, keys)
         apart = jnp.where(seen[:, None, None], apart, LOW)
     return apart.reshape(s.shape)
@@ -321,135 +293,3 @@ def _dot(equation: str, a: Array, b: Array) -> Array:
 
 def _turn(x: Array) -> Array:
     return x.swapaxes(-1, -2)
-
-
-# Cutting rows into blocks and joining them.
-
-
-def _cut(x: Float[Array, "B L H K"], groups: int, block: int, fill: float = 0) -> Array:
-    batch, _, heads, width = x.shape
-    x = _pad_axis(x, 1, block, fill)
-    x = x.reshape(batch, -1, block, heads // groups, groups, width)
-    x = x.transpose(1, 0, 3, 4, 2, 5)
-    return x.reshape(*x.shape[:3], groups * block, width)
-
-
-def _join(x: Float[Array, "n B Hkv Gb K"], groups: int, length: int) -> Array:
-    n, batch, heads, rows, width = x.shape
-    x = x.reshape(n, batch, heads, groups, rows // groups, width).transpose(1, 0, 4, 2, 3, 5)
-    return x.reshape(batch, -1, heads * groups, width)[:, :length]
-
-
-def _cut_row(x: Array, block: int) -> Array:
-    x = _pad_axis(x, 1, block)
-    return x.reshape(x.shape[0], -1, block).swapaxes(0, 1)
-
-
-def _pad_axis(x: Array, axis: int, block: int, fill: float = 0) -> Array:
-    missing = -x.shape[axis] % block
-    if not missing:
-        return x
-    widths = [(0, missing if a == axis else 0) for a in range(x.ndim)]
-    return jnp.pad(x, widths, constant_values=fill)
-
-
-def _at(x: Array, i) -> Array:
-    return jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
-
-
-def _put(x: Array, new: Array, i) -> Array:
-    return jax.lax.dynamic_update_index_in_dim(x, new, i, 0)
-
-
-def _add(x: Array, more: Array, i) -> Array:
-    return _put(x, _at(x, i) + more, i)
-
-
-# Terms of the rule: rows of numbers in blocks like queries and keys; what is shared stays whole.
-
-
-def _cut_terms(plan: _Plan, terms: Terms) -> Terms:
-    shared, by_query, by_key = terms
-    return Terms(
-        shared,
-        None if by_query is None else _cut(by_query, plan.groups, plan.block_q),
-        None if by_key is None else _cut(by_key, plan.groups, plan.block_k),
-    )
-
-
-def _join_terms(plan: _Plan, terms: Terms) -> Terms:
-    shared, by_query, by_key = terms
-    return Terms(
-        shared,
-        None if by_query is None else _join(by_query, plan.groups, plan.length),
-        None if by_key is None else _join(by_key, plan.groups, plan.keys),
-    )
-
-
-def _terms_of(plan: _Plan, blocks: _Blocks, i, j) -> tuple[Terms, Array]:
-    """What the term is called with for a pair of blocks: [B, H, b, M] each, and distances."""
-    shared, by_query, by_key = blocks.terms
-    if by_query is not None:
-        by_query = _flat_heads(_at(by_query, i), plan.groups, plan.block_q)
-    if by_key is not None:
-        by_key = _flat_heads(_at(by_key, j), plan.groups, plan.block_k)
-    at_query, at_key = _at(blocks.queries.positions, i), _at(blocks.keys.positions, j)
-    return Terms(shared, by_query, by_key), at_query[:, :, None] - at_key[:, None]
-
-
-def _flat_heads(x: Array, groups: int, block: int) -> Float[Array, "B H b M"]:
-    return x.reshape(x.shape[0], x.shape[1] * groups, block, x.shape[-1])
-
-
-def _by_heads(apart: Array) -> Float[Array, "B H b c"]:
-    return apart.reshape(apart.shape[0], -1, *apart.shape[3:])
-
-
-def _add_terms(plan: _Plan, dterms: Terms, blocks: _Blocks, ds: Array, i, j) -> Terms:
-    if not jax.tree.leaves(dterms):
-        return dterms
-    terms, ahead = _terms_of(plan, blocks, i, j)
-    ds = ds.reshape(ds.shape[0], -1, plan.block_q, plan.block_k)
-    shared, by_query, by_key = pull_back(plan.rule.term, terms, ahead, ds)
-    return Terms(
-        jax.tree.map(jnp.add, dterms.shared, shared),
-        _add_rows(dterms.by_query, by_query, i),
-        _add_rows(dterms.by_key, by_key, j),
-    )
-
-
-def _add_rows(x: Array | None, more: Array | None, i) -> Array | None:
-    return None if x is None else _add(x, more.reshape(x.shape[1:]), i)
-
-
-# The bias stays one array, of which every pair of blocks reads a tile; axes of size 1 broadcast.
-
-
-def _pad_bias(plan: _Plan, bias: Array) -> Array:
-    batch, heads, length, keys = bias.shape
-    split = (1, 1) if heads == 1 else (heads // plan.groups, plan.groups)
-    bias = bias.reshape(batch, *split, length, keys)
-    if length > 1:
-        bias = _pad_axis(bias, 3, plan.block_q)
-    return _pad_axis(bias, 4, plan.block_k) if keys > 1 else bias
-
-
-def _trim_bias(padded: Array, bias: Array) -> Array:
-    return padded[..., : bias.shape[2], : bias.shape[3]].reshape(bias.shape)
-
-
-def _tile(plan: _Plan, bias: Array, i, j) -> tuple[tuple, tuple[int, ...]]:
-    start, size = [jnp.zeros_like(i)] * 5, list(bias.shape)
-    if bias.shape[3] > 1:
-        start[3], size[3] = i * plan.block_q, plan.block_q
-    if bias.shape[4] > 1:
-        start[4], size[4] = j * plan.block_k, plan.block_k
-    return tuple(start), tuple(size)
-
-
-def _add_tile(plan: _Plan, dbias: Array, ds: Array, i, j) -> Array:
-    start, size = _tile(plan, dbias, i, j)
-    apart = ds.reshape(*ds.shape[:2], plan.groups, plan.block_q, plan.block_k)
-    summed = tuple(a for a in range(5) if size[a] == 1)
-    new = jax.lax.dynamic_slice(dbias, start, size) + apart.sum(summed, keepdims=True)
-    return jax.lax.dynamic_update_slice(dbias, new, start)

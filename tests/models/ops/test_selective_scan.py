@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from seqzoo.models.ops.layout import backends as forms
-from seqzoo.models.ops.scan.selective import _Inputs, _scan_forward, selective_scan
+from seqzoo.models.ops.scan.selective import _scan_forward, selective_scan
+from seqzoo.models.ops.scan.selective_chunks import Inputs
 from tests.golden import golden
 from tests.helpers import assert_close, assert_trees_close, value_and_pullback, x64
 from tests.references.selective_scan import selective_scan as reference
@@ -133,7 +134,7 @@ def test_gradients_equal_those_of_the_loop(form, length):
 def test_the_states_at_borders_are_those_of_the_loop(form):
     """A program lowered for several platforms hands them from one form to the other."""
     a = draw(2, 75)
-    x = _Inputs(*(jnp.asarray(a[k], jnp.float32) for k in ("u", "dt", "B", "C")), None)
+    x = Inputs(*(jnp.asarray(a[k], jnp.float32) for k in ("u", "dt", "B", "C")), None)
     h0 = np.swapaxes(a["h0"], 1, 2).astype(np.float32)
     _, (_, borders) = _scan_forward(4, x, jnp.asarray(a["A"].T, jnp.float32), h0)
     for i in range(19):

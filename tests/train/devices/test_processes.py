@@ -14,6 +14,7 @@ import pytest
 
 from seqzoo.train.compare import results
 from seqzoo.train.devices import processes as distributed
+from seqzoo.train.devices.meeting import detected
 from seqzoo.train.devices.processes import Processes
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.folder.metrics import read_lines
@@ -230,13 +231,13 @@ def test_flags_that_cannot_be_are_refused(options, message):
 
 
 def test_a_slurm_step_of_several_tasks_is_found_and_nothing_else(monkeypatch):
-    assert distributed._detected() == 1
+    assert detected() == 1
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_NTASKS", "4")  # an allocation; srun sets the rest
-    assert distributed._detected() == 1
+    assert detected() == 1
     for name, value in (("STEP_NODELIST", "n[1-4]"), ("PROCID", "3"), ("LOCALID", "0")):
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert distributed._detected() == 4
+    assert detected() == 4
 
 
 def test_the_processes_that_a_barrier_misses_are_read_from_its_error():
