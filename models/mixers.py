@@ -6,7 +6,8 @@ And it is a line of tiny options in `tests/models/tiny.py`; the laws then apply 
 from seqzoo.models.attention.bigbird import BigBird
 from seqzoo.models.attention.diag_attention import DiagAttention
 from seqzoo.models.attention.fnet import FNet
-from seqzoo.models.attention.gau import GAU, Flash
+from seqzoo.models.attention.gated.flash import Flash
+from seqzoo.models.attention.gated.gau import GAU
 from seqzoo.models.attention.latent import LatentAttention
 from seqzoo.models.attention.linformer import Linformer
 from seqzoo.models.attention.local_attention import LocalAttention

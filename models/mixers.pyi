@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
-from seqzoo.models.attention.gau import WeightKind
+from seqzoo.models.attention.gated.gau import WeightKind
 from seqzoo.models.attention.local_attention import PositionKind
 from seqzoo.models.attention.positions.encodings import Encoding
 from seqzoo.models.attention.softmax import FloatName
@@ -26,7 +26,8 @@ from typing import Literal
 import seqzoo.models.attention.bigbird
 import seqzoo.models.attention.diag_attention
 import seqzoo.models.attention.fnet
-import seqzoo.models.attention.gau
+import seqzoo.models.attention.gated.flash
+import seqzoo.models.attention.gated.gau
 import seqzoo.models.attention.latent
 import seqzoo.models.attention.linformer
 import seqzoo.models.attention.local_attention
@@ -139,10 +140,10 @@ class Synthesizer(seqzoo.models.attention.synthesizer.Synthesizer):
 class DiagAttention(seqzoo.models.attention.diag_attention.DiagAttention):
     def __init__(self, d_model: int, *, num_heads: int = 4, block_size: int = 64, kind: Literal['softmax', 'relu'] = 'softmax', use_bias: bool = True, norm_eps: float = 1e-06, causal: bool | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
-class GAU(seqzoo.models.attention.gau.GAU):
+class GAU(seqzoo.models.attention.gated.gau.GAU):
     def __init__(self, d_model: int, *, d_qk: int = 128, expansion: float = 2.0, kind: WeightKind = 'squared_relu', rotary: bool = False, relative_bias: bool = True, length: int | None = None, max_length: int = 2048, causal: bool | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
-class Flash(seqzoo.models.attention.gau.Flash):
+class Flash(seqzoo.models.attention.gated.flash.Flash):
     def __init__(self, d_model: int, *, d_qk: int = 128, expansion: float = 2.0, block_size: int = 256, kind: Literal['squared_relu', 'laplace'] = 'squared_relu', rotary: bool = True, relative_bias: bool = True, shift: bool = False, far: Literal['segment', 'block'] = 'segment', length: int | None = None, causal: bool | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class TransformerVQ(seqzoo.models.attention.transformer_vq.TransformerVQ):

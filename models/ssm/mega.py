@@ -27,7 +27,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from seqzoo.models.attention.cache import KVCache
-from seqzoo.models.attention.gau import QUERIES, joined
+from seqzoo.models.attention.gated.gau import QUERIES, joined
 from seqzoo.models.linear import Linear
 from seqzoo.models.mixer import Context, Mixer
 from seqzoo.models.ops.layout.segments import Segments

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 
-from seqzoo.models.attention import gau, sparse_parts, transformer_vq
+from seqzoo.models.attention import sparse_parts, transformer_vq
+from seqzoo.models.attention.gated import gau
 from seqzoo.models.ops.conv import fft
 from seqzoo.models.ops.layout import cpu
 from seqzoo.models.ops.matrix import decayed_pairs, triangular

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqzoo.models.attention.gau import GAU, Flash
+from seqzoo.models.attention.gated.flash import Flash
+from seqzoo.models.attention.gated.gau import GAU
 from tests.golden import golden, golden_cases
 from tests.helpers import assert_close, value_and_pullback, x64
 
@@ -134,7 +135,7 @@ def test_many_queries_are_worked_off_in_parts(causal, monkeypatch):
     x = jax.random.normal(jax.random.key(0), (1, 37, 4))
     ids = jnp.ones((1, 37), jnp.int32).at[0, 30:].set(2)
     whole = jax.jit(lambda x: mixer(x, ids))(x)
-    monkeypatch.setattr("seqzoo.models.attention.gau.QUERIES", 4)
+    monkeypatch.setattr("seqzoo.models.attention.gated.gau.QUERIES", 4)
     assert_close(mixer(x, ids), whole, ratio=1e-6)
 
 

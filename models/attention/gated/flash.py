@@ -1,19 +1,14 @@
-"""Gated attention units: GAU and FLASH (Hua et al. 2022, arXiv:2202.10447).
+"""Mixed chunk attention, FLASH: gated units in linear time (Hua et al. 2022, arXiv:2202.10447).
 
     o = W_out (g ⊙ Σ_s w_ts v_s),   v, g = silu(W x),   z = silu(W_qk x),   q, k = γ ⊙ z + β
 
-One head with wide values and narrow keys. GAU's weights are relu(s / n)², the Laplace function of
-s / n, or softmax(s); s_ts = q_t·k_s + √D b_(t-s) with T5 buckets b. The authors' n is the length of
-the row. Here it is how many tokens the query sees, so that a stream and a packed row mean the same,
-or the option `length`.
+It weighs within blocks of C tokens by relu(q·k / C + √K b)², with T5 buckets b of the distance, and
+blocks that are complete by a product of other scalings of the same z: q'·k' / C; both ways, all
+tokens of the segment, or with `far="block"` only those of the block, by q'·k' / n. Blocks are
+counted from the start of the segment. GAU, which is quadratic, is in `gau.py`.
 
-FLASH weighs within blocks of C tokens by relu(q·k / C + √K b)², and blocks that are complete by a
-product of other scalings of the same z: q'·k' / C; both ways, all tokens of the segment, or with
-`far="block"` only those of the block, by q'·k' / n. Blocks are counted from the start of the
-segment. It is linear in L.
-
-Cost of L tokens: GAU O(L² (K + E)), FLASH O(L C (K + E) + L K E), E = expansion d_model. State: GAU
-M (K + E) + 1 elements, M = max_length; FLASH C (2 K + E) + 1 + K E, and d_model / 2 with `shift`.
+Cost of L tokens: O(L C (K + E) + L K E), E = expansion d_model. State: C (2 K + E) + 1 + K E
+elements, and d_model / 2 with `shift`.
 """
 
 from __future__ import annotations
@@ -24,14 +19,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from seqzoo.models.attention.cache import KVCache, slot_positions, write
-from seqzoo.models.attention.positions.encodings import Sizes
-from seqzoo.models.attention.positions.relative import T5
-from seqzoo.models.linear import Linear
+from seqzoo.models.attention.gated.unit import GatedUnit
 from seqzoo.models.linear_attention.token_shift import token_before
-from seqzoo.models.mixer import Context, Mixer
+from seqzoo.models.mixer import Context
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.sequence_parallel import (
     by_parts,
@@ -44,10 +36,7 @@ from seqzoo.models.ops.layout.states import stream_state
 from seqzoo.models.ops.matrix.kernel_attention import kernel_sums
 from seqzoo.models.ops.softmax.local_blocks import (
     Recent,
-    WeightKind,
-    all_blocks,
     block_tags,
-    check_kind,
     continued_blocks,
     forget,
     latest,
@@ -55,186 +44,6 @@ from seqzoo.models.ops.softmax.local_blocks import (
     run_tags,
     weights,
 )
-from seqzoo.models.ops.softmax.rope import rope
-
-QUERIES = 256  # at a time, so that scores are never all there
-
-# The backward pass makes sigmoids again; kept, they would be a sixth of all that is.
-silu = jax.checkpoint(jax.nn.silu)
-_gated = jax.checkpoint(lambda o, gate: o * jax.nn.silu(gate))
-
-
-def joined(keys: tuple, cache: KVCache) -> tuple[tuple, KVCache]:
-    """The cached keys, values, tags and positions before the new ones, and the cache after them."""
-    k, v, tags, place = keys
-    slots = slot_positions(cache.length, cache.k.shape[1])
-    old = cache.k[:, :, 0], cache.v[:, :, 0], (slots >= 0).astype(tags.dtype), slots
-    both = tuple(jnp.concatenate([a.astype(b.dtype), b], 1) for a, b in zip(old, keys, strict=True))
-    return both, write(cache, k[:, :, None], v[:, :, None], place, tags)
-
-
-class GatedUnit(Mixer):
-    """The projections that GAU and FLASH share."""
-
-    looks_both_ways = True
-
-    def __init__(
-        self,
-        d_model: int,
-        d_qk: int,
-        expansion: float,
-        num_scalings: int,
-        *,
-        kind: WeightKind,
-        rotary: bool,
-        relative_bias: bool,
-        length: int | None,
-        causal: bool,
-        dtype: DTypeLike,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        """Raises ValueError for sizes below 1, unknown weights and an odd d_qk to be rotated."""
-        check_kind(kind)
-        if d_qk < 1 or expansion * d_model < 1 or (length is not None and length < 1):
-            raise ValueError(
-                f"d_qk, expansion * d_model and length are at least 1; got {d_qk=}, {expansion=}, "
-                f"{length=}"
-            )
-        if rotary and d_qk % 2:
-            raise ValueError(f"rotary positions need an even width; got {d_qk=}")
-        self.d_qk, self.d_value = d_qk, round(expansion * d_model)
-        self.kind, self.rotary, self.length = kind, rotary, length
-        self.causal = causal
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.v_proj = Linear(d_model, self.d_value, **options)
-        self.gate_proj = Linear(d_model, self.d_value, **options)
-        self.qk_proj = Linear(d_model, d_qk, **options)
-        self.out_proj = Linear(self.d_value, d_model, **options)
-        noise = jax.random.normal(rngs.params(), (num_scalings, d_qk), param_dtype)
-        self.scale = nnx.Param(1 + 0.02 * noise)
-        self.bias = nnx.Param(jnp.zeros((num_scalings, d_qk), param_dtype))
-        table = None
-        if relative_bias:
-            heads = {"num_heads": 1, "num_kv_heads": 1, "d_head": d_qk}
-            sizes = Sizes(d_model=d_model, **heads, causal=causal, param_dtype=param_dtype)
-            table = T5().plug_in(sizes, rngs)
-        self.positions = nnx.data(table)
-
-    def _project(self, x: Array) -> tuple[Array, Array, Array]:
-        """z, values, and gates before their silu."""
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        z, v = (silu(p(x)).astype(wide) for p in (self.qk_proj, self.v_proj))
-        return z, v, self.gate_proj(x)
-
-    def _scaled(self, z: Float[Array, "B L K"], positions: Int[Array, "#B L"]) -> list[Array]:
-        """Queries and keys made of z."""
-        items = [z * a + b for a, b in zip(self.scale[...], self.bias[...], strict=True)]
-        if not self.rotary:
-            return items
-        return [rope(a[:, :, None], positions, interleaved=True)[:, :, 0] for a in items]
-
-    def _zeroed(self, items: list[Array], layout: Segments) -> list[Array]:
-        """0 at padding."""
-        if not layout.masked:
-            return items
-        return [jnp.where(layout.valid[..., None], a, 0) for a in items]
-
-    def _bias(self, positions: Int[Array, "#B C"], k_positions: Int[Array, "#B S"], factor: float):
-        """The bias of each distance, or 0."""
-        if self.positions is None:
-            return 0.0
-        table = self.positions.embed[...].T
-        ahead = positions[:, :, None] - k_positions[:, None]
-        return factor**0.5 * self.positions.term(table, None, None, ahead)[:, 0]
-
-    def _out(self, o: Array, gate: Array, x: Array) -> Array:
-        return self.out_proj(_gated(o.astype(x.dtype), gate))
-
-    def _seen_tokens(self, layout: Segments, length: int) -> Float[Array, "#B L"]:
-        """n: the tokens that each query may see, or the option."""
-        if self.length is not None:
-            return jnp.full((1, length), self.length, self.wide)
-        if not self.causal and not layout.masked:
-            return jnp.full((1, length), length, self.wide)
-        count = layout.position + 1
-        if not self.causal:
-            count = count + jnp.flip(layout.flip().position, 1)
-        return count.astype(self.wide)
-
-
-class GAU(GatedUnit):
-    """Gated attention unit with quadratic attention; see the module docstring."""
-
-    state_growth = "linear"
-
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        d_qk: int = 128,
-        expansion: float = 2.0,
-        kind: WeightKind = "squared_relu",
-        rotary: bool = False,
-        relative_bias: bool = True,
-        length: int | None = None,
-        max_length: int = 2048,
-        causal: bool = True,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        """`length`: what scores are divided by; None for how many tokens a query sees.
-
-        `max_length`: most tokens of a segment, if causal. Raises ValueError for what cannot
-        be.
-        """
-        dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        flags = {"kind": kind, "rotary": rotary, "relative_bias": relative_bias}
-        super().__init__(
-            d_model, d_qk, expansion, 2, **flags, length=length, causal=causal, **dtypes
-        )
-        if max_length < 1:
-            raise ValueError(f"max_length counts tokens, at least 1; got {max_length=}")
-        self.slots, self.max_length = max_length, max_length if causal else None
-
-    def _initial(self, batch_size: int) -> KVCache:
-        k, v = (
-            jnp.zeros((batch_size, self.slots, 1, n), self.kept) for n in (self.d_qk, self.d_value)
-        )
-        return KVCache(k, v, jnp.zeros(batch_size, jnp.int32))
-
-    def state_size(self) -> int:
-        """M (K + E) + 1."""
-        return self.slots * (self.d_qk + self.d_value) + 1
-
-    def _mix(self, x: Float[Array, "B L D"], inner: KVCache | None, ctx: Context):
-        layout, (batch, length) = ctx.segments, x.shape[:2]
-        z, v, gate = self._project(x)
-        q, k, v = self._zeroed([*self._scaled(z, layout.position), v], layout)
-        tags = run_tags(layout, batch, length)
-        place = jnp.broadcast_to(layout.position, tags.shape)
-        n = jnp.broadcast_to(self._seen_tokens(layout, length), tags.shape)
-        queries, keys = (q, tags, place, n), (k, v, tags, place)
-        in_order = inner is None
-        if inner is not None:
-            keys, inner = joined(keys, inner)
-        options = {"size": QUERIES, "causal": in_order and self.causal}
-        o = all_blocks(self._weigh, queries, keys, **options)
-        return self._out(o, gate, x), inner
-
-    def _weigh(self, queries: tuple, keys: tuple) -> Float[Array, "B C E"]:
-        (q, tags, place, n), (k, v, k_tags, k_place) = queries, keys
-        seen = (tags[:, :, None] == k_tags[:, None]) & (k_tags[:, None] > 0)
-        if self.causal:
-            seen = seen & (place[:, :, None] >= k_place[:, None])
-        s = jnp.einsum("BCK,BSK->BCS", q, k)
-        if self.kind == "softmax":
-            s = s * self.d_qk**-0.5 + self._bias(place, k_place, self.d_model)
-        else:
-            n = jnp.maximum(n, 1)[..., None]  # 0 where a block is filled up
-            s = (s + self._bias(place, k_place, self.d_model)) / n.astype(s.dtype)
-        return weights(s, seen, self.kind) @ v
 
 
 @stream_state

@@ -1,0 +1,1 @@
+"""Gated attention units: one head with wide values and narrow keys."""
