@@ -29,7 +29,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 USERS = {flag: value for flag, (_, value) in LOWERED.items()}  # as options of one program
 
 LARGEST_CACHE = 2**29  # bytes
-SHARE = 6  # days in which everything has had its turn
+SHARE = 7  # days in which everything has had its turn
 DAY = "SEQZOO_LAWS_DAY"  # a number repeats that day; all and none say it
 
 

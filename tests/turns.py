@@ -11,11 +11,11 @@ from tests.flags import SHARE, of_today, turn_of
 MANY = 3  # cases of one test
 # Days in which each test of these files has its turn. Laws are beside what is of one module.
 DAYS = {
-    "tests/models/attention/": 6,
-    "tests/models/linear_attention/": 6,
-    "tests/models/recurrent/": 6,
-    "tests/models/ssm/": 6,
-    "tests/models/pretrained/": 6,
+    "tests/models/attention/": SHARE,
+    "tests/models/linear_attention/": SHARE,
+    "tests/models/recurrent/": SHARE,
+    "tests/models/ssm/": SHARE,
+    "tests/models/pretrained/": SHARE,
     "tests/models/ops/": 2,
 }
 

@@ -10,6 +10,7 @@ from tests.flags import SHARE, USERS, of_today, turn_of
 from tests.laws import Subject
 from tests.models.tiny import TINY
 
+PERIOD = 6  # days between a mixer's users' programs, and between its gradients through the state
 ROOM = 16  # tokens of a declared maximum: more than a row, fewer than the chunks of a stream
 
 
@@ -23,7 +24,7 @@ def options(name: str) -> dict[str, Any]:
     return TINY[name] | ({"max_length": ROOM} if "max_length" in TINY[name] else {})
 
 
-def turn(name: str, causal: bool = True) -> int | str:
+def turn(name: str, causal: bool = True) -> tuple[int | str, int]:
     """Of a row of `TINY`, for `of_today`: when it has gradients through the state.
 
     That is not the day of users' programs, and one on which a mixer has its laws. A variant and a
@@ -31,17 +32,17 @@ def turn(name: str, causal: bool = True) -> int | str:
     """
     base, _, variant = name.partition("@")
     if variant or causal != causal_form(name):
-        return name
-    return list(MIXERS).index(base) + SHARE // 2
+        return name, SHARE
+    return list(MIXERS).index(base) + PERIOD // 2, PERIOD
 
 
 def as_users(name: str, causal: bool = True) -> tuple[str, ...]:
     """The forms that are compiled today as users have them: rows, the next time the stream."""
     base, _, variant = name.partition("@")
-    if variant or causal != causal_form(name) or not turn_of(list(MIXERS).index(base)):
+    if variant or causal != causal_form(name) or not turn_of(list(MIXERS).index(base), PERIOD):
         return ()
     halves = (("rows",), ("chunks", "plain"))
-    return tuple(form for i, half in enumerate(halves) if turn_of(i, 2, SHARE) for form in half)
+    return tuple(form for i, half in enumerate(halves) if turn_of(i, 2, PERIOD) for form in half)
 
 
 @functools.lru_cache(maxsize=2)  # causal and both ways; more would fill the memory
@@ -55,7 +56,7 @@ def subject(name: str, causal: bool = True) -> Subject:
     base, _, variant = name.partition("@")
     make = functools.partial(build, base, causal=causal, **options(name))
     first = not variant and causal == causal_form(name)
-    of_the_day = of_today(turn(name, causal))
+    of_the_day = of_today(*turn(name, causal))
     pullbacks = ("rows", "chunks") if of_the_day else ("rows",) if first else ()
     options_of = dict.fromkeys(as_users(name, causal), USERS)
     return Subject(make, compiler_options=options_of, pullbacks=pullbacks)

@@ -12,7 +12,7 @@ from tests import laws
 from tests.flags import DAY
 from tests.helpers import assert_close
 from tests.laws.cases import N
-from tests.models.subjects import ROOM, as_users, causal_form, options, subject, turn
+from tests.models.subjects import PERIOD, ROOM, as_users, causal_form, options, subject, turn
 from tests.models.tiny import TINY
 
 pytestmark = [pytest.mark.usefixtures("in_short_forms"), pytest.mark.every_case]
@@ -27,7 +27,7 @@ SMOKE = (
 GROUPED = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in TINY]
 CAUSAL = [name for name in GROUPED if causal_form(name.values[0])]
 WHOLE_ROWS = [name for name in GROUPED if not causal_form(name.values[0])]
-THIRDS = 3  # days in which the rows that are not among them have their turn
+THIRDS = PERIOD // 2  # days in which the rows that are not among them have their turn
 # Laws of which everything has its day: of a mixer, and of a variant or a second direction, which
 # share with it what the others say.
 BY_TURNS = {"base": {"gradients"}, "variant": set(laws.NUMBERS) - {"packed", "ragged-packed"}}
@@ -35,7 +35,7 @@ BY_TURNS = {"base": {"gradients"}, "variant": set(laws.NUMBERS) - {"packed", "ra
 
 def _of_the_day(name, causal=True):
     """Only when it is its turn."""
-    mark = pytest.mark.of_the_day(turn(*name.values, causal))
+    mark = pytest.mark.of_the_day(*turn(*name.values, causal))
     return pytest.param(*name.values, marks=[*name.marks, mark])
 
 
@@ -74,7 +74,7 @@ def test_every_mixer_is_under_the_laws():
 
 def test_every_program_is_one_of_users_within_twelve_days(monkeypatch):
     seen = set()
-    for day in range(12):
+    for day in range(2 * PERIOD):
         monkeypatch.setenv(DAY, str(day))
         seen |= {(name, form) for name in MIXERS for form in as_users(name, causal_form(name))}
     assert seen == {(name, form) for name in MIXERS for form in ("rows", "chunks", "plain")}
