@@ -136,6 +136,7 @@ def test_two_towers_share_their_weights_and_see_each_other_only_in_the_head():
     assert_close(model(same, ids), expected, ratio=1e-5)
 
 
+@pytest.mark.of_the_day("language model streams", 2)
 def test_a_language_model_streams():
     spec = ModelSpec(head="lm", vocab_size=7, outputs=7, length=laws.L)
     for positions in ("sinusoidal", "learned"):

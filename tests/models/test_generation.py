@@ -10,7 +10,7 @@ from seqzoo.models.whole.sampling import filtered, rule_of
 from tests.laws.programs import compilations
 from tests.models.test_sampling import VOCAB, built
 
-pytestmark = pytest.mark.of_the_day(days=3)
+pytestmark = pytest.mark.of_the_day(days=5)
 
 HOW = {"temperature": 0.9, "top_k": 9, "min_p": 0.05, "repetition_penalty": 1.3}
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3], [8, 9, 7]]

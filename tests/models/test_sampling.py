@@ -71,6 +71,7 @@ def test_transformer_vq_steps_through_its_caches_as_the_parallel_form():
     np.testing.assert_array_equal(held.recent.count, np.full((2, 2), 5))
 
 
+@pytest.mark.of_the_day("unequal prompts", 3)
 def test_prompts_of_different_lengths_continue_as_each_alone():
     model, key = built("lru"), jax.random.key(3)
     prompt = jax.random.randint(jax.random.key(0), (2, 6), 0, VOCAB)

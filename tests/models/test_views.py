@@ -56,6 +56,7 @@ def trained():
     return found
 
 
+@pytest.mark.of_the_day("targets follow", 3)
 def test_the_target_follows_before_each_step(trained):
     for name, momenta in (("queue", [0.9] * 3), ("centre", [0.5, 0.573223, 0.75])):
         _, steps, states, *_ = trained[name]

@@ -39,6 +39,7 @@ class Sums(nnx.Module):
         return jnp.cumsum(self.proj(x), axis=1) * self.rate
 
 
+@pytest.mark.of_the_day("own module by the door", 2)
 def test_a_run_of_ones_own_module_stops_when_asked_goes_on_and_hands_the_model_back(tmp_path):
     experiment = Experiment(model=Sums, mixer={"rate": 0.25}, **SMALL)
     told = []

@@ -13,6 +13,7 @@ def family(depth=8, model="attention,lru", **mixer):
     return Experiment(task=task, model=model, mixer=mixer, backbone=backbone)
 
 
+@pytest.mark.of_the_day("hybrid layers", 3)
 def test_layers_of_a_share_stand_as_far_apart_as_they_can():
     models = {"attention+lru": family(lru={"d_state": 4}, num_heads=2), "gru": family(model="gru")}
     assert hybrids(models, "") == (models, {})

@@ -149,6 +149,7 @@ def test_damaged_arrays_are_named(cache_folder):
         (cache_folder / "a" / file).write_bytes(whole)
 
 
+@pytest.mark.of_the_day("no home", 3)
 def test_nobody_without_a_home_needs_one(tmp_path):
     code = """
 import os, pwd

@@ -38,6 +38,7 @@ def test_bpe_gives_text_back_and_knows_its_bytes(text):
     assert len(tokenizer.encode(TEXT.encode())) < len(TEXT.encode()) / 1.5
 
 
+@pytest.mark.of_the_day("bpe again", 3)
 def test_bpe_is_learned_once_and_the_same_every_time(text, cache_folder, monkeypatch):
     bpe(text, 280, "key")
     (path,) = cache_folder.glob("bpe-280-key-*.json")

@@ -85,6 +85,7 @@ def test_a_folder_that_is_no_run_is_named(capsys, tmp_path, verb):
     assert "is no run" in error
 
 
+@pytest.mark.of_the_day("a reader gone", 3)
 def test_a_reader_that_is_gone_is_no_fault():
     """As with `seqzoo list | head -1`."""
     reader, writer = os.pipe()

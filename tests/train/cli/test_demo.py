@@ -35,6 +35,7 @@ def test_a_demo_that_was_stopped_exits_75(tmp_path, monkeypatch, capsys):
     assert "stopped and saved" in capsys.readouterr().out
 
 
+@pytest.mark.of_the_day("the demo", 3)
 def test_the_command_reports_all_tasks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(work.Work, "_do", lambda self, unit: finish(unit, 0.5))
     monkeypatch.setattr(demo, "axes_of", lambda axes: ())  # nothing is trained

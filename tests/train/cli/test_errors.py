@@ -110,6 +110,7 @@ def test_whoever_debugs_sees_where_an_error_arose(failing, capsys, monkeypatch):
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.of_the_day("no such device", 3)
 def test_a_device_that_is_not_there_is_named_by_the_doctor_too():
     env = {**os.environ, "JAX_PLATFORMS": "nonsense", "PYTHONIOENCODING": "ascii"}
     call = [sys.executable, "-m", "seqzoo.train.cli", "doctor"]

@@ -118,6 +118,7 @@ def train(capsys, out="run"):
     return call(capsys, *TRAIN, "--out", out)
 
 
+@pytest.mark.of_the_day("own code by every verb", 3)
 def test_a_run_of_ones_own_is_taken_up_by_every_verb(run, capsys, monkeypatch):
     here = run
     config = json.loads((here / "run" / "config.json").read_text())

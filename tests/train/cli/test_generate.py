@@ -14,7 +14,7 @@ from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
 from seqzoo.train.loop.runner import run
 from tests.models.pretrained import published
 
-pytestmark = pytest.mark.of_the_day(days=3)
+pytestmark = pytest.mark.of_the_day(days=5)
 
 
 @pytest.fixture(scope="module")

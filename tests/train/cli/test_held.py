@@ -42,6 +42,7 @@ def tried(capsys, *argv):
     return dispatch(argv), *capsys.readouterr()
 
 
+@pytest.mark.of_the_day("moved data", 3)
 def test_moved_and_respelled_data_are_the_same(here, capsys, monkeypatch):
     (here / "text").rename(here / "elsewhere")
     for spelled in ("elsewhere", f"{here}/./run/../elsewhere", f"file://{here}/elsewhere"):

@@ -61,8 +61,11 @@ def names(out):
     return [m.name for m in results.load(out / results.FILE).models]
 
 
+LRU = ("lru", "--mixer.lru.d-state", "4")
+
+
 def test_the_command_trains_tabulates_and_reports(tmp_path, capsys):
-    assert run(tmp_path, "lru", "--mixer.lru.d-state", "4") == 0
+    assert run(tmp_path, *LRU) == 0
     got = results.load(tmp_path / results.FILE)
     (lru,) = got.models
     assert [seed.seed for seed in lru.seeds] == [0, 1]
@@ -75,9 +78,18 @@ def test_the_command_trains_tabulates_and_reports(tmp_path, capsys):
     assert "lru" in printed
     assert "report.html" in printed
     assert "lru" in (tmp_path / "report.html").read_text()
-    # Axes are found from the checkpoints of what is there.
-    axes = ["--axes", "num-pairs=2,4", "position", "shuffle=4,15"]
-    assert run(tmp_path, "lru", "--mixer.lru.d-state", "4", *axes) == 0
+    # The model's run is one like any other.
+    assert dispatch(["show", str(tmp_path / results.RUNS / "lru")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("step        3 of 3") == 2
+    assert "seed 1\n" in shown
+
+
+@pytest.mark.of_the_day("axes of what was compared", 3)
+def test_axes_and_streams_are_found_from_the_checkpoints_of_what_is_there(tmp_path, capsys):
+    assert run(tmp_path, *LRU) == 0
+    (lru,) = results.load(tmp_path / results.FILE).models
+    assert run(tmp_path, *LRU, "--axes", "num-pairs=2,4", "position", "shuffle=4,15") == 0
     axes = [seed.axes for seed in results.load(tmp_path / results.FILE).models[0].seeds]
     assert axes[0]["num-pairs"]["at"] == [2, 4]
     for seed, own in zip(lru.seeds, axes, strict=True):
@@ -87,13 +99,7 @@ def test_the_command_trains_tabulates_and_reports(tmp_path, capsys):
         assert len({seed.final["loss"], *own["shuffle"]["loss"]}) == 3
         assert len(own["position"]["at"]) == len(own["position"]["accuracy"])
     capsys.readouterr()
-    # The model's run is one like any other.
-    run_folder = str(tmp_path / results.RUNS / "lru")
-    assert dispatch(["show", run_folder]) == 0
-    shown = capsys.readouterr().out
-    assert shown.count("step        3 of 3") == 2
-    assert "seed 1\n" in shown
-    assert dispatch(["evaluate", run_folder, "--streaming"]) == 0
+    assert dispatch(["evaluate", str(tmp_path / results.RUNS / "lru"), "--streaming"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["seeds"] == [0, 1]
     np.testing.assert_allclose(found["loss"], [seed.final["loss"] for seed in lru.seeds], rtol=1e-5)
@@ -377,6 +383,7 @@ def test_results_are_strict_json(tmp_path, trained):
     assert json.loads(text, parse_constant=lambda name: pytest.fail(name))
 
 
+@pytest.mark.of_the_day("matched models", 3)
 def test_matched_models_keep_their_sizes_and_their_target(tmp_path, trained, capsys):
     assert run(tmp_path, "lru,attention", "--match", "state") == 0
     first = results.load(tmp_path / results.FILE)

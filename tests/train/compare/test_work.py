@@ -52,7 +52,7 @@ def stopping(monkeypatch, steps):
     return monkeypatch.setattr(module, "StopRequest", lambda *_: StopAfter(steps))
 
 
-@pytest.mark.of_the_day
+@pytest.mark.of_the_day(days=4)
 @pytest.mark.parametrize("vectorise", ["always", "never"])
 def test_a_comparison_stopped_within_a_model_goes_on_to_bitwise_the_same(
     vectorise, tmp_path, monkeypatch
@@ -112,7 +112,7 @@ def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path, monkey
     assert not units.laid_out_together(tmp_path / "never", "a", (3, 4), wanted=True)
 
 
-@pytest.mark.of_the_day
+@pytest.mark.of_the_day(days=4)
 @pytest.mark.parametrize("vectorise", ["always", "never"])
 def test_a_seed_that_fails_is_recorded_and_the_others_go_on(vectorise, tmp_path):
     wanted = models(Fragile(), "a", steps=12)

@@ -11,7 +11,7 @@ from seqzoo.train.cost.knobs import turned, width
 from seqzoo.train.cost.match import TOLERANCE, matched
 from seqzoo.train.loop.program import make_program
 
-pytestmark = pytest.mark.of_the_day(days=3)
+pytestmark = pytest.mark.of_the_day(days=7)
 
 TASK = tasks.build("mqar", length=16, num_pairs=4, vocab_size=18)
 

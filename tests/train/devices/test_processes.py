@@ -100,6 +100,7 @@ def assert_close_runs(folder, other, program, ratio):
         assert error < ratio, (path, error)
 
 
+@pytest.mark.of_the_day("two processes", 2)
 def test_two_processes_train_as_one(program, finished, tmp_path):
     assert train(tmp_path / "run", devices=2, options=[SAVE_LESS] * 2) == ["40", "True"]
     assert_close_runs(tmp_path / "run", finished, program, 2e-6)
@@ -204,6 +205,7 @@ def test_other_options_on_another_host_are_refused(tmp_path):
     assert "process 1 was started with other options or data than process 0 (train)" in errors[0]
 
 
+@pytest.mark.of_the_day("waits in vain", 3)
 def test_a_process_that_waits_in_vain_says_so(tmp_path):
     with Pair(tmp_path / "run", started=[0], TINY_WAIT="2") as pair:
         codes, errors, _ = pair.end()

@@ -198,6 +198,7 @@ def test_a_failed_write_leaves_the_earlier_ones_whole(checkpoints, monkeypatch, 
     assert checkpoints.newest_whole(print) == 10
 
 
+@pytest.mark.of_the_day("no large files", 3)
 def test_a_storage_that_refuses_large_files_leaves_the_earlier_ones_whole(tmp_path):
     """The kernel refuses the write, as it does on a full disk."""
     code = """

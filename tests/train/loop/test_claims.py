@@ -109,6 +109,7 @@ def test_a_broken_mixer_is_caught_with_its_sentence(kind, law, words):
     assert "contract" not in means(law)
 
 
+@pytest.mark.of_the_day("right claims", 3)
 def test_right_ones_break_nothing():
     assert broken(Sums, None) == {}
     assert broken(SumsBothWays, None) == {}
@@ -171,6 +172,7 @@ def test_claims_of_several_mixers_say_whose_they_are():
     assert as_claims(found[:1]) == {"causal": "kept: x"}
 
 
+@pytest.mark.of_the_day("claims mean", 3)
 def test_every_law_has_a_meaning():
     from seqzoo.testing import LAWS
     from seqzoo.train.loop.claims import MEANS

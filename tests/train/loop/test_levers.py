@@ -122,6 +122,7 @@ print(statistics.median(counts))
     return float(run.stdout)
 
 
+@pytest.mark.of_the_day("memory used again", 3)
 @pytest.mark.skipif(sys.platform != "linux", reason="what glibc does is changed")
 def test_memory_of_a_program_is_used_again():
     reuse = "from seqzoo.train.devices.backend import reuse_memory; reuse_memory()"

@@ -117,6 +117,7 @@ def test_no_loop_over_tokens_sends(mixer, divided):
         assert sum(short) == sum(long)
 
 
+@pytest.mark.of_the_day("attention sends", 3)
 def test_what_attention_sends_does():
     assert sent("attention", 64)[0] > 1.2 * sent("attention", 32)[0]
 

@@ -17,7 +17,7 @@ from tests.helpers import assert_close
 from tests.train.loop.test_replicas import make_model
 from tests.train.tiny import Tiny
 
-pytestmark = pytest.mark.of_the_day(days=3)
+pytestmark = pytest.mark.of_the_day(days=5)
 
 SWEPT = {
     "peak_lr": (1e-3, 3e-2),

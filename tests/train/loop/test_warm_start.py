@@ -29,7 +29,7 @@ from seqzoo.train.loop.warm_start import warm_start
 from tests.helpers import assert_close
 from tests.models.pretrained.published import folder
 
-pytestmark = pytest.mark.of_the_day(days=3)
+pytestmark = pytest.mark.of_the_day(days=7)
 
 BACKBONE = BackboneConfig(d_model=8, depth=1, feedforward="none", scan=False)
 TRAIN = TrainConfig(steps=1, batch_size=8)

@@ -233,6 +233,7 @@ def test_what_fsdp_sends_does_not_grow_with_the_length(rows):
     assert short["all-gather"] > 0
 
 
+@pytest.mark.of_the_day("a plan tells", 2)
 def test_a_plan_tells_what_it_found(rows):
     row = rows[1]
     assert (row["devices"], row["mesh"], row["fits"]) == (2, {"fsdp": 2}, None)

@@ -21,6 +21,7 @@ DONE = {
 }
 
 
+@pytest.mark.of_the_day("plan forms", 3)
 def test_every_form_takes_its_arguments():
     for form in FORMS:
         shapes = form.arguments(256)
