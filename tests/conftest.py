@@ -20,7 +20,7 @@ os.environ["SEQZOO_CACHE"] = tempfile.mkdtemp(prefix="seqzoo-tests-")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
-ROOM = 3 * 2**29  # bytes by which a worker grows before it forgets
+ROOM = 2**30  # bytes by which a worker grows before it forgets
 
 
 def pytest_collection_finish():
