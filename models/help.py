@@ -51,6 +51,7 @@ OPTIONS: Mapping[str, str] = {
     "decay_max": "largest decay at the start, below 1",
     "decay_min": "least decay at the start, above 0",
     "decay_rank": "rank of what makes the decays of a token",
+    "depth": "layers of the memory; 1 for a matrix",
     "differential": "subtract the attention of every second head from that of the one before",
     "discretization": "of the continuous system, by steps of length dt",
     "dt_limit": "least and largest step that is taken, after softplus; None: no limits",
@@ -220,6 +221,8 @@ OPTIONS: Mapping[str, str] = {
     "Swin.window": "pixels of a side of a window",
     "Synthesizer.kind": "dense: weights from the token; random: learned; factorized: of low rank",
     "Synthesizer.rank": "of the factorized kind",
+    "Titans.base_lr": "largest rate of the inner training, times batch_size",
+    "Titans.expansion": "width of the memory's hidden layers in units of a head's",
     "TransformerVQ.block_size": "tokens of a block of queries",
     "TransformerVQ.d_value": "width of a head's values; None: twice d_model / num_heads",
 }

@@ -25,6 +25,8 @@ from seqzoo.models.attention.synthesizer import Synthesizer
 from seqzoo.models.attention.transformer_vq import TransformerVQ
 from seqzoo.models.help import page as _page  # no name of seqzoo.models
 from seqzoo.models.linear_attention.deltanet import DeltaNet, DeltaProduct
+from seqzoo.models.linear_attention.fast_weights.titans import Titans
+from seqzoo.models.linear_attention.fast_weights.ttt import TTT
 from seqzoo.models.linear_attention.gated_deltanet import GatedDeltaNet, KimiDeltaAttention
 from seqzoo.models.linear_attention.gated_deltanet2 import Comba, GatedDeltaNet2
 from seqzoo.models.linear_attention.gla import GLA, SimpleGLA
@@ -39,7 +41,6 @@ from seqzoo.models.linear_attention.rwkv4 import RWKV4
 from seqzoo.models.linear_attention.rwkv5 import RWKV5
 from seqzoo.models.linear_attention.rwkv6 import RWKV6
 from seqzoo.models.linear_attention.rwkv7 import RWKV7
-from seqzoo.models.linear_attention.ttt import TTT
 from seqzoo.models.mixer import Mixer
 from seqzoo.models.recurrent.elementwise import QRNN, SRU, IndRNN
 from seqzoo.models.recurrent.gru import GRU
@@ -113,6 +114,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "kda": KimiDeltaAttention,
     "delta_product": DeltaProduct,
     "ttt": TTT,
+    "titans": Titans,
     # state space
     "hippo": HippoCell,
     "s4": S4,

@@ -44,6 +44,8 @@ import seqzoo.models.attention.sparse_attention
 import seqzoo.models.attention.synthesizer
 import seqzoo.models.attention.transformer_vq
 import seqzoo.models.linear_attention.deltanet
+import seqzoo.models.linear_attention.fast_weights.titans
+import seqzoo.models.linear_attention.fast_weights.ttt
 import seqzoo.models.linear_attention.gated_deltanet
 import seqzoo.models.linear_attention.gated_deltanet2
 import seqzoo.models.linear_attention.gla
@@ -58,7 +60,6 @@ import seqzoo.models.linear_attention.rwkv4
 import seqzoo.models.linear_attention.rwkv5
 import seqzoo.models.linear_attention.rwkv6
 import seqzoo.models.linear_attention.rwkv7
-import seqzoo.models.linear_attention.ttt
 import seqzoo.models.recurrent.elementwise
 import seqzoo.models.recurrent.gru
 import seqzoo.models.recurrent.hgrn
@@ -215,8 +216,11 @@ class KimiDeltaAttention(seqzoo.models.linear_attention.gated_deltanet.KimiDelta
 class DeltaProduct(seqzoo.models.linear_attention.deltanet.DeltaProduct):
     def __init__(self, d_model: int, *, num_heads: int = 4, num_householders: int = 2, d_key: int | None = None, d_value: int | None = None, d_conv: int = 4, allow_negative_eigenvalues: bool = True, gated: bool = False, norm_eps: float = 1e-05, chunk_size: int | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
-class TTT(seqzoo.models.linear_attention.ttt.TTT):
+class TTT(seqzoo.models.linear_attention.fast_weights.ttt.TTT):
     def __init__(self, d_model: int, *, num_heads: int = 4, batch_size: int = 16, base_lr: float = 1.0, norm_eps: float = 1e-06, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
+
+class Titans(seqzoo.models.linear_attention.fast_weights.titans.Titans):
+    def __init__(self, d_model: int, *, num_heads: int = 4, depth: int = 2, expansion: float = 1.0, batch_size: int = 16, base_lr: float = 1.0, d_conv: int = 4, norm_eps: float = 1e-05, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class HippoCell(seqzoo.models.ssm.hippo_cell.HippoCell):
     def __init__(self, d_model: int, *, d_hidden: int | None = None, d_state: int = 64, memories: int = 1, measure: Measure = 'legs', window: float = 256.0, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...

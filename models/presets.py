@@ -235,6 +235,20 @@ PRESETS: dict[str, Preset] = {
         "Dong et al. 2024, arXiv:2411.13676: Mamba and attention in a window side by side, their "
         "norms' mean; without meta tokens, and with the window in all blocks",
     ),
+    "titans_mag": Preset(
+        ("titans", "attention"),
+        {"attention": {"window": 1024}},
+        {**_LM, "arrangement": "parallel", "branch_norm": True, "expansion": 8 / 3},
+        "Behrouz et al. 2024, arXiv:2501.00663, memory as a gate: Titans' memory and attention in "
+        "a window side by side, their norms' mean in place of a gate; without persistent tokens",
+    ),
+    "titans_mal": Preset(
+        ("titans", "attention"),
+        {"attention": {"window": 1024}},
+        {**_LM, "expansion": 8 / 3, "each": ({"feedforward": "none"}, {})},
+        "Behrouz et al. 2024, arXiv:2501.00663, memory as a layer: Titans' memory, then attention "
+        "in a window; without persistent tokens",
+    ),
     "rwkv4_lm": Preset(
         ("rwkv4",),
         {},

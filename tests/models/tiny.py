@@ -86,6 +86,8 @@ TINY = {
     "delta_product": {"num_heads": 2, "chunk_size": 8},
     "delta_product@gated": {"num_heads": 2, "d_conv": 0, "gated": True, "chunk_size": 8},
     "ttt": {"num_heads": 2, "batch_size": 3},
+    "titans": {"num_heads": 2, "expansion": 1.5, "batch_size": 3, "d_conv": 2},
+    "titans@linear": {"num_heads": 2, "depth": 1, "batch_size": 5, "d_conv": 0},
     "hippo": {"d_hidden": 6, "d_state": 4, "memories": 2},
     "hippo@window": {"d_state": 4, "measure": "legt", "window": 6.0},
     "s4": {"d_state": 4, "chunk_size": 4},

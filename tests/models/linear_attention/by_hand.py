@@ -8,6 +8,7 @@ from flax import nnx
 from tests.helpers import assert_close, x64
 from tests.laws import PACKED, normal, perturbed, runs
 from tests.references.gated_linear_attention import gated_linear_attention
+from tests.references.short_conv import short_conv
 
 D, HEADS = 8, 2
 
@@ -35,6 +36,15 @@ def positions(ids):
         for run in runs(row):
             own[run] = np.arange(len(run))
     return found
+
+
+def projected(w, x):
+    """q, k, v of every head, queries and keys of unit length."""
+    z = np.concatenate([x @ w[f"qkv/{n}_proj/kernel"] for n in "qkv"], -1)
+    taps = w["qkv/conv/kernel"]
+    z = silu(short_conv(z, taps, np.zeros((len(x), len(taps) - 1, z.shape[-1])), PACKED)[0])
+    q, k, v = (heads(part) for part in np.split(z, 3, axis=-1))
+    return *(z / np.sqrt(np.sum(z**2, -1, keepdims=True) + 1e-6) for z in (q, k)), v
 
 
 def recur(q, k, v, log_decay, scale=1.0):

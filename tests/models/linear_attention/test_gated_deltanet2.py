@@ -8,16 +8,6 @@ from seqzoo.models import Comba, GatedDeltaNet2
 from tests.laws import PACKED
 from tests.models.linear_attention import by_hand as hand
 from tests.references.delta_rules import gated_delta_rule
-from tests.references.short_conv import short_conv
-
-
-def projected(w, x):
-    """q, k, v of every head, queries and keys of unit length."""
-    z = np.concatenate([x @ w[f"qkv/{n}_proj/kernel"] for n in "qkv"], -1)
-    taps = w["qkv/conv/kernel"]
-    z = hand.silu(short_conv(z, taps, np.zeros((len(x), len(taps) - 1, z.shape[-1])), PACKED)[0])
-    q, k, v = (hand.heads(part) for part in np.split(z, 3, axis=-1))
-    return *(z / np.sqrt(np.sum(z**2, -1, keepdims=True) + 1e-6) for z in (q, k)), v
 
 
 def softplus(x):
@@ -32,7 +22,7 @@ def out(w, o, gate):
 @pytest.mark.parametrize("negative", [False, True])
 def test_gated_deltanet2_equals_the_equations(negative):
     def equations(w, x):
-        q, k, v = projected(w, x)
+        q, k, v = hand.projected(w, x)
         b, write, a, gate = np.split(x @ w["in_proj"], [8, 16, 20], axis=-1)
         erase = hand.heads(hand.sigmoid(b)) * (1 + negative)
         a = hand.heads(softplus(a @ w["decay_proj"] + w["decay/dt_bias"]))
@@ -49,7 +39,7 @@ def test_gated_deltanet2_equals_the_equations(negative):
 
 def test_comba_equals_the_equations():
     def equations(w, x):
-        q, k, v = projected(w, x)
+        q, k, v = hand.projected(w, x)
         beta, a = np.split(x @ w["in_proj"], 2, axis=-1)
         log_decay = -np.exp(w["decay/A_log"]) * softplus(a + w["decay/dt_bias"])
         read = hand.sigmoid(w["mix"])[:, None] * k

@@ -19,22 +19,27 @@ moved by at the start of the mini-batch, and k, v and η of its tokens.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from seqzoo.models.linear import Linear
+from seqzoo.models.linear_attention.fast_weights.chunks import (
+    Chunk,
+    in_chunks,
+    no_tokens,
+    taught,
+    told,
+)
 from seqzoo.models.mixer import Context, Mixer
-from seqzoo.models.ops.layout.segments import Segments
-from seqzoo.models.ops.layout.sequence_parallel import by_parts, by_whole_rows
 from seqzoo.models.ops.layout.sharding import everywhere
 from seqzoo.models.ops.layout.states import stream_state
-from seqzoo.models.ops.softmax.local_blocks import Recent, forget, latest, run_tags
-from seqzoo.models.ops.softmax.packed_blocks import SegmentBlocks, blocks_by_tag, segment_blocks
+from seqzoo.models.ops.softmax.local_blocks import Recent
 from seqzoo.models.ops.softmax.rope import rope
 
 
@@ -104,9 +109,8 @@ class TTT(Mixer):
     def _initial(self, batch_size: int) -> TTTState:
         heads, k = self.num_heads, self.d_head
         shapes = ((heads, k), (heads, k), (heads,))
-        token = tuple(jax.ShapeDtypeStruct(shape, self.wide) for shape in shapes)
         moved = jnp.zeros((batch_size, heads, k + 1, k), self.wide)
-        return TTTState(moved, forget(token, batch_size, self.size))
+        return TTTState(moved, no_tokens(batch_size, self.size, self.wide, *shapes))
 
     def state_size(self) -> int:
         """H (K (K + 1) + C (2 K + 1)) + 1."""
@@ -122,127 +126,44 @@ class TTT(Mixer):
         )
         q, k = (rope(a, layout.position % self.size) for a in (q, k))
         rate = jax.nn.sigmoid(self.in_proj(x).astype(wide)) * (self.base_lr / self.d_head)
-        q, k, v, rate = map(by_whole_rows, _real(layout, q, k, v, rate))
         shares = 1 / jnp.arange(1, self.size + 1) + self.bonus[...].astype(wide)
         learned = self.hidden_kernel, self.hidden_bias, self.scale, self.bias
         W, b, scale, bias = (everywhere(p[...].astype(wide)) for p in learned)
         start = jnp.concatenate([W, b[:, None]], 1)
         each = (start, scale, bias, jnp.maximum(shares, 0).astype(wide))
         model = Inner(*(jnp.broadcast_to(a, (x.shape[0], *a.shape)) for a in each), self.norm_eps)
-        rows = x.shape[:2]
-        if inner is None:
-            blocks = segment_blocks(layout, *rows, self.size)
-            o, after = blocks.unpack(_read(model, q, k, v, rate, blocks)[0], rows[1]), None
-        else:
-            o, after = _continued(model, q, k, v, rate, run_tags(layout, *rows), inner)
-        o = by_parts(o).reshape(*rows, -1).astype(x.dtype)
-        return self.out_proj(self.norm(o)), after
-
-
-def _real(layout: Segments, *rows: Array) -> tuple[Array, ...]:
-    if not layout.masked:
-        return rows
-    shape = layout.valid.shape
-    return tuple(jnp.where(layout.valid.reshape(*shape, *(1,) * (a.ndim - 2)), a, 0) for a in rows)
-
-
-def _continued(model: Inner, q, k, v, rate, tags: Int[Array, "B C"], state: TTTState):
-    """Outputs of a chunk, and the state after it: the mini-batch not complete is read again."""
-    recent, size, count = state.recent, model.share.shape[1], q.shape[1]
-    all_tags, rows = recent.tagged(tags), recent.before((k, v, rate))
-    blocks = blocks_by_tag(all_tags, size)
-    front = jnp.zeros((q.shape[0], recent.size, *q.shape[2:]), q.dtype)
-    rank = blocks.unpack(blocks.position[..., None], all_tags.shape[1])[..., 0]
-    last = latest(all_tags)
-    total = jnp.max(jnp.where(last, rank + 1, 0), 1)  # tokens of the last segment, in these rows
-    end = jnp.argmax(jnp.where(last, rank + 1, 0), 1)
-    own = jnp.take_along_axis(blocks.place, end[:, None], 1)[:, 0] // size
-    target = jnp.where(total > 0, own, -1), total % size == 0, all_tags.max(1) <= 1
-    o, moved = _read(model, jnp.concatenate([front, q], 1), *rows, blocks, state.moved, target)
-    kept = last & (rank >= (total - total % size)[:, None])
-    after = TTTState(moved, recent.after((k, v, rate), kept))
-    return blocks.unpack(o, all_tags.shape[1])[:, -count:], after
-
-
-def _read(
-    model: Inner,
-    q: Float[Array, "B S H K"],
-    k: Float[Array, "B S H K"],
-    v: Float[Array, "B S H K"],
-    rate: Float[Array, "B S H"],
-    blocks: SegmentBlocks,
-    moved: Float[Array, "B H K+1 K"] | None = None,
-    target: tuple[Array, Array, Array] | None = None,
-) -> tuple[Float[Array, "B N C H K"], Array | None]:
-    """Outputs in blocks; and what has been learned up to the start of a mini-batch.
-
-    `moved` is where the segment of tag 1 begins; `target` has the block whose start is asked for,
-    whether its end is meant instead, and whether its segment is that of tag 1.
-    """
-    batch, count = q.shape[0], blocks.number.shape[1]
-    zeros = jnp.zeros_like(model.start)
-    first = zeros if moved is None else moved
-    index = jnp.arange(count)[None]
-    terms = (index, blocks.number, blocks.tag, blocks.position)
-    xs = jax.tree.map(
-        lambda a: jnp.moveaxis(jnp.broadcast_to(a, (batch, *a.shape[1:])), 1, 0),
-        (*(blocks.pack(a) for a in (q, k, v, rate)), *terms),
-    )
-
-    def body(carry: tuple, x: tuple) -> tuple[tuple, Array]:
-        before, saved = carry
-        q, k, v, rate, index, number, tag, position = x
-        goes_on = number > 0
-        before = jnp.where(goes_on[:, None, None, None], before, first)
-        on = jnp.ones_like(tag, bool) if moved is None else goes_on[:, None] | (tag == 1)
-        o, step = _mini_batch(model, q, k, v, rate, before, on, tag, position)
-        after = jnp.where(on[:, :1, None, None], before, 0) + step
-        if target is not None:
-            block, complete, oldest = target
-            kept = jnp.where((goes_on | oldest)[:, None, None, None], before, 0)
-            new = jnp.where(complete[:, None, None, None], after, kept)
-            saved = jnp.where((index == block)[:, None, None, None], new, saved)
-        return (after, saved), o
-
-    carry = (zeros, None if target is None else first)
-    (_, saved), o = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), carry, xs)
-    return jnp.moveaxis(o, 0, 1), saved
+        read = functools.partial(_mini_batch, model)
+        o, after = in_chunks(
+            read, jnp.zeros_like(model.start), q, (k, v, rate), layout, self.size, inner
+        )
+        o = o.reshape(*x.shape[:2], -1).astype(x.dtype)
+        return self.out_proj(self.norm(o)), None if after is None else TTTState(*after)
 
 
 def _mini_batch(
     model: Inner,
-    q: Float[Array, "B C H K"],
-    k: Float[Array, "B C H K"],
-    v: Float[Array, "B C H K"],
-    rate: Float[Array, "B C H"],
+    tokens: tuple[Array, tuple[Array, Array, Array]],
     moved: Float[Array, "B H K+1 K"],
-    on: Bool[Array, "B C"],
-    tag: Int[Array, "B C"],
-    position: Int[Array, "B C"],
+    chunk: Chunk,
 ) -> tuple[Float[Array, "B C H K"], Float[Array, "B H K+1 K"]]:
-    """Outputs, and what a complete mini-batch adds; tokens that are `on` begin at `moved`."""
-    size = tag.shape[1]
+    """Outputs, and what a complete mini-batch has moved W and b by."""
+    q, (k, v, rate) = tokens
 
     def guess(z: Array) -> tuple[Array, Array]:
         z = jnp.concatenate([z, jnp.ones_like(z[..., :1])], -1)
-        y = jnp.einsum("BCHI,BHIK->BCHK", z, model.start)
-        more = jnp.einsum("BCHI,BHIK->BCHK", z, moved)
-        return z, y + jnp.where(on[..., None, None], more, 0)
+        return z, chunk.layer(z, model.start, moved)
 
     def loss(y: Array) -> Array:
         return jnp.square(_normed(model, y) - (v - k)).sum() / 2
 
     keys, y = guess(k)
-    slope = rate[..., None] * jax.grad(loss)(y)
-    slope = jnp.where((tag > 0)[..., None, None], slope, 0)
+    slope = chunk.real(rate[..., None] * jax.grad(loss)(y))
     asked, y = guess(q)
-    seen = (tag[:, :, None] == tag[:, None]) & jnp.tri(size, dtype=bool)
-    share = jnp.take_along_axis(model.share, position % size, 1)
-    pairs = jnp.einsum("BCHI,BSHI->BHCS", asked, keys)
-    pairs = jnp.where(seen[:, None], pairs, 0) * share[:, None, :, None]
-    y = y - jnp.einsum("BHCS,BSHK->BCHK", pairs, slope)
-    step = -model.share[:, -1, None, None, None] * jnp.einsum("BSHI,BSHK->BHIK", keys, slope)
-    return q + _normed(model, y), step
+    share = jnp.take_along_axis(model.share, chunk.position % chunk.tag.shape[1], 1)
+    weights = jnp.where(chunk.seen, share[:, None, :, None], 0)
+    y = y - told(asked, keys, slope, weights)
+    step = model.share[:, -1, None, None, None] * taught(keys, slope)
+    return q + _normed(model, y), chunk.kept(moved) - step
 
 
 def _normed(model: Inner, y: Float[Array, "B C H K"]) -> Array:
