@@ -104,7 +104,10 @@ def shown(found: Interval, metric: str) -> str:
     """Mean and both ends."""
     share = metric.endswith("accuracy")
     scale, digits, unit = (100, 1, "%") if share else (1, 3, "")
-    ends = [f"{scale * x:.{digits}f}" for x in (found.mean, found.low, found.high)]
+    values = (found.mean, found.low, found.high)
+    if share:  # two differ by the whole at most
+        values = tuple(min(max(x, -1.0), 1.0) for x in values)
+    ends = [f"{scale * x:.{digits}f}" for x in values]
     return f"{ends[0]}{unit} ({ends[1]} to {ends[2]})"
 
 
