@@ -109,10 +109,10 @@ class PackedBatches:
         return f"batches of {self.batch_size} in {self.packing.rows} rows"
 
 
-def side_by_side(parts: Sequence[Example]) -> Example:
-    """Batches of several replicas in front of each other; packed if all are."""
+def side_by_side(parts: Sequence[Example], places: Sequence[int]) -> Example:
+    """The parts at these places in front of each other; packed if all parts are."""
     shared = [name for name in parts[0] if all(name in part for part in parts)]
-    return {name: np.stack([part[name] for part in parts]) for name in shared}
+    return {name: np.stack([parts[place][name] for place in places]) for name in shared}
 
 
 def _groups(count: int, shards: int, accumulate: int) -> Int[np.ndarray, "groups members"]:

@@ -1,5 +1,7 @@
 """One of several processes that train the tiny model together, or with TINY_COMPARE compare it.
 
+With TINY_PACK=AXIS short rows share rows, over an axis of the mesh.
+
 python -m tests.train.worker FOLDER PORT COUNT INDEX [TrainConfig fields as JSON]
 """
 
@@ -20,6 +22,7 @@ from seqzoo.train.config import MeshConfig
 from seqzoo.train.devices.processes import Processes, is_first, joined
 from seqzoo.train.loop.program import make_program
 from seqzoo.train.loop.runner import run
+from tests.train.loop import test_packing
 from tests.train.tiny_run import Slow, SlowRows, experiment, make_model
 
 
@@ -60,6 +63,13 @@ def models(task, **options):
     return {"a": wanted, "b": wanted}
 
 
+def packed(axis):
+    """A run of two seeds whose rows are short, over an axis of the mesh."""
+    often = {"eval_every": 10, "save_every": 20, "keep_best": False}
+    changes = {"steps": 40, "batch_size": 16, "replicas": 2, "seed": 1, **often}
+    return test_packing.experiment(mesh={"data": 1, axis: -1}, **changes)
+
+
 def compared(folder, task, options):
     """Two seeds of each, side by side; prints those that are through."""
     made = functools.partial(make_program, make_model=make_model, devices=in_turns())
@@ -80,8 +90,11 @@ def main(folder, port, count, index, options="{}"):
     with joined(processes, exit_code):
         if os.environ.get("TINY_COMPARE"):
             return compared(folder, task, json.loads(options))
-        wanted = experiment(task, **json.loads(options))
-        result = run(wanted, folder, make_model=make_model, devices=in_turns())
+        if axis := os.environ.get("TINY_PACK"):
+            result = run(packed(axis), folder, devices=in_turns())
+        else:
+            wanted = experiment(task, **json.loads(options))
+            result = run(wanted, folder, make_model=make_model, devices=in_turns())
         if is_first():
             print(result["step"], result["complete"])
 

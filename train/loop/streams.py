@@ -134,15 +134,12 @@ class RunData:
         train = self._experiment.train
         every = self._experiment.seeds
         own = [every[i] for i in seeds_of_process(self._sharding.mesh, train.replicas)]
-        seeds = list(dict.fromkeys(own))  # trials of one seed share its rows
+        # Processes read others' seeds too where all must know whether every batch has room.
+        read = every if self._experiment.packed_length else own
+        seeds = list(dict.fromkeys(read))  # trials of one seed share its rows
         sources = [self._source("train", seed) for seed in seeds]
         rows = rows_of_process(self._sharding, train.batch_size)
         packing = self._packing(sources[0], train.batch_size, train.accumulate)
-        if packing and len(own) < train.replicas:
-            raise ValueError(
-                "processes with seeds of their own cannot tell whether a packed batch has room for "
-                "all; choose --pack 0, or a mesh whose axis seeds lies within a process"
-            )
 
         def start(position: int) -> Iterator[HostBatch]:
             streams = [
@@ -161,9 +158,6 @@ class RunData:
             if train.replicas == 1:
                 return streams[0]
             places = [seeds.index(seed) for seed in own]
-            return (
-                side_by_side([parts[place] for place in places])
-                for parts in zip(*streams, strict=True)
-            )
+            return (side_by_side(parts, places) for parts in zip(*streams, strict=True))
 
         return start

@@ -1,5 +1,6 @@
 """Two processes over loopback train as one does, stop together and fail together."""
 
+import itertools
 import json
 import os
 import random
@@ -9,15 +10,20 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
+from seqzoo.tasks.data.shared_rows import PACKED
 from seqzoo.train.compare import results
 from seqzoo.train.devices import processes as distributed
 from seqzoo.train.devices.meeting import detected
 from seqzoo.train.devices.processes import Processes
 from seqzoo.train.folder.checkpoint import Checkpoints
 from seqzoo.train.folder.metrics import read_lines
+from seqzoo.train.loop.program import make_program, mesh_for
+from seqzoo.train.loop.runner import run_program
+from seqzoo.train.loop.streams import RunData
 from tests.train import worker
 from tests.train.loop.test_runner import assert_free, state_of, wait_for_lines
 from tests.train.tiny_run import Slow
@@ -93,7 +99,7 @@ def assert_close_runs(folder, other, program, ratio):
         a, b = ([x.values[name] for x in run if name in x.values] for run in (lines, others))
         np.testing.assert_allclose(a, b, rtol=ratio, err_msg=name)
     examples = [x.values["validation/examples"] for x in lines if "validation/loss" in x.values]
-    assert examples == [13] * 4
+    assert (len(examples), set(np.ravel(examples))) == (4, {13})
     a, b = state_of(folder, program).params, state_of(other, program).params
     for path in a:
         error = np.linalg.norm(a[path] - b[path]) / np.linalg.norm(b[path])
@@ -157,6 +163,24 @@ def assert_as_one(tmp_path):
             losses = [run.curves["train"]["loss"] for run in (seed, other)]
             np.testing.assert_allclose(*losses, rtol=2e-6)
             assert len(losses[0]) == 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", ["data", "seeds"])
+def test_two_processes_pack_as_one_and_go_on(axis, tmp_path):
+    """Also the batches in which a replica's examples have no room."""
+    made = make_program(worker.packed(axis), devices=jax.devices()[:1])
+    run_program(made, tmp_path / "one")
+    mesh = mesh_for(made.experiment, jax.devices()[:2])
+    batches = itertools.islice(RunData(made.experiment, mesh).train, 40)
+    assert len({PACKED[0] in batch for batch in batches}) == 2
+    with Pair(tmp_path / "two", TINY_DELAY="0.005", TINY_PACK=axis) as pair:
+        pair.at_work()
+        pair.processes[1].send_signal(signal.SIGTERM)
+        codes, errors, (_, complete) = pair.end()
+    assert (codes, complete) == ([0, 0], "False"), errors
+    assert train(tmp_path / "two", TINY_PACK=axis) == ["40", "True"]
+    assert_close_runs(tmp_path / "two", tmp_path / "one", made, 1e-5)
 
 
 @pytest.mark.slow

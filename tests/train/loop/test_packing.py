@@ -15,15 +15,16 @@ from seqzoo.tasks.data.shared_rows import PACKED
 from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
 from seqzoo.train.folder.metrics import read_lines
 from seqzoo.train.folder.run_folder import RunFolder
-from seqzoo.train.loop import runner
+from seqzoo.train.loop import runner, streams
 from seqzoo.train.loop.data import to_devices
 from seqzoo.train.loop.evaluate import evaluate
-from seqzoo.train.loop.program import make_program, replica_keys
+from seqzoo.train.loop.program import make_program, mesh_for, replica_keys
 from seqzoo.train.loop.runner import run
 from seqzoo.train.loop.streams import RunData
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.train.loop.test_runner import StopAfter
-from tests.train.tiny import CLASSES, VOCAB, Rows, Tiny
+from tests.train.tiny import CLASSES, VOCAB, Tiny
+from tests.train.tiny_run import SlowRows
 
 pytestmark = pytest.mark.of_the_day(days=3)
 
@@ -31,7 +32,7 @@ LENGTH = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Short(Rows):
+class Short(SlowRows):
     """Rows that are mostly padding, every one of another length."""
 
     def __getitem__(self, index):
@@ -120,6 +121,20 @@ def test_a_packed_batch_holds_the_examples_of_its_batch():
         assert one[PACKED[0]].size < one["inputs"].size
     later = next(shared.train.beginning(4))
     assert all(np.array_equal(later[name], batches[4][name]) for name in later)
+
+
+def test_processes_with_seeds_of_their_own_pack_the_same_batches(monkeypatch):
+    """Also where only the other's seed has no room: together they run one program."""
+    made = experiment(replicas=2, batch_size=16)
+    mesh = mesh_for(made, jax.devices()[:1])
+    whole = list(itertools.islice(RunData(made, mesh).train, 40))
+    assert len({PACKED[0] in batch for batch in whole}) == 2
+    for place in range(2):
+        monkeypatch.setattr(streams, "seeds_of_process", lambda *_, place=place: [place])
+        for batch, own in zip(whole, RunData(made, mesh).train, strict=False):
+            assert own.keys() == batch.keys()
+            for name, value in batch.items():
+                np.testing.assert_array_equal(own[name], value[[place]])
 
 
 @pytest.mark.of_the_day("packed batches without room")
