@@ -13,11 +13,12 @@ from seqzoo.train.checked import check_replicas
 from seqzoo.train.compare.results import RUNS
 from seqzoo.train.compare.sweep import numbers_of, with_values
 from seqzoo.train.config import Experiment
-from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.folder.run_folder import CONFIG, RunFolder
 
 TEST = "test.json"
 TRIALS = "trials"  # beside RUNS: the folders of runs that are not tested
 NAME = re.compile(r"(\d+)(?:-(\d+))?")  # of such a folder: a trial, or from one to another
+DIVIDED = "divided.json"  # the configuration of a run that had no memory: smaller ones replace it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,15 @@ class Unit:
             return result
         done = result["complete"] if self.trials else (self.path / TEST).exists()
         return result if done else None
+
+    @property
+    def due(self) -> bool:
+        """Whether it is to be trained: it is not through, and no smaller units replace it."""
+        return not is_divided(self.path) and self.result() is None
+
+    def divide(self) -> None:
+        """Has smaller units replace it, for all processes and for ever; its folder is no run."""
+        (self.path / CONFIG).rename(self.path / DIVIDED)
 
     def failed(self, reason: str) -> dict[str, Any]:
         """The result of a run that could not be."""
@@ -89,7 +99,7 @@ class Plan:
     def final_units(self, values: Mapping[str, Any]) -> list[Unit]:
         """The units of the final runs, with what was chosen of the trials."""
         experiment = with_values(self.experiment, values)
-        return self._units(experiment, self.seeds, self.path, together=self.together)
+        return self._units(experiment, self.seeds, self.path, self.together)
 
     def trial_units(self) -> list[Unit]:
         """The units of the trials, in their order."""
@@ -103,8 +113,11 @@ class Plan:
         own = [self.trials[place] for place in places]
         path = self.tuning_path / "-".join(f"{i:03}" for i in sorted({places[0], places[-1]}))
         if len(own) == 1:
-            experiment, together = with_values(self.experiment, own[0]), self.group > 0
-            made = self._units(experiment, self.tuning_seeds, path, together=together)
+            experiment = with_values(self.experiment, own[0])
+            made = self._units(experiment, self.tuning_seeds, path, self.group > 0)
+        elif is_divided(path):
+            half = -(-len(places) // 2)
+            return [*self._trial_units(places[:half]), *self._trial_units(places[half:])]
         else:
             count = len(own) * len(self.tuning_seeds)
             train = dataclasses.replace(
@@ -116,16 +129,23 @@ class Plan:
         return [dataclasses.replace(unit, trials=places) for unit in made]
 
     def _units(
-        self, experiment: Experiment, seeds: Sequence[int], path: Path, *, together: bool
+        self, experiment: Experiment, seeds: Sequence[int], path: Path, together: bool
     ) -> list[Unit]:
-        """One unit for all seeds, or one for each."""
+        """One unit for all seeds, or one for each, as where all had no memory."""
 
         def unit(path: Path, *seeds: int) -> Unit:
             train = dataclasses.replace(experiment.train, seed=seeds[0], replicas=len(seeds))
             own = dataclasses.replace(experiment, train=train)
             return Unit(label=self.label, experiment=own, path=path)
 
-        return [unit(path, *seeds)] if together else [unit(path / f"seed{s}", s) for s in seeds]
+        if together and not is_divided(path):
+            return [unit(path, *seeds)]
+        return [unit(path / f"seed{s}", s) for s in seeds]
+
+
+def is_divided(path: Path) -> bool:
+    """Whether smaller units replace the one of this folder."""
+    return (path / DIVIDED).exists()
 
 
 def laid_out_together(out: Path, label: str, seeds: Sequence[int], wanted: bool) -> bool:
@@ -137,16 +157,17 @@ def laid_out_together(out: Path, label: str, seeds: Sequence[int], wanted: bool)
 
 
 def laid_out_in_groups(out: Path, label: str, wanted: int) -> int:
-    """`Plan.group`; folders that are there decide, of which the first has as many as any."""
+    """`Plan.group`; folders that are there decide, of which the largest was not divided before."""
     path = out / TRIALS / label
     there = sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
-    found = [(name, match) for name in there if (match := NAME.fullmatch(name))]
+    found = [match for name in there if (match := NAME.fullmatch(name))]
     if not found:
         return wanted
-    name, match = found[0]
-    if match[2]:
-        return int(match[2]) - int(match[1]) + 1
-    return 1 if RunFolder(path / name).exists() else 0
+    sizes = [int(match[2]) - int(match[1]) + 1 for match in found if match[2]]
+    if sizes:
+        return max(sizes)
+    first = path / found[0][0]
+    return 1 if RunFolder(first).exists() or is_divided(first) else 0
 
 
 def all_failed(result: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -31,7 +32,7 @@ from seqzoo.train.devices.sharding import SEEDS_AXIS
 from seqzoo.train.folder.files import plain, write_atomically
 from seqzoo.train.folder.lease import LeaseError
 from seqzoo.train.folder.metrics import NonFiniteError
-from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.folder.run_folder import RunFolder, say_on_stderr
 from seqzoo.train.loop.evaluate import evaluate_batches, load_selected
 from seqzoo.train.loop.held import Held
 from seqzoo.train.loop.program import Program, make_program
@@ -143,17 +144,17 @@ class Work:
     def _claimed(self, units: Sequence[Unit], stack: contextlib.ExitStack) -> int | None:
         """The place of a unit that is ours until the stack ends."""
         for place, unit in enumerate(units):
-            if unit.result() is not None:
+            if not unit.due:
                 continue
             folder = RunFolder(unit.path)
-            folder.check(unit.experiment, self._held)
             try:
                 stack.enter_context(folder.owned(wait=False))
             except LeaseError:
                 continue
             self._mine = folder
-            folder.adopt(unit.experiment, self._held)
-            if unit.result() is None:  # nobody was faster
+            if unit.due:  # nobody was faster
+                folder.check(unit.experiment, self._held)
+                folder.adopt(unit.experiment, self._held)
                 return place
             folder.release()
         return None
@@ -168,22 +169,39 @@ class Work:
         except Interrupted:
             self._stopped = True
             return
-        options = {"data": data, "progress": self._progress, "title": unit.title}
         try:
-            result = train_owned(program, folder, self._stop, **options)
+            self._train(unit, program, data, folder)
         except NonFiniteError:
             return  # its result says so
         except jax.errors.JaxRuntimeError as error:
-            # Of several trials in one program another one may be too large, so that it ends here.
-            if len(unit.trials) != 1 or NO_MEMORY not in str(error) or not alone:
+            if NO_MEMORY not in str(error) or not alone or not self._given_up(unit, folder):
                 raise
-            folder.finish(unit.failed("the devices have too little memory"))
-            return
+            traceback.clear_frames(error.__traceback__)  # they hold what has filled the memory
+
+    def _train(self, unit: Unit, program: Program, data: RunData, folder: RunFolder) -> None:
+        options = {"data": data, "progress": self._progress, "title": unit.title}
+        result = train_owned(program, folder, self._stop, **options)
         if not result["complete"]:
             self._stopped = True  # on all processes, whichever was asked
-            return
-        if not unit.trials:
+        elif not unit.trials:
             self._test(unit, program, data, folder)
+
+    def _given_up(self, unit: Unit, folder: RunFolder) -> bool:
+        """Whether the others go on: with smaller units in place of one that has no memory.
+
+        A trial that is alone has failed, a final run that is alone ends the comparison.
+        """
+        why, runs = "the devices have too little memory", unit.experiment.train.replicas
+        if runs > 1:
+            folder.guard()
+            unit.divide()
+            self._programs.clear()
+            self._data.pop(unit.experiment.seeds, None)
+            words = f"{unit.title}: {why} for {runs} runs in one program"
+            say_on_stderr(f"{words}; smaller programs take its place")
+        elif unit.trials:
+            folder.finish(unit.failed(why))
+        return runs > 1 or bool(unit.trials)
 
     def _test(self, unit: Unit, program: Program, data: RunData, folder: RunFolder) -> None:
         """Writes what the selected parameters give on the test split, and how fast they train."""

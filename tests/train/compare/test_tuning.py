@@ -1,5 +1,6 @@
 """Sweeps: what is tried, for whom, and what is chosen; with a model that compiles in a second."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -123,27 +124,44 @@ def test_the_best_mean_is_chosen_and_no_trial_for_its_survivors():
     assert choose(trials[2:3], higher_is_better=True) is None
 
 
+def train(unit, calls):
+    """What a unit whose training takes no time leaves behind: it is best at a rate of 0.1."""
+    experiment = unit.experiment
+    several = [experiment.alone(place).optim.peak_lr for place in range(len(experiment.seeds))]
+    calls.append((unit.label, unit.trials, experiment.seeds, tuple(several)))
+    finish(unit, 0.5)
+    if unit.trials:
+        (unit.path / units.TEST).unlink()
+        path = unit.path / "result.json"
+        result = json.loads(path.read_text())
+        scores = [0.9 - abs(np.log10(rate) + 1) / 10 for rate in several]
+        found = {"validation/accuracy": scores, "validation/loss": [1.0] * len(scores)}
+        if len(scores) == 1:
+            found = {name: value[0] for name, value in found.items()}
+        path.write_text(json.dumps({**result, "validation": found}))
+
+
 @pytest.fixture
 def trained(monkeypatch):
-    """Units whose training takes no time: (label, trials, seeds, rates), best at a rate of 0.1."""
+    """Units whose training takes no time: (label, trials, seeds, rates) of each."""
+    calls = []
+    monkeypatch.setattr(work.Work, "_do", lambda self, unit: train(unit, calls))
+    return calls
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """The same, of which two runs fit into a program, and a deep one never does."""
     calls = []
 
-    def do(self, unit):
-        experiment = unit.experiment
-        several = [experiment.alone(place).optim.peak_lr for place in range(len(experiment.seeds))]
-        calls.append((unit.label, unit.trials, experiment.seeds, tuple(several)))
-        finish(unit, 0.5)
-        if unit.trials:
-            (unit.path / units.TEST).unlink()
-            path = unit.path / "result.json"
-            result = json.loads(path.read_text())
-            scores = [0.9 - abs(np.log10(rate) + 1) / 10 for rate in several]
-            found = {"validation/accuracy": scores, "validation/loss": [1.0] * len(scores)}
-            if len(scores) == 1:
-                found = {name: value[0] for name, value in found.items()}
-            path.write_text(json.dumps({**result, "validation": found}))
+    def _train(self, unit, program, data, folder):
+        train(unit, calls)  # the last thing that is done may be what has no memory
+        if unit.experiment.train.replicas > 2 or unit.experiment.backbone.depth > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(work.Work, "_do", do)
+    monkeypatch.setattr(work.Work, "_train", _train)
+    for name in ("_program", "_data_of"):
+        monkeypatch.setattr(work.Work, name, lambda *_: None)
     return calls
 
 
@@ -292,25 +310,80 @@ def test_a_failed_trial_is_a_trial_and_a_model_of_failed_ones_a_failed_row(tmp_p
     assert "each of 2 trials failed" in render([found])
 
 
-@pytest.mark.of_the_day("a trial without memory")
-def test_a_trial_that_does_not_fit_is_a_failed_trial(tmp_path, tiny, monkeypatch):
-    real = work.train_owned
+def test_a_group_that_does_not_fit_is_halved_and_then_every_seed_is_alone(tmp_path, room, capsys):
+    flags = [*SWEEP, "--seeds", "3", "--vectorise", "always"]
+    assert run(tmp_path, "lru", *flags) == 0
+    low, middle, high = ((rate, rate) for rate in RATES)
+    assert [call[1:] for call in room] == [
+        ((0, 1, 2), (3, 4) * 3, (*low, *middle, *high)),
+        ((0, 1), (3, 4) * 2, (*low, *middle)),
+        ((0,), (3, 4), low),
+        ((1,), (3, 4), middle),
+        ((2,), (3, 4), high),
+        ((), (0, 1, 2), (*high, 0.1)),
+        *(((), (seed,), (0.1,)) for seed in range(3)),
+    ]
+    assert capsys.readouterr().err.splitlines() == [
+        f"lru{what}: the devices have too little memory for {runs} runs in one program; smaller "
+        "programs take its place"
+        for what, runs in ((" trials 1 to 3", 6), (" trials 1 to 2", 4), ("", 3))
+    ]
+    (model,) = results.load(tmp_path / results.FILE).models
+    assert [trial.values for trial in model.trials] == [{PEAK: rate} for rate in RATES]
+    assert model.chosen == 2
+    assert [seed.final["accuracy"] for seed in model.seeds] == [0.5] * 3
+    # What was divided stays so, for whoever comes next.
+    del room[:]
+    trials, final = (tmp_path / name / "lru" for name in (units.TRIALS, results.RUNS))
+    assert units.laid_out_in_groups(tmp_path, "lru", 1) == 3
+    for file in (trials / tuning.TUNED, final / results.MODEL, final / "seed1/result.json"):
+        file.unlink()
+    (tmp_path / results.FILE).unlink()
+    assert run(tmp_path, "lru", *flags) == 0
+    assert [call[2] for call in room] == [(1,)]
+    assert results.load(tmp_path / results.FILE).models == (model,)
 
-    def train_owned(program, *args, **options):
-        if program.experiment.backbone.depth > 1:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-        return real(program, *args, **options)
 
-    monkeypatch.setattr(work, "train_owned", train_owned)
-    sweep = Sweep(fields={"backbone.depth": (1, 2)}, seeds=2)
-    (model,) = compare(models(Tiny(), "a"), tmp_path / "a", seeds=2, sweep=sweep).models
+def test_a_trial_that_does_not_fit_is_a_failed_trial(tmp_path, room, monkeypatch, capsys):
+    flags = ["--sweep", "backbone.depth=1,2", "--tuning-seeds", "2"]
+    assert run(tmp_path / "a", "lru", *flags) == 0
+    assert [(call[1], len(call[2])) for call in room] == [
+        *(((0,), 2), ((1,), 2), ((1,), 1), ((1,), 1), ((), 2))
+    ]
+    (model,) = results.load(tmp_path / "a" / results.FILE).models
     assert model.chosen == 0
     assert model.trials[1].failure == "; ".join(
-        f"seed {seed}: the devices have too little memory" for seed in (5, 6)
+        f"seed {seed}: the devices have too little memory" for seed in (2, 3)
     )
+    # A final run that is alone has to be, and another error is none of memory.
+    assert run(tmp_path / "b", "lru", "--backbone.depth", "2") == 2
+    assert "there is not enough memory for this" in capsys.readouterr().err
     monkeypatch.setattr(work, "NO_MEMORY", "another")
-    with pytest.raises(jax.errors.JaxRuntimeError):
-        compare(models(Tiny(), "a"), tmp_path / "b", seeds=2, sweep=sweep)
+    assert run(tmp_path / "c", "lru", *flags) == 2
+
+
+def test_what_another_process_has_divided_is_nobodys(tmp_path, monkeypatch):
+    """Whether that was before this one looks, or between its look and its lock."""
+    own = models(Tiny(), "a")["a"]
+    plan = units.Plan(label="a", experiment=own, out=tmp_path, seeds=(3, 4), together=True)
+    (unit,) = plan.final_units({})
+    real = work.RunFolder.owned
+
+    @contextlib.contextmanager
+    def owned(folder, *, wait=True):
+        with real(folder, wait=wait):
+            folder.adopt(unit.experiment)
+            unit.divide()
+            yield
+
+    with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(work.RunFolder, "owned", owned)
+        idle = work.Work({}, {}, None, {}, None, None)
+        assert idle._claimed([unit], stack) is None
+        assert (unit.path / units.DIVIDED).exists()
+        assert idle._claimed([unit], stack) is None
+    assert not work.RunFolder(unit.path).exists()
+    assert [one.path.name for one in plan.final_units({})] == ["seed3", "seed4"]
 
 
 def swept(name, *scores, chosen):
