@@ -122,6 +122,7 @@ def test_classifiers_pool_real_tokens_only(pooling):
     assert model(padded, np.zeros_like(ids)).shape == (1, 3)
 
 
+@pytest.mark.of_the_day("two towers", 2)
 def test_two_towers_share_their_weights_and_see_each_other_only_in_the_head():
     spec = ModelSpec(head="two_tower", vocab_size=7, outputs=2, length=5)
     model = build_model(spec, "attention", SMALL, HEADS, rngs=nnx.Rngs(0))

@@ -13,6 +13,8 @@ from seqzoo.models.pretrained.export import LOADER, export_model
 from tests.helpers import assert_close
 from tests.models.pretrained.published import folder
 
+pytestmark = pytest.mark.of_the_day("exported programs", 4)
+
 LENGTH, BATCH = 6, 3
 ELSEWHERE = """
 import runpy, sys
@@ -50,7 +52,6 @@ def made(tmp_path_factory):
     return root, models, given
 
 
-@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", ["jamba", "bert_mlm"])
 def test_programs_say_what_the_model_says(made, name):
     root, models, given = made

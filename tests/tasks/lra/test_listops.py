@@ -82,7 +82,7 @@ def test_pinned_example():
     assert task.decode(task.source("train")[0]) == PINNED
 
 
-@pytest.mark.of_the_day
+@pytest.mark.of_the_day(days=4)
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_examples_are_the_same_in_another_process(hash_seed):
     code = (
@@ -113,6 +113,7 @@ def test_specs():
         build("listops_short", min_length=10)
 
 
+@pytest.mark.of_the_day("listops baselines", 3)
 def test_baselines_are_those_of_the_official_generator():
     task = build("listops")  # 2000 test examples; tolerances of 3.5 standard errors
     source = task.source("test")

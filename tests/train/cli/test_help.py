@@ -34,6 +34,7 @@ def silent(kind):
             yield f"{kind.__module__}.{kind.__name__}: {name}"
 
 
+@pytest.mark.of_the_day("a sentence for flags", 2)
 def test_every_flag_of_every_verb_and_mixer_has_a_sentence():
     kinds = [kind for found in right_kinds().values() for kind in found]
     kinds += map(config_of, MIXERS.values())

@@ -168,6 +168,7 @@ def room(monkeypatch):
 SWEEP = ["--sweep", "optim.peak-lr=1e-3,1e-2,0.1", "--tuning-seeds", "2"]
 
 
+@pytest.mark.of_the_day("the same trials", 2)
 def test_every_model_has_the_same_trials_and_fresh_seeds_after_them(tmp_path, trained, capsys):
     assert run(tmp_path, "lru,gru", *SWEEP) == 0
     rates = tuple(rate for rate in RATES for _ in range(2))
@@ -207,6 +208,7 @@ def test_every_model_has_the_same_trials_and_fresh_seeds_after_them(tmp_path, tr
     assert trained == []
 
 
+@pytest.mark.of_the_day("trials laid out", 3)
 def test_trials_are_laid_out_as_they_were_and_as_large_models_need(tmp_path, trained):
     flags = [*SWEEP, "--vectorise", "never"]
     assert run(tmp_path / "a", "lru", *flags) == 0
@@ -225,6 +227,7 @@ def test_trials_are_laid_out_as_they_were_and_as_large_models_need(tmp_path, tra
     assert model.config["backbone"]["depth"] == 1
 
 
+@pytest.mark.of_the_day("the same budget", 3)
 def test_a_budget_is_the_same_for_every_model(tmp_path, trained):
     task = tasks.build("mqar", length=16, num_pairs=4, vocab_size=18)
     small = BackboneConfig(d_model=8, depth=1)

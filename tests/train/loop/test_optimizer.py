@@ -125,6 +125,7 @@ def test_schedules_rise_hold_and_fall(schedule, rates):
     np.testing.assert_allclose([found[step] for step in rates], [*rates.values()], rtol=1e-5)
 
 
+@pytest.mark.of_the_day("trained in part", 2)
 @pytest.mark.parametrize("name", sorted(OPTIMISERS))
 def test_what_is_not_trained_stays_and_the_rest_learns_as_without_it(name):
     more = {"clip_norm": 0.5, "weight_decay": 0.3}

@@ -150,6 +150,7 @@ def on_split(state, split, single):
     return float(total / weight)
 
 
+@pytest.mark.of_the_day("each seed's step", 2)
 def test_the_protocols_selection_tests_each_seed_at_its_own_step(program, together, single, alone):
     params, rest, tested, _ = load_selected(program, together)
     found = evaluate(program, params, rest, Tiny().source("test"))

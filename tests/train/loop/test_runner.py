@@ -208,6 +208,7 @@ def test_what_the_protocol_tests_must_be_kept(program, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.of_the_day("checkpoints by time", 3)
 def test_checkpoints_by_time_change_nothing(program, finished, tmp_path, monkeypatch):
     now, saved = iter(range(10**6)), []
     monkeypatch.setattr(training.time, "monotonic", lambda: next(now))

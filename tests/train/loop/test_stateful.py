@@ -98,6 +98,7 @@ def test_lanes_of_an_evaluation_cover_the_split_once(data):
         next(train_batches(experiment(data).task.source("train"), 200, seed=0, lanes=True))
 
 
+@pytest.mark.of_the_day("one lane", 2)
 def test_an_evaluation_in_one_lane_is_one_pass_over_the_text(program, data):
     state, _ = trained(program, data, 2)
     one = dataclasses.replace(program.experiment, train=TrainConfig(eval_batch_size=1))

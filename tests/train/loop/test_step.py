@@ -36,6 +36,7 @@ def test_accumulation_weighs_examples_not_microbatches():
     assert_trees_close(losses[1], losses[0])
 
 
+@pytest.mark.of_the_day("vectorised seeds", 2)
 def test_vectorised_seeds_equal_separate_ones():
     parts, seeds = tiny.setup(dropout=0.5), (3, 5)
     initial, keys = jax.vmap(seed_keys)(jnp.array(seeds))
