@@ -99,7 +99,7 @@ def test_the_reference_has_every_public_name():
     import seqzoo.models
 
     listed = "\n".join(reference.page(package) for package in reference.PACKAGES)
-    for name in ("heads.build_model", "mixer.Mixer", "ops.scan.linear.linear_scan"):
+    for name in ("whole.build.build_model", "mixer.Mixer", "ops.scan.linear.linear_scan"):
         assert f"::: seqzoo.models.{name}\n" in listed
     assert "::: seqzoo.train.door.compare\n" in listed
     assert "| `peak_lr` | `0.001` |" in listed

@@ -1,10 +1,7 @@
 """The linear recurrence h_t = A_t h_{t-1} + b_t with a matrix A_t of its own for every token.
 
-`linear_scan` with blocks in the place of numbers: the same two forms, a loop over time and a
-parallel prefix (of products of matrices), and both derivatives are again such recurrences:
-
-    h'_t = A_t h'_{t-1} + (A'_t h_{t-1} + b'_t)
-    λ_t = g_t + A_{t+1}ᵀ λ_{t+1},   ∂b_t = λ_t,   ∂A_t = λ_t h_{t-1}ᵀ,   ∂h_0 = A_1ᵀ λ_1
+`linear_scan` with blocks in the place of numbers: the same forms (`first_order.py`), of which the
+parallel prefix is of products of matrices.
 """
 
 from __future__ import annotations
@@ -15,11 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.compiled import op
-from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence
+from seqzoo.models.ops.scan.first_order import Product, scan
 
 Blocks = Float[Array, "B L H N N"]
 
@@ -89,63 +85,18 @@ def _moved(A: Float[Array, "... N N"], h: Float[Array, "... N"]) -> Array:
     return jnp.sum(A * h[..., None, :], -1)
 
 
-def _either_form(reverse: bool, A: Array, b: Array, h0: Array) -> Array:
-    table = {
-        "sequential": functools.partial(_sequential, reverse),
-        "associative": functools.partial(_associative, reverse),
-    }
-    return forms.run("block_scan", table, A, b, h0)
+def _outer(adjoint: Array, before: Array, _: Array) -> Array:
+    return adjoint[..., None] * before[..., None, :]
 
 
-def _forward(reverse: bool, A: Array, b: Array, h0: Array):
-    h = _scan(reverse, A, b, h0)
-    return h, (A, h0, h)
-
-
-def _backward(reverse: bool, kept: tuple[Array, Array, Array], g: Array):
-    A, h0, h = kept
-    back = jnp.swapaxes(A, -1, -2)
-    after = jnp.roll(back, 1 if reverse else -1, axis=1)  # the last is multiplied by nothing
-    adjoint = _scan(not reverse, after, g, jnp.zeros_like(h0))
-    first = -1 if reverse else 0
-    A_grad = adjoint[..., None] * _before(h, h0, reverse)[..., None, :]
-    return A_grad, adjoint, _moved(back[:, first], adjoint[:, first])
-
-
-def _tangent(reverse: bool, kept: tuple[Array, Array, Array], tangents: tuple) -> Array:
-    (A, h0, h), (dA, db, dh0) = kept, tangents
-    return _scan(reverse, A, _moved(dA, _before(h, h0, reverse)) + db, dh0)
-
-
-_scan = with_backward(_either_form, _forward, _backward, _tangent)
-
-
-def _before(h: Array, h0: Array, reverse: bool) -> Array:
-    """h_{t-1} at every t."""
-    h0 = h0[:, None]
-    return jnp.concatenate([h[:, 1:], h0] if reverse else [h0, h[:, :-1]], axis=1)
-
-
-def _sequential(reverse: bool, A: Array, b: Array, h0: Array) -> Array:
-    """A loop that replaces the inputs by the states, as that of `linear_scan`."""
-    length = b.shape[1]
-
-    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        h, out = carry
-        t = length - 1 - i if reverse else i
-        h = _moved(lax.dynamic_index_in_dim(A, t, 1, keepdims=False), h)
-        h = h + lax.dynamic_index_in_dim(out, t, 1, keepdims=False)
-        return h, lax.dynamic_update_index_in_dim(out, h, t, 1)
-
-    return lax.fori_loop(0, length, step, (h0, b))[1]
-
-
-def _associative(reverse: bool, A: Array, b: Array, h0: Array) -> Array:
-    first = -1 if reverse else 0
-    b = b.at[:, first].add(_moved(A[:, first], h0))
-
+def _prefix(reverse: bool, A: Array, b: Array) -> Array:
     def then(one: tuple, two: tuple) -> tuple:
         (A_one, b_one), (A_two, b_two) = one, two
         return A_two @ A_one, _moved(A_two, b_one) + b_two
 
     return lax.associative_scan(then, (A, b), reverse=reverse, axis=1)[1]
+
+
+_scan = functools.partial(
+    scan, Product("block_scan", _moved, jnp.matrix_transpose, _outer, _prefix)
+)

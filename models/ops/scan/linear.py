@@ -1,29 +1,18 @@
-"""The diagonal linear recurrence h_t = a_t h_{t-1} + b_t.
-
-Two forms: a loop over time, which reads and writes each array once, and a parallel prefix
-(Martin and Cundy 2018, arXiv:1709.04057) of log2(L) passes; `forms.py` says which runs where.
-Both derivatives are again such recurrences and need only a and h:
-
-    h'_t = a_t h'_{t-1} + (a'_t h_{t-1} + b'_t)
-    λ_t = g_t + a_{t+1} λ_{t+1},   ∂b_t = λ_t,   ∂a_t = λ_t h_{t-1},   ∂h_0 = a_1 λ_1,
-
-the second against time, with g the cotangent of h. They are written as calls of the same function,
-so that derivatives of derivatives exist and memory stays linear in L whichever form runs.
-"""
+"""The diagonal linear recurrence h_t = a_t h_{t-1} + b_t, in the forms of `first_order.py`."""
 
 from __future__ import annotations
 
 import functools
+import operator
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact, Int
 
-from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.compiled import op
-from seqzoo.models.ops.layout.derivatives import with_backward
 from seqzoo.models.ops.layout.segments import Segments, as_segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence, decayed
+from seqzoo.models.ops.scan.first_order import Product, scan
 
 
 @op(rows="b")
@@ -128,86 +117,19 @@ def _mask(a: Array, b: Array, layout: Segments, reverse: bool) -> tuple[Array, A
     return a, jnp.where(valid, b, 0)
 
 
-def _either_form(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
-    """The recurrence on arrays of one dtype; a has b's number of axes."""
-    table = {
-        "sequential": functools.partial(_sequential, reverse),
-        "associative": functools.partial(_associative, reverse),
-    }
-    return forms.run("linear_scan", table, a, b, h0)
+def _outer(adjoint: Array, before: Array, a: Array) -> Array:
+    """The products, summed over the axes along which `a` was broadcast."""
+    made = adjoint * before
+    axes = tuple(i for i, (n, m) in enumerate(zip(made.shape, a.shape, strict=True)) if n != m)
+    return made.sum(axes, keepdims=True) if axes else made
 
 
-def _forward(reverse: bool, a: Array, b: Array, h0: Array):
-    h = _scan(reverse, a, b, h0)
-    return h, (a, h0, h)
-
-
-def _backward(reverse: bool, kept: tuple[Array, Array, Array], g: Array):
-    a, h0, h = kept
-    adjoint = _scan(not reverse, _after(a, reverse), g, jnp.zeros_like(h0))
-    a_grad = adjoint * _before(h, h0, reverse)
-    first = -1 if reverse else 0
-    h0_grad = a[:, first] * adjoint[:, first]
-    return _sum_to(a_grad, a.shape), adjoint, h0_grad
-
-
-def _tangent(reverse: bool, kept: tuple[Array, Array, Array], tangents: tuple) -> Array:
-    (a, h0, h), (da, db, dh0) = kept, tangents
-    return _scan(reverse, a, da * _before(h, h0, reverse) + db, dh0)
-
-
-_scan = with_backward(_either_form, _forward, _backward, _tangent)
-
-
-def _before(h: Array, h0: Array, reverse: bool) -> Array:
-    """h_{t-1} at every t."""
-    h0 = h0[:, None]
-    return jnp.concatenate([h[:, 1:], h0] if reverse else [h0, h[:, :-1]], axis=1)
-
-
-def _after(a: Array, reverse: bool) -> Array:
-    """a_{t+1} at every t; the last is multiplied by nothing."""
-    if a.shape[1] == 1:
-        return a
-    return jnp.roll(a, 1 if reverse else -1, axis=1)
-
-
-def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
-    """Sums the axes along which an array of `shape` was broadcast."""
-    axes = tuple(i for i, (n, m) in enumerate(zip(x.shape, shape, strict=True)) if n != m)
-    return x.sum(axes, keepdims=True) if axes else x
-
-
-# The forms.
-
-
-def _sequential(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
-    """A loop that replaces the inputs by the states, slice by slice, in place.
-
-    A slice along axis 1 of the arrays as they are costs no transpose, unlike `lax.scan`; unrolling
-    makes XLA compute the early steps of a body again for each later one.
-    """
-    length = b.shape[1]
-
-    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        h, out = carry
-        t = length - 1 - i if reverse else i
-        a_t = a[:, 0] if a.shape[1] == 1 else lax.dynamic_index_in_dim(a, t, 1, keepdims=False)
-        h = a_t * h + lax.dynamic_index_in_dim(out, t, 1, keepdims=False)
-        return h, lax.dynamic_update_index_in_dim(out, h, t, 1)
-
-    return lax.fori_loop(0, length, step, (h0, b))[1]
-
-
-def _associative(reverse: bool, a: Array, b: Array, h0: Array) -> Array:
+def _prefix(reverse: bool, a: Array, b: Array) -> Array:
     """A parallel prefix over pairs (a, b), complex numbers as pairs of real planes.
 
     The prefix of complex arrays compiles several times slower than that of planes.
     """
-    length = b.shape[1]
-    a = jnp.broadcast_to(a, (a.shape[0], length, *a.shape[2:]))
-    first = -1 if reverse else 0
-    b = b.at[:, first].add(a[:, first] * h0)
+    a = jnp.broadcast_to(a, (a.shape[0], b.shape[1], *a.shape[2:]))
     _, h = lax.associative_scan(_compose, (_planes(a), _planes(b)), reverse=reverse, axis=1)
     return lax.complex(*h) if len(h) == 2 else h[0]
 
@@ -226,3 +148,6 @@ def _multiply(x: tuple[Array, ...], y: tuple[Array, ...]) -> tuple[Array, ...]:
     if len(x) == 1:
         return (x[0] * y[0],)
     return x[0] * y[0] - x[1] * y[1], x[0] * y[1] + x[1] * y[0]
+
+
+_scan = functools.partial(scan, Product("linear_scan", operator.mul, lambda a: a, _outer, _prefix))
