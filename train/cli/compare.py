@@ -43,7 +43,7 @@ from seqzoo.train.compare import comparison, controls, members
 from seqzoo.train.compare.page import FILE as REPORT
 from seqzoo.train.compare.plans import Vectorise
 from seqzoo.train.compare.results import Comparison
-from seqzoo.train.compare.sweep import Range, Sweep, check_keeps_sizes, field_kind
+from seqzoo.train.compare.sweep import Range, Sweep, check_keeps_sizes, field_kinds
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.cost.matching import matching
 from seqzoo.train.devices.processes import Processes, is_first, joined
@@ -60,7 +60,8 @@ SWEEP, TO = "--sweep", ".."  # a flag, and what is between the ends of a range
 class SweepOptions:
     """What is tried for every model first, on validation; final runs have other seeds."""
 
-    sweep: tuple[str, ...] = ()  # optim.peak-lr=1e-3,3e-3,1e-2 or =1e-4..1e-2; several: their grid
+    # optim.peak-lr=1e-3,3e-3 or =1e-4..1e-2; optim.LABEL.peak-lr=... of one; several: their grid
+    sweep: tuple[str, ...] = ()
     trials: str = "grid"  # all combinations; random:N or random:N:SEED draws, ranges by logarithm
     tuning_seeds: int = 1  # of each trial
     budget: str = ""  # trials=N, flops=X or seconds=X for the trials of each model; empty: all
@@ -272,8 +273,8 @@ def sweep_of(options: SweepOptions, experiments: Mapping[str, Experiment]) -> Sw
         name = name.strip().replace("-", "_")
         if name in fields:
             raise ValueError(f"{SWEEP} has {name} twice; give all its values in one")
-        kinds = [field_kind(name, experiment, label) for label, experiment in experiments.items()]
-        fields[name] = _values(name, kinds[0], values)
+        _, kind = next(iter(field_kinds(name, experiments).values()))
+        fields[name] = _values(name, kind, values)
     return Sweep(
         fields=fields, trials=options.trials, seeds=options.tuning_seeds, budget=options.budget
     )

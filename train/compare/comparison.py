@@ -106,7 +106,7 @@ def compare(
     shared = shared_by(first, places, held, sweep)
 
     def look() -> dict[str, tuple[bool, int]]:
-        found = _begun(models, out, _started(first, places, shared, sweep))
+        found = _begun(models, out, _started(models, places, shared, sweep))
         if matching:
             matching.save(out)
         found = _save(out, list(models), command)
@@ -210,12 +210,13 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def _started(
-    experiment: Experiment,
+    models: Mapping[str, Experiment],
     seeds: tuple[int, ...],
     shared: Mapping[str, Any],
     sweep: Sweep | None,
 ) -> Comparison:
-    """A comparison without models."""
+    """A comparison of which nothing is there yet."""
+    experiment = next(iter(models.values()))
     task = experiment.task
     return Comparison(
         title=task.name,
@@ -228,15 +229,15 @@ def _started(
         versions=results.versions(),
         data=_about_data(experiment, seeds),
         baselines=task.baselines("test"),
-        notes=(*_notes_of(sweep, experiment), *NOTES, *task.notes),
+        notes=(*_notes_of(sweep, models), *NOTES, *task.notes),
         selection=task.selection,
         solved_at=task.solved_at,
     )
 
 
-def _notes_of(sweep: Sweep | None, experiment: Experiment) -> tuple[str, ...]:
-    first = _selection_note(experiment)
-    return (first, tuning_note(sweep, experiment.task)) if sweep else (first,)
+def _notes_of(sweep: Sweep | None, models: Mapping[str, Experiment]) -> tuple[str, ...]:
+    first = _selection_note(next(iter(models.values())))
+    return (first, tuning_note(sweep, models)) if sweep else (first,)
 
 
 def _selection_note(experiment: Experiment) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from seqzoo.train.compare import sweep as sweeps
 from seqzoo.train.compare.sweep import Sweep, changes_model, check_sweep, with_values
 from seqzoo.train.compare.tuning import affordable, group_of
 from seqzoo.train.compare.units import Plan, laid_out_in_groups, laid_out_together
@@ -23,7 +24,10 @@ def trials_of(models: Mapping[str, Experiment], sweep: Sweep | None) -> Trials:
     if sweep is None:
         return {label: [] for label in models}
     check_sweep(sweep, models)
-    found = {label: affordable(sweep, label, models[label]) for label in models}
+    found = {
+        label: affordable(sweep, label, experiment, sweeps.trials_of(sweep, label, models))
+        for label, experiment in models.items()
+    }
     for label, trials in found.items():
         for trial in filter(changes_model, trials):
             cost(with_values(models[label], trial))  # finds what cannot be

@@ -2,6 +2,7 @@
 
     Sweep(fields={"optim.peak_lr": (1e-3, 3e-3, 1e-2)})                        # a grid
     Sweep(fields={"optim.peak_lr": Range(1e-4, 1e-2)}, trials="random:8")      # drawn, log-uniform
+    Sweep(fields={"mixer.wide.d_state": (8, 16)})                          # of the model wide alone
 
 Fields are those of the optimiser, the backbone and the mixer. What all models of a comparison share
 (task, steps, batches, seeds) cannot be swept: models that chose another length of training would
@@ -49,6 +50,9 @@ class Range(NamedTuple):
         return round(value) if whole else float(f"{value:.3g}")
 
 
+Fields = Mapping[str, tuple[Any, ...] | Range]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
     """Trials of every model.
@@ -56,7 +60,7 @@ class Sweep:
     Raises ValueError for what cannot be tried.
     """
 
-    fields: Mapping[str, tuple[Any, ...] | Range]  # "optim.peak_lr" -> values, or a range
+    fields: Fields  # "optim.peak_lr", or "optim.LABEL.peak_lr" of one model -> values, or a range
     trials: str = GRID  # all combinations; or random:N, random:N:SEED
     seeds: int = 1  # of each trial; none of them is one of a final run
     budget: str = ""  # of a model's trials: trials=N, flops=X or seconds=X; empty: all
@@ -73,9 +77,6 @@ class Sweep:
             raise ValueError(
                 f"the range of {ranges[0]} has no grid: name its values, or give --trials random:8"
             )
-        size = count or math.prod(map(len, made.values()))
-        if size > MOST_TRIALS:
-            raise ValueError(f"a model has at most {MOST_TRIALS} trials; this sweep has {size}")
         _ = self.limit
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,19 +119,35 @@ class Sweep:
             )
         return int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else 0
 
-    def all(self) -> list[dict[str, Any]]:
+    def all(
+        self, shared: Fields | None = None, own: Fields | None = None
+    ) -> list[dict[str, Any]]:
         """The values of each trial, in their order: the same for every model.
 
         A grid that a budget may cut is in a random order, so that what is left is no corner of it.
+
+        Args:
+            shared: fields that all models have; by default all that are swept.
+            own: those of one model alone, which count for more. What is drawn of the shared ones
+                is what all models have.
+
+        Raises ValueError for more trials than a model may have.
         """
         count, seed = self._drawn
-        rng = np.random.default_rng(seed)
+        rng, more = (np.random.default_rng(of) for of in (seed, (seed, 1)))
+        shared, own = self.fields if shared is None else shared, own or {}
+        fields = {**shared, **own}
+        size = count or math.prod(map(len, fields.values()))
+        if size > MOST_TRIALS:
+            raise ValueError(f"a model has at most {MOST_TRIALS} trials; this sweep has {size}")
+        if not fields:
+            return []
         if count:
-            drawn = [{n: _draw(v, rng) for n, v in self.fields.items()} for _ in range(count)]
+            drawn = [{n: _draw(v, rng) for n, v in shared.items()} for _ in range(count)]
+            drawn = [{**trial, **{n: _draw(v, more) for n, v in own.items()}} for trial in drawn]
             return [t for i, t in enumerate(drawn) if t not in drawn[:i]]
         grid = [
-            dict(zip(self.fields, values, strict=True))
-            for values in itertools.product(*self.fields.values())
+            dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())
         ]
         what, most = self.limit
         if what and not (what == "trials" and most >= len(grid)):
@@ -175,33 +192,76 @@ def fields_of(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def field_kind(name: str, experiment: Experiment, label: str) -> Any:
-    """The type of a field that is swept. Raises ValueError where it may not be, or is none."""
-    part, _, last = name.rpartition(".")
-    fixed = {field.name for field in dataclasses.fields(TrainConfig)}
-    if part in ("", "train") and last in fixed:
-        raise ValueError(
+def field_kinds(name: str, models: Mapping[str, Experiment]) -> dict[str, tuple[str, Any]]:
+    """Label -> the field that a name in a sweep is of that model, and its type.
+
+    `part.LABEL.field` is of one model, where not all have a field of that whole name, as patterns
+    have. Raises ValueError where it may not be swept, or is none.
+    """
+    kinds = {label: fields_of(experiment) for label, experiment in models.items()}
+    if all(name in own for own in kinds.values()):
+        return {label: (name, own[name]) for label, own in kinds.items()}
+    every = {
+        f"{part}.{label}.{rest}": (label, field)
+        for label, own in kinds.items()
+        for field in own
+        for part, _, rest in (field.partition("."),)
+    }
+    written = {whole.replace("+", "_"): found for whole, found in every.items()} | every
+    if name in written:
+        label, field = written[name]
+        return {label: (field, kinds[label][field])}
+    raise _refusal(name, kinds, [*every])
+
+
+def _refusal(name: str, kinds: Mapping[str, Mapping[str, Any]], every: list[str]) -> ValueError:
+    """Why a name cannot be swept: what it is, or what it may have meant."""
+    whole, _, last = name.rpartition(".")
+    part = whole.partition(".")[0]
+    if part in ("", "train") and last in {field.name for field in dataclasses.fields(TrainConfig)}:
+        return ValueError(
             f"{last} is the same for all models and trials, so it cannot be swept: what is "
             "compared would no longer be trained alike"
         )
     if part in ("task", "data"):
-        raise ValueError(f"{name} cannot be swept: all models learn the same task")
+        return ValueError(f"{name} cannot be swept: all models learn the same task")
     if part == "mesh" and last in {field.name for field in dataclasses.fields(MeshConfig)}:
-        raise ValueError(f"{name} cannot be swept: it changes no result")
-    kinds = fields_of(experiment)
-    if name not in kinds:
-        raise unknown(f"field in a sweep of {label}", name, kinds)
-    return kinds[name]
+        return ValueError(f"{name} cannot be swept: it changes no result")
+    lacks = next(label for label, own in kinds.items() if name not in own)
+    for label, own in kinds.items():
+        if name in own:
+            alone = name.replace(".", f".{label}.", 1)
+            return ValueError(f"{lacks} has no {name}, which {label} has: sweep {alone}")
+    if part == whole:
+        return unknown(f"field in a sweep of {lacks}", name, kinds[lacks])
+    names = [*kinds[lacks], *every]
+    near = [n for n in names if n.endswith(f".{last}")] or [n for n in names if n.startswith(whole)]
+    return unknown("field in a sweep", name, near or names)
+
+
+def trials_of(sweep: Sweep, label: str, models: Mapping[str, Experiment]) -> list[dict[str, Any]]:
+    """The trials of one of the models, by the names that its fields have; none where it has none.
+
+    What is swept of others alone is none of its own, so its trials are fewer then.
+    """
+    shared: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for name, values in sweep.fields.items():
+        found = field_kinds(name, models)
+        if label in found:
+            field, _ = found[label]
+            (shared if field == name else own)[field] = values
+    return sweep.all(shared, own)
 
 
 def check_sweep(sweep: Sweep, models: Mapping[str, Experiment]) -> None:
     """Raises ValueError for a field that a model does not have, and a value of another type."""
-    for label, experiment in models.items():
-        for name, values in sweep.fields.items():
-            kind = field_kind(name, experiment, label)
+    for name, values in sweep.fields.items():
+        for _, kind in field_kinds(name, models).values():
             for value in values:
                 checked(value, kind, f"the sweep over {name}")
-        for trial in sweep.all():
+    for label, experiment in models.items():
+        for trial in trials_of(sweep, label, models):
             with_values(experiment, trial)
 
 

@@ -16,10 +16,16 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from seqzoo.tasks.task import Task
 from seqzoo.train.checked import checked, read_json
 from seqzoo.train.compare.results import ModelResult, Trial
-from seqzoo.train.compare.sweep import Sweep, changes_model, numbers_of, with_values
+from seqzoo.train.compare.sweep import (
+    Sweep,
+    changes_model,
+    field_kinds,
+    numbers_of,
+    trials_of,
+    with_values,
+)
 from seqzoo.train.compare.units import Plan, Unit
 from seqzoo.train.config import Experiment
 from seqzoo.train.cost.cost import step_flops
@@ -27,6 +33,7 @@ from seqzoo.train.folder.files import plain, write_atomically
 from seqzoo.train.loop.program import make_program
 
 TUNED = "tuned.json"
+SAME = "every model had the same trials"
 
 
 class Tuned(TypedDict):
@@ -156,13 +163,15 @@ def choose(trials: Sequence[Trial], *, higher_is_better: bool) -> int | None:
     return min(finished, key=key, default=None)
 
 
-def affordable(sweep: Sweep, label: str, experiment: Experiment) -> list[Mapping[str, Any]]:
-    """The trials of a model that its budget pays for, which it has to know before training.
+def affordable(
+    sweep: Sweep, label: str, experiment: Experiment, trials: Sequence[Mapping[str, Any]]
+) -> Sequence[Mapping[str, Any]]:
+    """Those of a model's trials that its budget pays for, which it has to know before training.
 
     Raises ValueError where that is none.
     """
-    trials, (what, most) = sweep.all(), sweep.limit
-    if what != "flops":
+    what, most = sweep.limit
+    if what != "flops" or not trials:
         return trials
     spent, own, kept = 0.0, 0.0, []
     for trial in trials:
@@ -194,19 +203,27 @@ def group_of(trials: Sequence[Mapping[str, Any]], seeds: int, parameters: int, m
     return int(max(1, min(len(trials), most // max(1, seeds * parameters))))
 
 
-def tuning_note(sweep: Sweep, task: Task) -> str:
+def tuning_note(sweep: Sweep, models: Mapping[str, Experiment]) -> str:
     """How models were tuned, for a reader of the page."""
     tried = "; ".join(
         f"{name} of {', '.join(map(str, v)) if isinstance(v, list) else v}"
         for name, v in sweep.to_dict()["fields"].items()
     )
+    counts = {label: len(trials_of(sweep, label, models)) for label in models}
+    alone = any(len(field_kinds(name, models)) < len(models) for name in sweep.fields)
+    had = f"as many trials as a model has values for, {_counted(counts)}" if alone else SAME
     seeds = f"{sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}"
     within = f", as far as a budget of {sweep.budget} for each model goes" if sweep.budget else ""
+    task = next(iter(models.values())).task
     return (
-        f"Tuning: every model had the same trials ({sweep.trials}), {tried}{within}, with {seeds} "
+        f"Tuning: {had} ({sweep.trials}), {tried}{within}, with {seeds} "
         f"each. The best mean {task.main_metric} on validation was chosen, of equal ones that of "
         "the least loss; final runs have other seeds, and they alone were tested."
     )
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{label} {count or 'none'}" for label, count in counts.items())
 
 
 def at_edge(model: ModelResult) -> dict[str, str]:

@@ -142,7 +142,8 @@ def compare(
         out: the comparison's folder, which gets results.json and report.html.
         seeds: runs of each model.
         sweep: what is tried for each model before, on other seeds and validation:
-            `{"optim.peak_lr": (1e-3, 3e-3, 1e-2)}`, or a `Sweep`.
+            `{"optim.peak_lr": (1e-3, 3e-3, 1e-2)}`, of one model alone `"optim.LABEL.peak_lr"`, or
+            a `Sweep`.
         progress: shows bars.
         callback: as for `run`; one that returns True stops the comparison, saved.
         allow_broken: trains mixers of one's own that break a law, and marks them.

@@ -17,7 +17,7 @@ from seqzoo.train.compare.charts import chart_data
 from seqzoo.train.compare.comparison import compare
 from seqzoo.train.compare.page import render, write_report
 from seqzoo.train.compare.results import Trial
-from seqzoo.train.compare.sweep import Range, Sweep
+from seqzoo.train.compare.sweep import Range, Sweep, trials_of
 from seqzoo.train.compare.trials import edge_warning, tuned
 from seqzoo.train.compare.tuning import affordable, choose, operations_of
 from seqzoo.train.config import Experiment, TrainConfig
@@ -76,7 +76,14 @@ def test_draws_follow_their_seed_and_are_uniform_in_the_logarithm():
         (["--sweep", "optim.peak-rl=1,2"], "did you mean optim.peak_lr?"),
         (["--sweep", "optm.peak-lr=1,2"], "did you mean optim.peak_lr?"),
         (["--sweep", "mixer.d-stat=1,2"], "unknown field in a sweep of lru 'mixer.d_stat'"),
-        (["--sweep", "mixer.d-state=8,16"], "in a sweep of gru"),  # which has none
+        (["--sweep", "mixer.d-state=8,16"], "gru has no mixer.d_state, which lru has: sweep"),
+        (["--sweep", "mixer.lru.d-stat=8,16"], "did you mean mixer.lru.d_state?"),
+        (["--sweep", "mixer.lr.d-state=8,16"], "did you mean mixer.lru.d_state?"),
+        (["--sweep", "mixer.gru.d-state=8,16"], "did you mean mixer.lru.d_state?"),
+        (["--sweep", "optim.gro.peak-lr=1,2"], "did you mean optim.gru.peak_lr?"),
+        (["--sweep", "optim.gru.peak-rl=1,2"], "did you mean optim.gru.peak_lr?"),
+        (["--sweep", "optim.gru.peak-lr=fast"], "optim.gru.peak_lr must be a number; got 'fast'"),
+        (["--sweep", "train.gru.steps=10,20"], "steps is the same for all models and trials"),
         (["--sweep", "optim.peak-lr=fast,slow"], "optim.peak_lr must be a number; got 'fast'"),
         (["--sweep", "backbone.depth=1,1.5"], "must be an integer"),
         (["--sweep", "optim.schedule=cosine,cosin"], "did you mean cosine?"),
@@ -208,6 +215,46 @@ def test_every_model_has_the_same_trials_and_fresh_seeds_after_them(tmp_path, tr
     assert trained == []
 
 
+@pytest.mark.of_the_day("a field of one model")
+def test_a_field_of_one_model_is_tried_for_it_alone(tmp_path, trained):
+    flags = ["--sweep", "mixer.wide.d-state=4,8", "optim.wide.peak-lr=1e-3,0.1"]
+    assert run(tmp_path, "wide=lru,gru", *flags) == 0
+    found = results.load(tmp_path / results.FILE)
+    wide, gru = found.models
+    want = [{"mixer.d_state": n, PEAK: rate} for n in (4, 8) for rate in (1e-3, 0.1)]
+    assert [trial.values for trial in wide.trials] == want
+    assert wide.tuned_values == {"mixer.d_state": 4, PEAK: 0.1}
+    assert (wide.config["mixer"]["d_state"], wide.config["optim"]["peak_lr"]) == (4, 0.1)
+    assert (gru.trials, gru.chosen) == ((), None)
+    counts = "as many trials as a model has values for, wide 4, gru none (grid), mixer.wide.d_state"
+    assert counts in found.notes[1]
+    assert counts in (tmp_path / "report.html").read_text()
+    head, *rows = csv_text([found]).splitlines()
+    assert head.split(",")[-4:-2] == ["mixer.d_state", PEAK]
+    assert [row.split(",")[-4:-2] for row in rows[::2]] == [["4", "0.1"], ["", ""]]
+    del trained[:]
+    assert run(tmp_path, "wide=lru,gru", *flags) == 0
+    assert trained == []
+
+
+def test_what_is_drawn_for_all_is_drawn_whatever_one_has_beside_it():
+    sweep = Sweep(fields={PEAK: Range(1e-4, 1.0)}, trials="random:8")
+    more = dataclasses.replace(sweep, fields={**sweep.fields, "mixer.a.d_state": Range(4, 64)})
+    both = models(Tiny(), "a", "b")
+    assert trials_of(more, "b", both) == trials_of(sweep, "b", both) == sweep.all()
+    own = trials_of(more, "a", both)
+    assert [{PEAK: trial[PEAK]} for trial in own] == sweep.all()
+    assert len({trial["mixer.d_state"] for trial in own}) > 4
+    # A pattern's mixers have names in their fields, which all models have.
+    pattern = {k: dataclasses.replace(m, model="lru,gru") for k, m in both.items()}
+    names = {"mixer.lru.d_state": (4, 8), "mixer.a.gru.d_hidden": (4,)}
+    assert [len(trials_of(Sweep(fields=names), label, pattern)) for label in "ab"] == [2, 2]
+    assert trials_of(Sweep(fields=names), "a", pattern)[1] == {
+        "mixer.lru.d_state": 8,
+        "mixer.gru.d_hidden": 4,
+    }
+
+
 @pytest.mark.of_the_day("trials laid out", 3)
 def test_trials_are_laid_out_as_they_were_and_as_large_models_need(tmp_path, trained):
     flags = [*SWEEP, "--vectorise", "never"]
@@ -237,8 +284,8 @@ def test_a_budget_is_the_same_for_every_model(tmp_path, trained):
     own, more = operations_of(one), operations_of(large)
     assert own < more < 2 * own + 1e9
     sweep = Sweep(fields={PEAK: RATES}, budget=f"flops={2.5 * own:g}")
-    assert len(affordable(sweep, "gru", one)) == 2
-    assert len(affordable(sweep, "gru", large)) == int(2.5 * own // more)
+    assert len(affordable(sweep, "gru", one, sweep.all())) == 2
+    assert len(affordable(sweep, "gru", large, sweep.all())) == int(2.5 * own // more)
     # Each unit has taken two seconds, and the first one begins in any case.
     assert run(tmp_path / "a", "lru,gru", *SWEEP, "--budget", "seconds=3") == 0
     for model in results.load(tmp_path / "a" / results.FILE).models:
