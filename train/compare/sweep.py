@@ -119,9 +119,7 @@ class Sweep:
             )
         return int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else 0
 
-    def all(
-        self, shared: Fields | None = None, own: Fields | None = None
-    ) -> list[dict[str, Any]]:
+    def all(self, shared: Fields | None = None, own: Fields | None = None) -> list[dict[str, Any]]:
         """The values of each trial, in their order: the same for every model.
 
         A grid that a budget may cut is in a random order, so that what is left is no corner of it.
