@@ -15,6 +15,7 @@ from seqzoo.train.compare.statistics import Interval, bounds_of, interval
 from seqzoo.train.compare.tables import compared, ranked
 
 NAMES, PANEL, ROW, GAP, TOP, BOTTOM = 150, 230, 26, 26, 30, 24  # of the picture, in pixels
+LEVEL, BEHIND, OTHER = "level", "behind", "other"  # classes of the models in it
 
 
 class Standing(NamedTuple):
@@ -25,6 +26,7 @@ class Standing(NamedTuple):
     spreads: dict[str, Interval]
     seeds: dict[str, tuple[float, ...]]
     level: frozenset[str]  # the best one and those that are not told apart from it
+    behind: frozenset[str]  # those behind it in every seed, which are too few to tell
 
 
 def standings(comparisons: Sequence[Comparison]) -> list[Standing]:
@@ -36,19 +38,18 @@ def standings(comparisons: Sequence[Comparison]) -> list[Standing]:
         seeds = {name: values for name, values in seeds.items() if values}
         if seeds:
             spreads = {k: interval(x, bounds=bounds_of(metric)) for k, x in seeds.items()}
-            level = _level(comparison, next(iter(seeds)), set(seeds))
-            found.append(Standing(comparison, tuple(seeds), spreads, seeds, level))
+            apart = _apart(comparison, next(iter(seeds)))
+            behind = frozenset(name for name, kind in apart.items() if kind == BEHIND)
+            level = frozenset(seeds.keys() - apart.keys())
+            found.append(Standing(comparison, tuple(seeds), spreads, seeds, level, behind))
     return found
 
 
-def _level(comparison: Comparison, best: str, known: set[str]) -> frozenset[str]:
-    """Models that no test tells apart from the best one."""
-    apart = {
-        pair.second
-        for pair in differences_of(comparison)
-        if pair.first == best and pair.verdict == "different"
-    }
-    return frozenset(known - apart)
+def _apart(comparison: Comparison, best: str) -> dict[str, str]:
+    """Models that are told apart from the best one, or behind it in every seed, and which."""
+    pairs = [pair for pair in differences_of(comparison) if pair.first == best]
+    other = {pair.second: OTHER for pair in pairs if pair.verdict == "different"}
+    return {pair.second: BEHIND for pair in pairs if pair.separate} | other
 
 
 def sentence(comparisons: Sequence[Comparison]) -> str:
@@ -63,12 +64,23 @@ def _words(standing: Standing) -> str:
     metric, title = standing.comparison.main_metric, standing.comparison.title
     shown = {k: f"{k} ({show(spread.mean, metric)})" for k, spread in standing.spreads.items()}
     best, *others = standing.names
+    apart = standing.level | standing.behind
     level = [shown[name] for name in others if name in standing.level]
-    below = [shown[name] for name in others if name not in standing.level]
-    if not below:
+    behind = [shown[name] for name in others if name in standing.behind]
+    below = [shown[name] for name in others if name not in apart]
+    if not below and not behind:
         return f"on {title} no model is told apart from {shown[best]}"
-    beside = f", not told apart from {_and(level)}," if level else ""
-    return f"on {title} {shown[best]}{beside} before {below[0]}"
+    words = [f"not told apart from {_and(level)}"] if level else []
+    words += [f"ahead of {_and(behind)} in {_each(standing.seeds[best])}"] if behind else []
+    beside = f", {', '.join(words)}" if words else ""
+    before = f"{',' if words else ''} before {below[0]}" if below else ""
+    return f"on {title} {shown[best]}{beside}{before}"
+
+
+def _each(seeds: Sequence[float]) -> str:
+    if len(seeds) == 1:
+        return "its one seed (too few to tell)"
+    return f"each of {len(seeds)} seeds (too few to tell)"
 
 
 def _and(names: Sequence[str]) -> str:
@@ -81,7 +93,8 @@ def picture(comparisons: Sequence[Comparison]) -> str:
     return svg and (
         f'<figure class="overview">{svg}'
         "<figcaption>Means, 95% intervals and every seed; filled: the best model and those that "
-        "are not told apart from it; dotted: the best trivial baseline.</figcaption></figure>"
+        "are not told apart from it; dashed: behind it in every seed, but these are too few to "
+        "tell; dotted: the best trivial baseline.</figcaption></figure>"
     )
 
 
@@ -135,7 +148,7 @@ def _row(standing: Standing, name: str, number: int, x) -> list[str]:
     colour = f'class="c{number % len(LIGHT)}"'
     ends = (spread.mean,) * 2 if math.isnan(spread.half_width) else (spread.low, spread.high)
     first, last = map(x, ends)
-    kind = "level" if name in standing.level else "other"
+    kind = LEVEL if name in standing.level else BEHIND if name in standing.behind else OTHER
     words = f"{name}: {show(spread.mean, standing.comparison.main_metric)}"
     return [
         f'<g {colour}><line x1="{first:.1f}" x2="{last:.1f}" y1="{y}" y2="{y}" class="span"/>',

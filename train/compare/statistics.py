@@ -89,6 +89,7 @@ class Difference(NamedTuple):
     p: float  # paired t test; NaN below two common seeds, and without spread
     p_adjusted: float  # Holm over all pairs of the comparison that have a p
     p_alike: float = 0.0  # of the likeliest group of neighbours that holds both; 0: not asked
+    separate: bool = False  # whether every seed of one is beyond every seed of the other
 
     @property
     def verdict(self) -> str:
@@ -100,7 +101,9 @@ class Difference(NamedTuple):
         if self.interval.count < FEWEST:
             return "two seeds"
         largest = max(self.p_adjusted, self.p_alike)
-        return "different" if largest < LEVEL else "not told apart"
+        if largest < LEVEL:
+            return "different"
+        return "too few seeds to tell" if self.separate else "not told apart"
 
 
 class Band(NamedTuple):
@@ -202,13 +205,17 @@ def pairwise(
         a, b = values[first], values[second]
         both = [s for s in a if s in b and math.isfinite(a[s]) and math.isfinite(b[s])]
         x, y = (np.array([model[s] for s in both]) for model in (a, b))
-        rows.append((interval(x - y, confidence), float(paired_p(x, y))))
-    adjusted = holm([p for _, p in rows])
+        rows.append((interval(x - y, confidence), float(paired_p(x, y)), _separate(x, y)))
+    adjusted = holm([p for _, p, _ in rows])
     alike = alike_p(values, [pair for pair, q in zip(pairs, adjusted, strict=True) if q < LEVEL])
     return [
-        Difference(*pair, spread, p, q, alike.get(frozenset(pair), 0.0))
-        for pair, (spread, p), q in zip(pairs, rows, adjusted, strict=True)
+        Difference(*pair, spread, p, q, alike.get(frozenset(pair), 0.0), separate)
+        for pair, (spread, p, separate), q in zip(pairs, rows, adjusted, strict=True)
     ]
+
+
+def _separate(x: Float64[np.ndarray, " seeds"], y: Float64[np.ndarray, " seeds"]) -> bool:
+    return bool(x.size and (x.min() > y.max() or y.min() > x.max()))
 
 
 def band(

@@ -50,6 +50,30 @@ def test_the_sentence_says_in_numbers_who_wins_what():
     )
 
 
+FEW = comparison(
+    "few",
+    {"a": (1.0, 1.0, 0.985), "b": (0.71, 0.08, 0.12), "c": (1.0, 0.2, 0.3), "d": (0.1, 0.1, 0.09)},
+)
+
+
+def test_what_too_few_seeds_cannot_tell_is_not_called_level():
+    """30.3% beside 99.5% is behind in every seed, whatever three of them prove."""
+    said = sentence([FEW, RECALL])
+    assert said.startswith(
+        "on few a (99.5%), not told apart from c (50.0%), ahead of b (30.3%) in each of 3 seeds "
+        "(too few to tell), before d (9.7%); on recall attention (99.5%) before gru"
+    )
+    one = comparison("one", {"a": (0.9,), "b": (0.4,)})
+    assert "on one a (90.0%), ahead of b (40.0%) in its one seed (too few to tell)." in sentence(
+        [RECALL, one]
+    )
+    lower = dataclasses.replace(FEW, main_metric="loss", higher_is_better=False)
+    (standing,) = standings([lower])
+    assert (standing.names[0], standing.behind) == ("d", {"c"})
+    svg = ET.fromstring(picture([FEW, RECALL])).find("svg")
+    assert sum(c.get("class") == "behind" for c in svg.findall(".//circle")) == 1
+
+
 def test_one_task_needs_no_overview():
     assert sentence([RECALL]) == picture([RECALL]) == ""
 

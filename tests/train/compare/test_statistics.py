@@ -131,7 +131,22 @@ def test_a_pair_alone_may_differ_and_beside_others_not():
     others = {f"m{i}": dict(enumerate(rng.normal(size=3))) for i in range(3)}
     beside = pairwise({**values, **others})[0]
     assert beside.p == alone.p
-    assert beside.verdict == "not told apart"
+    assert beside.verdict == "too few seeds to tell"
+
+
+@pytest.mark.parametrize(
+    ("second", "verdict"),
+    [
+        ((0.71, 0.08, 0.12), "too few seeds to tell"),  # each below each: no small p, and no draw
+        ((0.99, 0.08, 0.12), "not told apart"),
+        ((0.1, 0.08, 0.12), "different"),
+    ],
+)
+def test_a_pair_whose_seeds_do_not_overlap_is_not_called_level(second, verdict):
+    (row,) = pairwise({"a": {0: 1.0, 1: 1.0, 2: 0.985}, "b": dict(enumerate(second))})
+    assert row.verdict == verdict
+    (row,) = pairwise({"b": dict(enumerate(second)), "a": {0: 1.0, 1: 1.0, 2: 0.985}})
+    assert row.verdict == verdict
 
 
 def test_two_seeds_are_too_few_for_a_verdict():
