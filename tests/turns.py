@@ -16,7 +16,7 @@ DAYS = {
     "tests/models/recurrent/": SHARE,
     "tests/models/ssm/": SHARE,
     "tests/models/pretrained/": SHARE,
-    "tests/models/ops/": 2,
+    "tests/models/ops/": 3,
 }
 
 

@@ -224,6 +224,7 @@ def outcome(task, victim):
         return said
 
 
+@pytest.mark.of_the_day
 def test_a_damaged_file_is_named(reader, tmp_path, monkeypatch):
     task, victim = build(reader, tmp_path / "data", monkeypatch)
     whole, right = victim.read_bytes(), held_out(task)
@@ -295,6 +296,7 @@ def test_a_pipe_is_no_file_and_is_not_waited_for(name, tmp_path, monkeypatch):
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.of_the_day
 def test_strays_are_no_examples(reader, tmp_path, monkeypatch):
     task, _ = build(reader, tmp_path / "clean", monkeypatch)
     right = {split: held_out(task, split) for split in SPLITS}

@@ -226,6 +226,7 @@ FILES = {
 }
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("some", [SOME, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FILES)
 def test_a_wrong_type_anywhere_is_one_sentence(name, some, tmp_path):

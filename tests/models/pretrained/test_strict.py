@@ -238,7 +238,7 @@ CONFIGS = {
     "a key that nobody reads": (in_config(attention_sinks=4), "attention_sinks=4"),
     "quantised": (in_config(quantization_config={"bits": 4}), "quantization_config"),
     "more layers than tensors": (in_config(num_hidden_layers=10**6), "1000000 layers"),
-    "endless layers": (in_config(num_hidden_layers=10**9), "depth must be at most"),
+    "endless layers": (in_config(num_hidden_layers=10**9), "depth must be 1 to"),
     "one layer more": (in_config(num_hidden_layers=3), r"no tensor 'model\.layers\.2\."),
     "one layer less": (in_config(num_hidden_layers=1), r"takes the tensor 'model\.layers\.1\."),
     "tied, and not equal": (in_config(tie_word_embeddings=True), "lm_head.weight"),

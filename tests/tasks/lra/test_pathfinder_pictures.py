@@ -59,6 +59,7 @@ def test_paddles_are_the_published_ones(theirs):
         assert set(theirs[name].astype(np.float32).round(4).ravel().tolist()) <= ours
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("length", [6, 14])
 def test_statistics_are_those_of_the_published_generator(theirs, pictures, length):
     if length == 6:

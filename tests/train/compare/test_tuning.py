@@ -70,6 +70,7 @@ def test_draws_follow_their_seed_and_are_uniform_in_the_logarithm():
     assert len(whole) <= 4, "none is tried twice"
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

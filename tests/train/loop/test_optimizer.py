@@ -77,6 +77,7 @@ REFERENCES = {
 }
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_without_decay_each_is_the_librarys(name):
     found, _ = steps(ours(name, weight_decay=0.0))
