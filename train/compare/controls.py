@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from seqzoo.train.compare.formats import show_interval
+from seqzoo.train.compare.formats import Cell, Column, cell_html, heading_html, show_interval
 from seqzoo.train.compare.results import Comparison, Left, ModelResult
 from seqzoo.train.compare.statistics import Interval, bounds_of, interval
-from seqzoo.train.compare.tables import Cell, Column, cell_html, compared, heading_html, ranked
+from seqzoo.train.compare.tables import compared, ranked
 from seqzoo.train.evaluation.axes import SHUFFLE, Axis
 
 WINDOW = 16

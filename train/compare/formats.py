@@ -1,10 +1,28 @@
-"""How numbers are shown, in the terminal and on the page."""
+"""How numbers and cells of tables are shown, in the terminal and on the page."""
 
 from __future__ import annotations
 
 import math
+from html import escape
+from typing import NamedTuple
 
 from seqzoo.train.compare.statistics import Interval
+
+
+class Cell(NamedTuple):
+    """A cell as shown and as sorted; `key` None sorts last."""
+
+    text: str
+    key: float | str | None = None
+    small: str = ""  # a second line, where there is room
+    brief: str = ""  # shown instead where there is little
+
+
+class Column(NamedTuple):
+    """A heading with its unit."""
+
+    title: str
+    unit: str = ""
 
 
 def show(value: float | None, metric: str) -> str:
@@ -66,3 +84,21 @@ def show_seconds(value: float | None) -> str:
 def show_step(value: float | None) -> str:
     """Seconds of one step as milliseconds, to three digits."""
     return "–" if value is None else f"{1e3 * value:.3g}"
+
+
+def heading_html(column: Column, kind: str) -> str:
+    """A heading that sorts by its column, of `kind` text or number."""
+    unit = f"<small>{escape(column.unit)}</small>" if column.unit else ""
+    title = f"<span>{escape(column.title)}</span>{unit}"
+    return f'<th scope="col" data-kind="{kind}"><button type="button">{title}</button></th>'
+
+
+def cell_html(cell: Cell) -> str:
+    """A cell with what it is sorted by."""
+    key = "" if cell.key is None else repr(cell.key) if isinstance(cell.key, float) else cell.key
+    return f'<td data-value="{escape(str(key))}">{escape(cell.text)}{small_html(cell)}</td>'
+
+
+def small_html(cell: Cell) -> str:
+    """The second line of a cell, smaller."""
+    return f'<br><span class="seeds">{escape(cell.small)}</span>' if cell.small else ""

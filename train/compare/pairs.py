@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from html import escape
 
+from seqzoo.train.compare.formats import Cell, Column, cell_html, heading_html
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.statistics import Difference, pairwise
-from seqzoo.train.compare.tables import Cell, Column, cell_html, compared, heading_html, ranked
+from seqzoo.train.compare.tables import compared, ranked
 
 
 def differences(comparison: Comparison) -> Mapping[str, list[Cell]]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from html import escape
-from typing import NamedTuple
 
 from rich import box
 from rich.table import Table
 
 from seqzoo.train.compare.formats import (
+    Cell,
+    Column,
     brief_interval,
+    cell_html,
+    heading_html,
     show,
     show_compact,
     show_count,
     show_interval,
     show_seconds,
     show_step,
+    small_html,
 )
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.statistics import bounds_of, interval, share_interval
@@ -27,22 +31,6 @@ GROWTH = {"constant": "", "undeclared": "not declared"}  # of a state
 
 
 WIDE = ("steps", "tokens/s")  # columns of the page alone
-
-
-class Cell(NamedTuple):
-    """A cell as shown and as sorted; `key` None sorts last."""
-
-    text: str
-    key: float | str | None = None
-    small: str = ""  # a second line, where there is room
-    brief: str = ""  # shown instead where there is little
-
-
-class Column(NamedTuple):
-    """A heading with its unit."""
-
-    title: str
-    unit: str = ""
 
 
 def final_values(model: ModelResult, metric: str) -> dict[int, float]:
@@ -324,7 +312,7 @@ def results_html(comparison: Comparison) -> str:
         name = escape(row[0].text)
         if i < len(comparison.models):
             opening = f'<tr data-row="{name}">'
-            first = f'<span data-swatch="{index[row[0].text]}"></span>{name}{_small(row[0])}'
+            first = f'<span data-swatch="{index[row[0].text]}"></span>{name}{small_html(row[0])}'
         else:
             opening, first = '<tr class="baseline">', name
         cells = "".join(cell_html(cell) for cell in row[1:])
@@ -333,20 +321,3 @@ def results_html(comparison: Comparison) -> str:
         f'<table class="sortable results"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>"
     )
-
-
-def heading_html(column: Column, kind: str) -> str:
-    """A heading that sorts by its column, of `kind` text or number."""
-    unit = f"<small>{escape(column.unit)}</small>" if column.unit else ""
-    title = f"<span>{escape(column.title)}</span>{unit}"
-    return f'<th scope="col" data-kind="{kind}"><button type="button">{title}</button></th>'
-
-
-def cell_html(cell: Cell) -> str:
-    """A cell with what it is sorted by."""
-    key = "" if cell.key is None else repr(cell.key) if isinstance(cell.key, float) else cell.key
-    return f'<td data-value="{escape(str(key))}">{escape(cell.text)}{_small(cell)}</td>'
-
-
-def _small(cell: Cell) -> str:
-    return f'<br><span class="seeds">{escape(cell.small)}</span>' if cell.small else ""
