@@ -45,6 +45,7 @@ from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.delta_parts import HeadNorm, QueryKeyValue, head_sizes
 from seqzoo.models.linear_attention.fast_weights.chunks import (
     Chunk,
+    Learner,
     in_chunks,
     no_tokens,
     taught,
@@ -150,8 +151,8 @@ class Titans(Mixer):
             for W in (everywhere(p[...].astype(wide)) for p in self.hidden_kernel)
         )
         nothing = Learned(*(jax.tree.map(jnp.zeros_like, first),) * 2)
-        read = functools.partial(_mini_batch, first)
-        o, state = in_chunks(read, nothing, q, (k, v, gates), layout, self.size, state)
+        learner = Learner(nothing, _weights, functools.partial(_mini_batch, first))
+        o, state = in_chunks(learner, q, (k, v, gates), layout, self.size, state)
         y = self.out_proj(self.norm(o, self.gate_proj(x)).astype(x.dtype))
         return y, None if state is None else TitansState(*state[0], state[1], window)
 
@@ -180,12 +181,12 @@ class Weights(NamedTuple):
 def _mini_batch(
     first: Layers,
     tokens: tuple[Array, tuple[Array, Array, Array]],
+    weights: tuple[Weights, Weights],
     learned: Learned,
     chunk: Chunk,
 ) -> tuple[Float[Array, "B C H K"], Learned]:
     """Outputs, and what is learned behind a complete mini-batch."""
-    q, (k, v, gates) = tokens
-    M, pushed = _weights(gates[:, :, 1], gates[:, :, 2], chunk)
+    (q, (k, v, gates)), (M, S) = tokens, weights
     inputs, slopes = _gradients(first, learned.moved, k, v, chunk)
     slopes = [chunk.real(gates[:, :, 0, :, None] * slope) for slope in slopes]
 
@@ -195,7 +196,7 @@ def _mini_batch(
         return y - told(x, inputs[i], slopes[i], M.steps)
 
     terms = zip(first, *learned, inputs, slopes, strict=True)
-    after = [_after(M, pushed, chunk, *layer) for layer in terms]
+    after = [_after(M, S, chunk, *layer) for layer in terms]
     return _through(layer, len(first), q), Learned(*(tuple(z) for z in zip(*after, strict=True)))
 
 
@@ -226,9 +227,11 @@ def _gradients(first: Layers, moved: Layers, k: Array, v: Array, chunk: Chunk) -
 
 
 def _weights(
-    log_eta: Float[Array, "B C H"], log_kept: Float[Array, "B C H"], chunk: Chunk
+    tokens: tuple[Array, tuple[Array, Array, Array]], chunk: Chunk
 ) -> tuple[Weights, Weights]:
     """Those of M_t, and those of S_t."""
+    gates = tokens[1][2]
+    log_eta, log_kept = gates[:, :, 1], gates[:, :, 2]
     push, keep = (_spans(g, chunk) for g in (log_eta, log_kept))
     pushed, kept = (_from_start(g, chunk) for g in (log_eta, log_kept))
     moving = jnp.einsum("BHCS,BHS->BHC", keep, pushed)

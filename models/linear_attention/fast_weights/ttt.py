@@ -31,6 +31,7 @@ from jaxtyping import Array, Float
 from seqzoo.models.linear import Linear
 from seqzoo.models.linear_attention.fast_weights.chunks import (
     Chunk,
+    Learner,
     in_chunks,
     no_tokens,
     taught,
@@ -132,17 +133,26 @@ class TTT(Mixer):
         start = jnp.concatenate([W, b[:, None]], 1)
         each = (start, scale, bias, jnp.maximum(shares, 0).astype(wide))
         model = Inner(*(jnp.broadcast_to(a, (x.shape[0], *a.shape)) for a in each), self.norm_eps)
-        read = functools.partial(_mini_batch, model)
-        o, after = in_chunks(
-            read, jnp.zeros_like(model.start), q, (k, v, rate), layout, self.size, inner
+        learner = Learner(
+            jnp.zeros_like(model.start),
+            functools.partial(_weights, model.share),
+            functools.partial(_mini_batch, model),
         )
+        o, after = in_chunks(learner, q, (k, v, rate), layout, self.size, inner)
         o = o.reshape(*x.shape[:2], -1).astype(x.dtype)
         return self.out_proj(self.norm(o)), None if after is None else TTTState(*after)
+
+
+def _weights(share: Float[Array, "B C"], _: tuple, chunk: Chunk) -> Float[Array, "B 1 C C"]:
+    """What each token takes of the gradients up to its own."""
+    share = jnp.take_along_axis(share, chunk.position % chunk.tag.shape[1], 1)
+    return jnp.where(chunk.seen, share[:, None, :, None], 0)
 
 
 def _mini_batch(
     model: Inner,
     tokens: tuple[Array, tuple[Array, Array, Array]],
+    weights: Float[Array, "B 1 C C"],
     moved: Float[Array, "B H K+1 K"],
     chunk: Chunk,
 ) -> tuple[Float[Array, "B C H K"], Float[Array, "B H K+1 K"]]:
@@ -159,8 +169,6 @@ def _mini_batch(
     keys, y = guess(k)
     slope = chunk.real(rate[..., None] * jax.grad(loss)(y))
     asked, y = guess(q)
-    share = jnp.take_along_axis(model.share, chunk.position % chunk.tag.shape[1], 1)
-    weights = jnp.where(chunk.seen, share[:, None, :, None], 0)
     y = y - told(asked, keys, slope, weights)
     step = model.share[:, -1, None, None, None] * taught(keys, slope)
     return q + _normed(model, y), chunk.kept(moved) - step
