@@ -16,6 +16,10 @@ from seqzoo.models.ops.layout.sequence_parallel import by_channels
 # Offsets that the split form sums directly; below, transforms are too short to pay.
 DIRECT = 16
 
+# Parts of a block in the split form: more make fewer transforms and more products of spectra. CPU,
+# B=4, L=2048, D=128, forward and backward: four take 0.83 of the time of two (0.85 packed).
+PARTS = 4
+
 
 @op(rows="u")
 def fft_conv(
@@ -33,8 +37,8 @@ def fft_conv(
     beyond L is not read. Arithmetic is at least float32, and y has u's dtype.
 
     Without segments, one product of real FFTs, O(L log L). With them padding is moved to the end;
-    rows of one segment then take the same product, and packed rows are split at midpoints: the left
-    half of a block reaches its right half through the one run at the midpoint, O(L log² L).
+    rows of one segment then take the same product, and packed rows are split: a part of a block
+    reaches the parts behind it through the one run at the border between, O(L log² L).
 
     A transform rounds everything by the largest number of the row, so that the future is felt in
     the last digits. With `strict` rows are always split: where there is no reversed kernel, no bit
@@ -62,19 +66,17 @@ def fft_conv(
 def _convolve(
     strict: bool, values: Array, kernels: tuple[Array, Array | None], layout: Segments | None
 ) -> Array:
-    kernel, reverse_kernel = kernels
+    # Either branch is bilinear; made again in the backward pass, it leaves nothing to be stored.
+    split = jax.checkpoint(_split)
     if layout is None and strict:
-        run = jnp.zeros((1, values.shape[1]), jnp.int32)
-        return jax.checkpoint(_split)(values, kernel, reverse_kernel, run)
+        return split(values, *kernels, None)
     if layout is None:
-        return _whole(values, kernel, reverse_kernel)
+        return _whole(values, *kernels)
     rows = compact(layout)
     values = rows.pack(jnp.where(layout.valid[..., None], values, 0))
     run = rows.segments.run
-    # Either branch is bilinear; made again in the backward pass, it leaves nothing to be stored.
-    split = jax.checkpoint(_split)
     whole = jax.checkpoint(lambda u, kernel, reverse, run: _whole(u, kernel, reverse))
-    operands = values, kernel, reverse_kernel, run
+    operands = values, *kernels, run
     y = split(*operands) if strict else jax.lax.cond(jnp.any(run > 0), split, whole, *operands)
     return rows.unpack(y)
 
@@ -87,65 +89,94 @@ def _whole(u: Array, kernel: Array, reverse: Array | None) -> Array:
     ring = jnp.pad(kernel, ((0, size - kernel.shape[0] - behind), (0, 0)))
     if behind:
         ring = jnp.concatenate([ring, reverse[::-1]])
-    return _circular(u, ring, size)[:, :length]
+    spectrum = jnp.fft.rfft(u, size, axis=-2) * jnp.fft.rfft(ring, size, axis=-2)
+    return jnp.fft.irfft(spectrum, size, axis=-2)[:, :length]
 
 
-def _circular(u: Float[Array, "*B L D"], kernel: Float[Array, "size D"], size: int) -> Array:
-    """Circular convolution of period `size` along the last axis but one."""
-    transformed = jnp.fft.rfft(u, size, axis=-2) * jnp.fft.rfft(kernel, size, axis=-2)
-    return jnp.fft.irfft(transformed, size, axis=-2)
-
-
-def _split(u: Array, kernel: Array, reverse: Array | None, run: Int[Array, "B L"]) -> Array:
+def _split(
+    u: Array,
+    kernel: Array,
+    reverse: Array | None,
+    run: Int[Array, "B L"] | None,
+) -> Array:
     """Both directions within runs, which are contiguous; the second on the reversed row."""
     y = _split_causal(u, kernel, run)
     if reverse is None or not reverse.shape[0]:
         return y
     ahead = jnp.pad(reverse, ((1, 0), (0, 0)))
-    return y + _split_causal(u[:, ::-1], ahead, run[:, ::-1])[:, ::-1]
+    back = None if run is None else run[:, ::-1]
+    return y + _split_causal(u[:, ::-1], ahead, back)[:, ::-1]
 
 
-def _split_causal(u: Array, kernel: Array, run: Int[Array, "B L"]) -> Array:
+def _split_causal(u: Array, kernel: Array, run: Int[Array, "B L"] | None) -> Array:
     length = u.shape[1]
     total = DIRECT
     while total < length:
         total *= 2
     u = jnp.pad(u, ((0, 0), (0, total - length), (0, 0)))
-    run = jnp.pad(run, ((0, 0), (0, total - length)), mode="edge")
+    if run is not None:
+        run = jnp.pad(run, ((0, 0), (0, total - length)), mode="edge")
     kernel = jnp.pad(kernel, ((0, total - kernel.shape[0]), (0, 0)))
-    y = _direct(*(_blocks(x, DIRECT) for x in (u, run)), kernel).reshape(u.shape)
-    size = 2 * DIRECT
-    while size <= total:
-        y = y + _across(_blocks(u, size), _blocks(run, size), kernel[:size]).reshape(u.shape)
-        size *= 2
+    y = _direct(_blocks(u, DIRECT), _blocks(run, DIRECT), kernel).reshape(u.shape)
+    size = DIRECT
+    while size < total:
+        count = min(PARTS, total // size)
+        parts = (_blocks(x, count, size) for x in (u, run))
+        y = y + _across(*parts, kernel[: count * size]).reshape(u.shape)
+        size *= count
     return y[:, :length]
 
 
-def _blocks(x: Array, size: int) -> Array:
-    return x.reshape(x.shape[0], -1, size, *x.shape[2:])
+def _blocks(x: Array | None, *sizes: int) -> Array | None:
+    return None if x is None else x.reshape(x.shape[0], -1, *sizes, *x.shape[2:])
 
 
-def _direct(u: Float[Array, "B n b D"], run: Int[Array, "B n b"], kernel: Array) -> Array:
+def _direct(u: Float[Array, "B n b D"], run: Int[Array, "B n b"] | None, kernel: Array) -> Array:
     """Contributions from within blocks, offset by offset."""
     y = kernel[0] * u
     for offset in range(1, DIRECT):
-        same = run[..., offset:] == run[..., :-offset]
-        term = jnp.where(same[..., None], kernel[offset] * u[:, :, :-offset], 0)
+        term = kernel[offset] * u[:, :, :-offset]
+        if run is not None:
+            same = run[..., offset:] == run[..., :-offset]
+            term = jnp.where(same[..., None], term, 0)
         y = y + jnp.pad(term, ((0, 0), (0, 0), (offset, 0), (0, 0)))
     return y
 
 
-def _across(u: Float[Array, "B n b D"], run: Int[Array, "B n b"], kernel: Array) -> Array:
-    """Contributions of every block's left half to its right half.
+def _across(
+    u: Float[Array, "B n p h D"],
+    run: Int[Array, "B n p h"] | None,
+    kernel: Float[Array, "ph D"],
+) -> Float[Array, "B n p h D"]:
+    """Contributions of every block's p parts to the parts behind them.
 
-    Period b suffices: what wraps around falls on the left half, which is dropped.
+    Period 2 h suffices: what wraps around falls on the first half, which is dropped. What passes
+    from part to part is of the one run at their border, and comes as far as that run goes.
     """
-    half = u.shape[2] // 2
-    through = (run == run[..., half, None])[..., None]  # tokens of the run at the midpoint
-    left = jnp.where(through[:, :, :half], u[:, :, :half], 0)
-    y = _circular(left, kernel, 2 * half)
-    right = jnp.arange(2 * half)[:, None] >= half
-    return jnp.where(through & right, y, 0)
+    count, half = u.shape[2:4]
+    sources, targets = u[:, :, :-1], None
+    if run is not None:
+        leaving, entering = run[:, :, :-1, -1], run[:, :, 1:, 0]
+        sources = jnp.where((run[:, :, :-1] == leaving[..., None])[..., None], sources, 0)
+        targets = (run[:, :, 1:] == entering[..., None])[..., None]
+    kernel = kernel.reshape(count, half, -1)
+    windows = jnp.concatenate([kernel[:-1], kernel[1:]], axis=1)
+    seen, windows = (jnp.fft.rfft(x, 2 * half, axis=-2) for x in (sources, windows))
+    spectrum = windows[0] * _met(seen, run, 0)
+    for gap in range(1, count - 1):
+        term = windows[gap] * _met(seen[:, :, :-gap], run, gap)
+        spectrum = spectrum + jnp.pad(term, ((0, 0), (0, 0), (gap, 0), (0, 0), (0, 0)))
+    y = jnp.fft.irfft(spectrum, 2 * half, axis=-2)[..., half:, :]
+    y = y if targets is None else jnp.where(targets, y, 0)
+    return jnp.pad(y, ((0, 0), (0, 0), (1, 0), (0, 0), (0, 0)))
+
+
+def _met(seen: Array, run: Int[Array, "B n p h"] | None, gap: int) -> Array:
+    """What parts pass on behind the next `gap` parts, where their last run reaches as far."""
+    if run is None:
+        return seen
+    same = run[:, :, : -gap - 1, -1] == run[:, :, gap + 1 :, 0]
+    return jnp.where(same[..., None, None], seen, 0)
 
 
 def good_size(least: int) -> int:
