@@ -59,7 +59,7 @@ def check_shuffle(task: Task, block: int) -> None:
     if task.stateful:
         raise ValueError(
             f"task {task.name} carries its state from row to row, so order within one says little; "
-            "leave the axis shuffle out"
+            "leave out --controls and the axis shuffle"
         )
     if task.spec.head not in ("classify", "two_tower"):
         source = task.source("test")
@@ -67,7 +67,7 @@ def check_shuffle(task: Task, block: int) -> None:
         if example and example["targets"].shape[:1] != example["inputs"].shape[:1]:
             raise ValueError(
                 f"task {task.name} has labels of other positions than its inputs, which cannot "
-                "change places with them; leave the axis shuffle out"
+                "change places with them; leave out --controls and the axis shuffle"
             )
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from seqzoo.train.checked import checked, read_json
 from seqzoo.train.compare import results
 from seqzoo.train.compare.tables import failures, results_table
+from seqzoo.train.compare.units import TRIALS
 from seqzoo.train.config import train_of
 from seqzoo.train.folder.metrics import FILE, read_lines
 from seqzoo.train.folder.run_folder import CONFIG, RunFolder
@@ -30,6 +31,7 @@ class Run(NamedTuple):
     """A run that is not through."""
 
     name: str
+    label: str  # of its model
     step: int
     steps: int
     loss: float | None
@@ -91,8 +93,10 @@ def sparkline(values: list[float]) -> str:
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
-    for path in sorted((folder / results.RUNS).glob("**/" + CONFIG)):
-        yield path.parent
+    """Of trials and of final runs."""
+    for part in (TRIALS, results.RUNS):
+        for path in sorted((folder / part).glob("**/" + CONFIG)):
+            yield path.parent
 
 
 def _run(path: Path, root: Path) -> Run | None:
@@ -103,6 +107,7 @@ def _run(path: Path, root: Path) -> Run | None:
     config = checked(read_json(path / CONFIG), dict[str, Any], where)
     steps, lines = train_of({"train": config.get("train", {})}, where).steps, read_lines(path)
     name = str(path.relative_to(root)).removeprefix(f"{results.RUNS}/")
+    label = name.removeprefix(f"{TRIALS}/").partition("/")[0]
     losses = [np.nanmean(np.array(v, np.float64)) for line in lines for v in _loss(line.values)]
     losses = [float(v) for v in losses if np.isfinite(v)]
     parts = np.array_split(losses, min(POINTS, len(losses))) if losses else []
@@ -112,7 +117,7 @@ def _run(path: Path, root: Path) -> Run | None:
         passed = (path / FILE).stat().st_mtime - (path / CONFIG).stat().st_mtime
         left = max(0.0, passed) / step * (steps - step)
     last = losses[-1] if losses else None
-    return Run(name, step, steps, last, [float(p.mean()) for p in parts], left)
+    return Run(name, label, step, steps, last, [float(p.mean()) for p in parts], left)
 
 
 def _loss(values: Mapping[str, Any]) -> Iterator[Any]:
@@ -124,7 +129,7 @@ def _loss(values: Mapping[str, Any]) -> Iterator[Any]:
 def _left(found: results.Comparison, runs: list[Run]) -> float | None:
     """Seconds, if models still to come take as long as those that are through, one by one."""
     known = [m.train_seconds + (m.compile_seconds or 0) for m in found.models if m.train_seconds]
-    waiting = len(found.missing) - len({run.name.partition("/")[0] for run in runs})
+    waiting = len(found.missing) - len({run.label for run in runs})
     if not known:
         return None
     return sum(known) / len(known) * max(0, waiting) + sum(r.seconds_left or 0 for r in runs)

@@ -6,6 +6,7 @@ import pytest
 
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.compare import results
+from seqzoo.train.compare.units import DIVIDED
 from seqzoo.train.out.watch import BLOCKS, look, sparkline
 from tests.train.compare.test_page import comparison, model
 
@@ -34,6 +35,20 @@ def test_rows_and_runs_at_work_are_shown(tmp_path, capsys):
     printed = capsys.readouterr().out
     for text in ("gru", "4 of 10", "1.0000", "█▆▃▁", "0:00:30", "1 of 3 models", "21.0 ± 2.5%"):
         assert text in printed, text
+
+
+def test_trials_at_work_are_shown_as_their_models(tmp_path, capsys):
+    """A group that was given up for its halves is none."""
+    timed = dataclasses.replace(model("lru", 0.2), train_seconds=90.0, compile_seconds=10.0)
+    results.save(comparison(models=(timed,), labels=("lru", "gru", "rnn")), tmp_path)
+    for group in ("000-003", "000-001", "002-003"):
+        begun(tmp_path / "trials" / "gru" / group)
+    (tmp_path / "trials/gru/000-003/config.json").rename(tmp_path / "trials/gru/000-003" / DIVIDED)
+    found = look(tmp_path)
+    assert [run.name for run in found.runs] == ["trials/gru/000-001", "trials/gru/002-003"]
+    assert found.seconds_left == pytest.approx(2 * 30 + 100)  # of both, and of rnn as of lru
+    assert dispatch(["watch", str(tmp_path), "--once"]) == 0
+    assert "trials/gru/002-003" in capsys.readouterr().out
 
 
 def test_what_is_through_is_said(tmp_path, capsys):
