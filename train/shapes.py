@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict, get_type_hints
+from typing import Any, NotRequired, TypedDict, get_args, get_type_hints
 
 from seqzoo.models.config import config_of
 from seqzoo.models.registry import mixer, resolve
@@ -79,8 +79,12 @@ def check_mixer(model: str, options: Mapping[str, Any], where: str) -> None:
         own = options.get(name) if isinstance(options.get(name), Mapping) else options
         for option, value in own.items():
             # A value that is a dataclass is written as its text.
-            if option in hints and not isinstance(value, str):
+            if option in hints and not (isinstance(value, str) and _may_be_text(hints[option])):
                 checked(value, hints[option], f"{where}, mixer.{option}")
+
+
+def _may_be_text(hint: Any) -> bool:
+    return not {*(get_args(hint) or (hint,))} <= {int, float, bool, type(None)}
 
 
 def tuples(data: Any) -> Any:

@@ -1,12 +1,17 @@
 """Configurations: JSON and back, what may differ, and the schedule they mean."""
 
+import contextlib
+import copy
 import dataclasses
+import functools
+import operator
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from seqzoo import tasks
+from seqzoo.models import MIXERS, config_of
 from seqzoo.models.attention.positions import Rope
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.config import Experiment, MeshConfig, OptimConfig, TrainConfig
@@ -127,3 +132,34 @@ def test_dynamics_never_learn_faster_than_the_rest():
     params = {"a": jnp.ones(3)}
     updates, _ = tx.update({"a": jnp.ones(3)}, tx.init(params), params)
     np.testing.assert_allclose(updates["a"], -1e-4, rtol=1e-5)
+
+
+@pytest.mark.of_the_day("any other value", 3)
+def test_any_other_value_is_named_or_taken():
+    """Whatever a damaged file has in place of a value, or nothing."""
+    whole = Experiment(
+        task=EXPERIMENT.task, model="lru", mixer=dataclasses.asdict(config_of(MIXERS["lru"])())
+    ).to_dict()
+    for place in _places(whole):
+        for value in (None, "x", -1, 0.5, [], {}, "gone"):
+            made = copy.deepcopy(whole)
+            part = functools.reduce(operator.getitem, place[:-1], made)
+            part[place[-1]] = value
+            if value == "gone":
+                del part[place[-1]]
+            with contextlib.suppress(ValueError):
+                Experiment.from_dict(made)
+
+
+@pytest.mark.parametrize("name", ["d_state", "r_min"])
+def test_a_text_is_no_number(name):
+    data = dataclasses.replace(EXPERIMENT, model="lru", mixer={name: "x"}).to_dict()
+    with pytest.raises(ValueError, match=rf"mixer\.{name} .*number.*x"):
+        Experiment.from_dict(data)
+
+
+def _places(data, before=()):
+    for name, value in data.items():
+        yield (*before, name)
+        if isinstance(value, dict):
+            yield from _places(value, (*before, name))

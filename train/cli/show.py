@@ -12,8 +12,9 @@ from seqzoo.tasks.data.identity import in_short
 from seqzoo.train import code
 from seqzoo.train.cli.experiment import experiment_fields, experiment_of
 from seqzoo.train.cli.flags import parse, place_of, read
+from seqzoo.train.config import Experiment, train_of
 from seqzoo.train.differences import DATA
-from seqzoo.train.folder.run_folder import RunFolder
+from seqzoo.train.folder.run_folder import CONFIG, RunFolder
 from seqzoo.train.loop.evaluate import load_run, look_into
 from seqzoo.train.loop.program import count_parameters, digest
 from seqzoo.train.loop.state import Arrays
@@ -42,11 +43,15 @@ def main(argv: Sequence[str]) -> int:
     line = read(argv, place=True)
     options = parse(ShowOptions, line, USAGE, ABOUT)
     run = place_of(line, USAGE)
-    config = RunFolder(run).config()
+    folder = RunFolder(run)
+    config, where = folder.config(), str(folder.path / CONFIG)
+    # A configuration that names code is not built: its code would have to be run.
+    foreign = bool(code.of(config))
+    train = train_of(config, where) if foreign else Experiment.from_dict(config, where).train
     print(f"run         {run}")
     print(f"task        {config['task']['name']}")
     print(f"model       {config['model']}")
-    if not code.of(config):  # whose defaults would have to be run
+    if not foreign:
         print(f"differs     {' '.join(_differing(config)) or 'in nothing'}")
     for part in PARTS:
         print(f"{part:11} {words({k: v for k, v in config[part].items() if k != 'name'})}")
@@ -54,14 +59,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"{split + ' files':16}  {text}")
     for name, own in config.get("code", {}).items():
         print(f"code        {name} of {own['file']} (sha256 {own['sha256'][:12]})")
-    train, swept = config["train"], config.get("swept", {})
-    replicas = train.get("replicas", 1)
-    seeds = replicas // len(next(iter(swept.values()), (None,)))  # of each trial
-    for i in range(replicas):
-        if replicas > 1:
+    swept = config.get("swept", {})
+    seeds = train.replicas // len(next(iter(swept.values()), (None,)))  # of each trial
+    for i in range(train.replicas):
+        if train.replicas > 1:
             own = words({name: values[i // seeds] for name, values in swept.items()})
-            print(f"seed {train['seed'] + i % seeds}{own and f', {own}'}")
-        _show(*_looked_at(run, config, options.checkpoint, train["seed"] + i), train["steps"])
+            print(f"seed {train.seed + i % seeds}{own and f', {own}'}")
+        _show(*_looked_at(run, config, options.checkpoint, train.seed + i), train.steps)
     return 0
 
 
