@@ -14,6 +14,7 @@ import shlex
 import sys
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +46,8 @@ the right side of the bound; **seen, not sure**: the mean does, the interval doe
 the mean does not. Small models, short rows and few steps: a claim that is not seen here is not
 refuted, one that is seen holds in this configuration. Claims without a command are computed, not
 trained. Two shared CPU cores, busy with other work; seconds are wall time.
+
+Of {count} tried: {verdicts}.
 
 | claim | source | expected | measured | verdict | seconds |
 |---|---|---|---|---|---|
@@ -170,7 +173,10 @@ def page(claims: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
             f"| {own['verdict']} | {own['seconds']} |"
         )
     minutes = sum(own["seconds"] for own in kept.values()) / 60
-    return HEAD.format(minutes=minutes) + "\n".join(rows) + "\n"
+    counts = Counter(own["verdict"] for own in kept.values())
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (SEEN, WEAK, NOT))
+    head = HEAD.format(minutes=minutes, count=len(kept), verdicts=verdicts)
+    return head + "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":
