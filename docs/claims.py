@@ -174,7 +174,7 @@ def page(claims: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
         )
     minutes = sum(own["seconds"] for own in kept.values()) / 60
     counts = Counter(own["verdict"] for own in kept.values())
-    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (SEEN, WEAK, NOT))
+    verdicts = "; ".join(f"{counts[verdict]} {verdict}" for verdict in (SEEN, WEAK, NOT))
     head = HEAD.format(minutes=minutes, count=len(kept), verdicts=verdicts)
     return head + "\n".join(rows) + "\n"
 
