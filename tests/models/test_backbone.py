@@ -19,6 +19,7 @@ from seqzoo.models import (
     param_groups,
     presets,
 )
+from seqzoo.models.registry import resolve
 from tests import laws
 from tests.helpers import assert_close, assert_trees_close
 
@@ -170,7 +171,10 @@ def test_groups_of_parameters_reach_any_optimiser():
 def test_presets_build_and_learn(name):
     spec = ModelSpec(head="classify", vocab_size=7, outputs=2, length=9)
     config = dataclasses.replace(default_backbone(name), d_model=8)
-    model = build_model(spec, name, config, rngs=nnx.Rngs(0))
+    own = resolve(name).options.get("attention", {})
+    # A part of a head's channels turns, which is to be pairs.
+    more = {"attention": {**own, "d_head": 8}} if "fraction" in str(own.get("positions")) else {}
+    model = build_model(spec, name, config, more, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     tokens = np.random.default_rng(0).integers(1, 7, (8, 9))
     labels = tokens[:, 0] % 2
