@@ -7,6 +7,7 @@ import pytest
 
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.train.bench.options import Bench
+from seqzoo.train.cli import bench as cli_bench
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.measured import checks as checks_module
 from seqzoo.train.measured import report
@@ -140,3 +141,9 @@ def test_a_device_is_found_by_a_process_of_its_own(tmp_path, capsys):
     call = ["bench", "--atlas", "--models=min_gru", "--lengths=32", "--d-model=8", "--rounds=1"]
     assert dispatch([*call, "--no-peers", f"--device-report={tmp_path / 'd'}"]) == 0
     assert "min_gru train 32 8: done" in capsys.readouterr().out
+
+
+def test_none_is_no_folder(monkeypatch, capsys):
+    monkeypatch.setitem(cli_bench.MEASURES, "host", lambda bench: iter([{"seconds": 1}]))
+    assert dispatch(["bench", "--what", "host", "--device-report", "None"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["seconds"] == 1
