@@ -43,7 +43,7 @@ from seqzoo.train.folder.files import run_path
 from seqzoo.train.hybrids import Hybrid
 from seqzoo.train.loop.claims import Verdict, as_claims
 from seqzoo.train.loop.held import held_by
-from seqzoo.train.loop.program import mesh_for
+from seqzoo.train.loop.program import make_program, mesh_for
 from seqzoo.train.loop.progress import SILENT, ComparisonProgress
 from seqzoo.train.loop.signals import StopRequest
 
@@ -156,6 +156,8 @@ def _costs(
 ) -> dict[str, dict[str, Any]]:
     """What each model costs, and what else is known of it before it is trained."""
     costs = {label: cost(experiment) for label, experiment in models.items()}
+    for experiment in models.values():
+        make_program(experiment)  # what its optimiser trains depends on the parameters
     for label, found in claims.items():
         costs[label]["claims"] = as_claims(found)
     for label, words in matching.words().items() if matching else ():

@@ -271,6 +271,7 @@ def test_a_training_run_is_no_place_for_a_comparison(tmp_path, trained, capsys):
         ("lru,atention", [], "did you mean attention"),
         ("lru,lru", [], "twice"),
         ("gru+lru,gru_lru=lru", [], "twice"),
+        ("lru", ["--optim.trained", "[1]"], "nothing would learn"),
         ("with=lru,gru", [], "'with' is a word of Python's"),
         ("lru,,gru", [], "is no model"),
         ("lru", ["--mixer.gru.d-state", "4"], "--mixer.gru.d-state"),
