@@ -1,6 +1,5 @@
 """Configurations: JSON and back, what may differ, and the schedule they mean."""
 
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -140,6 +139,7 @@ def test_any_other_value_is_named_or_taken():
     whole = Experiment(
         task=EXPERIMENT.task, model="lru", mixer=dataclasses.asdict(config_of(MIXERS["lru"])())
     ).to_dict()
+    taken = refused = 0
     for place in _places(whole):
         for value in (None, "x", -1, 0.5, [], {}, "gone"):
             made = copy.deepcopy(whole)
@@ -147,8 +147,14 @@ def test_any_other_value_is_named_or_taken():
             part[place[-1]] = value
             if value == "gone":
                 del part[place[-1]]
-            with contextlib.suppress(ValueError):
-                Experiment.from_dict(made)
+            try:
+                read = Experiment.from_dict(made)
+            except ValueError:
+                refused += 1
+            else:
+                taken += 1
+                assert Experiment.from_dict(read.to_dict()) == read
+    assert refused > taken > 0
 
 
 @pytest.mark.parametrize("name", ["d_state", "r_min"])

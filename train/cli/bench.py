@@ -52,7 +52,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
 def main(argv: Sequence[str]) -> int:
     """`seqzoo bench`."""
     line = read(argv)
-    report = line.text("--device-report") not in (None, "None")
+    report = line.text("--device-report") not in (None, "None")  # a path, or the word for no path
     line = line.after(SIZE) if report else line
     for flag in ("--models", "--baseline"):
         code.name(*code.foreign(line.text(flag) or "", "").values())
