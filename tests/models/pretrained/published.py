@@ -24,6 +24,7 @@ NAMES = sorted(
 )
 FORMS = ("whole", "padded", "packed", "steps", "prefill, then steps")
 BORDER = 5  # tokens of the first of two packed rows
+PADDING = 3  # tokens, twice a row
 
 
 def folder(name: str) -> Path:
@@ -54,13 +55,16 @@ def compared(model: Any, io: Mapping[str, np.ndarray]) -> dict[str, float]:
     if isinstance(model, EncoderDecoder):
         return _pairs(model, io)
     found: dict[str, float] = {}
-    rows, ids = _rows(io, model.encoder.packing == "native")
+    rows, ids = _rows(io, model.encoder.packing == "native", model.encoder.causal)
     out = np.asarray(model(rows, ids))
     count, length = io["input_ids"].shape
     found["whole"] = _far(out[:count], io["logits"])
     if "logits_masked" in io:
         real = io["attention_mask"] > 0
         found["padded"] = _far(out[count : 2 * count][real], io["logits_masked"][real])
+    elif model.encoder.causal:
+        real = _spread(io["input_ids"])[1][0] > 0
+        found["padded"] = _far(out[count : 2 * count, real], io["logits"][:, : real.sum()])
     if model.encoder.packing == "native":
         packed, first, second = out[-3:]
         found["packed"] = max(
@@ -83,9 +87,9 @@ def _pairs(model: EncoderDecoder, io: Mapping[str, np.ndarray]) -> dict[str, flo
     packed += [np.repeat([[1, 2]], part.shape[1], 1) for part in (inputs, tokens)]
     padded, valid = [], []
     for part in (inputs, tokens):
-        noise, length = np.full((len(part), 3), 30), part.shape[1]
+        noise, length = np.full((len(part), PADDING), 30), part.shape[1]
         padded.append(np.concatenate([noise, part[:, :2], noise, part[:, 2:]], 1))
-        valid.append(np.repeat([[0, 1, 0, 1]] * len(part), [3, 2, 3, length - 2], 1))
+        valid.append(np.repeat([[0, 1, 0, 1]] * len(part), [PADDING, 2, PADDING, length - 2], 1))
     found = {"whole": _far(model(jnp.asarray(inputs), jnp.asarray(tokens)), logits)}
     out = np.asarray(model(*map(jnp.asarray, (*padded, *valid))))
     found["padded"] = _far(out[valid[1] > 0].reshape(logits.shape), logits)
@@ -97,13 +101,24 @@ def _pairs(model: EncoderDecoder, io: Mapping[str, np.ndarray]) -> dict[str, flo
     return found
 
 
-def _rows(io: Mapping[str, np.ndarray], packed: bool) -> tuple[jax.Array, jax.Array]:
+def _spread(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first tokens with others at padding before and among them, in rows as long; ids."""
+    noise = np.full((len(tokens), PADDING), 3)
+    parts = [noise, tokens[:, :2], noise, tokens[:, 2 : tokens.shape[1] - 2 * PADDING]]
+    ids = [np.full(part.shape, i % 2) for i, part in enumerate(parts)]
+    return np.concatenate(parts, 1), np.concatenate(ids, 1)
+
+
+def _rows(io: Mapping[str, np.ndarray], packed: bool, causal: bool) -> tuple[jax.Array, jax.Array]:
     """Whole rows, padded ones, and one row of two packed ones before these two apart."""
     tokens = io["input_ids"]
     ones = np.ones_like(tokens)
     rows, ids = [tokens], [ones]
     if "attention_mask" in io:
         rows, ids = [*rows, tokens], [*ids, io["attention_mask"]]
+    elif causal:
+        spread, valid = _spread(tokens)
+        rows, ids = [*rows, spread], [*ids, valid]
     if not packed:
         return jnp.asarray(tokens), jnp.asarray(ones, jnp.int32)
     part = 1 + (np.arange(tokens.shape[1]) >= BORDER)[None]
