@@ -208,9 +208,11 @@ def signals(path: Path) -> tuple[Float32[np.ndarray, "L 6"], Float32[np.ndarray,
     if len({len(sensor) for sensor in sensors}) > 1 or sum(s.shape[1] for s in sensors) != CHANNELS:
         sizes = [sensor.shape for sensor in sensors]
         raise DamagedError(f"{path}: sensors do not fit together, {sizes}: fetch it again")
+    for values in (*sensors, rates):
+        reals(path, values)
     rates = np.concatenate([rates[:1].repeat(3), rates])  # the first is of 8 seconds
     inputs = np.concatenate([_scaled(sensor) for sensor in sensors], axis=1)
-    return reals(path, inputs), reals(path, _scaled(rates))
+    return inputs.astype(np.float32), _scaled(rates).astype(np.float32)
 
 
 def _column(values: Any) -> np.ndarray:
