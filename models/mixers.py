@@ -22,7 +22,7 @@ from seqzoo.models.attention.sparse.nsa import NSA
 from seqzoo.models.attention.sparse.swin import Swin
 from seqzoo.models.attention.sparse_attention import SparseAttention
 from seqzoo.models.attention.synthesizer import Synthesizer
-from seqzoo.models.attention.transformer_vq import TransformerVQ
+from seqzoo.models.attention.transformer_vq.mixer import TransformerVQ
 from seqzoo.models.help import page as _page  # no name of seqzoo.models
 from seqzoo.models.linear_attention.deltanet import DeltaNet, DeltaProduct
 from seqzoo.models.linear_attention.fast_weights.titans import Titans

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 
-from seqzoo.models.attention import sparse_parts, transformer_vq
+from seqzoo.models.attention import sparse_parts
 from seqzoo.models.attention.gated import gau
+from seqzoo.models.attention.transformer_vq import codebook
 from seqzoo.models.ops.conv import fft
 from seqzoo.models.ops.layout import cpu
 from seqzoo.models.ops.matrix import decayed_pairs, triangular
@@ -44,7 +45,7 @@ SHORT = (
     Short(sparse_parts, "STREAM_GROUP", 2, "bigbird", streaming=True),
     Short(gau, "QUERIES", 4, "gau"),
     Short(mega, "QUERIES", 4, "mega"),
-    Short(transformer_vq, "QUERIES", 2, "transformer_vq"),
+    Short(codebook, "QUERIES", 2, "transformer_vq"),
     Short(fft, "DIRECT", 4, "hyena"),
     Short(triangular, "BLOCK", 2, "deltanet"),
     Short(cpu, "VECTOR", 4, "linear_attention"),

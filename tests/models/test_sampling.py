@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from seqzoo.models import BackboneConfig, ModelSpec, build_model, draw, sample
-from seqzoo.models.attention.transformer_vq import VQState
+from seqzoo.models.attention.transformer_vq.mixer import VQState
 from tests.helpers import assert_close
 from tests.laws.programs import compilations
 

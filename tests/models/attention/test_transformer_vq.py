@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqzoo.models.attention.transformer_vq import TransformerVQ, code_sums, quantize
+from seqzoo.models.attention.transformer_vq.codebook import code_sums, quantize
+from seqzoo.models.attention.transformer_vq.mixer import TransformerVQ
 from seqzoo.models.backbone import aux_losses
 from tests.golden import golden
 from tests.helpers import assert_close, value_and_pullback, x64

@@ -1,0 +1,1 @@
+"""Transformer-VQ: its mixer, what a chunk sees, its codebook."""
