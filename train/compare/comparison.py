@@ -26,7 +26,7 @@ from seqzoo.train.compare.controls import controls_of
 from seqzoo.train.compare.controls import lines as control_lines
 from seqzoo.train.compare.page import write_report
 from seqzoo.train.compare.pairs import told_apart
-from seqzoo.train.compare.plans import Vectorise, layout_of, plans_of, trials_of
+from seqzoo.train.compare.plans import Vectorise, check_paths, layout_of, plans_of, trials_of
 from seqzoo.train.compare.results import Comparison
 from seqzoo.train.compare.sweep import Sweep
 from seqzoo.train.compare.tables import broken_claims, failures, results_table
@@ -97,6 +97,7 @@ def compare(
     check_models(models, seeds)
     first = next(iter(models.values()))
     places = tuple(range(first.train.seed, first.train.seed + seeds))
+    check_paths(models, out, places, sweep)
     trials = trials_of(models, sweep)
     # Building each model and asking for each cost finds what cannot be before anything is written.
     vectorise = _divided(first, seeds, vectorise)

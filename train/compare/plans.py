@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from seqzoo.train.compare import sweep as sweeps
+from seqzoo.train.compare.results import RUNS
 from seqzoo.train.compare.sweep import Sweep, changes_model, check_sweep, with_values
 from seqzoo.train.compare.tuning import affordable, group_of
-from seqzoo.train.compare.units import Plan, laid_out_in_groups, laid_out_together
+from seqzoo.train.compare.units import TRIALS, Plan, laid_out_in_groups, laid_out_together
 from seqzoo.train.config import Experiment
 from seqzoo.train.cost.cost import cost
+from seqzoo.train.folder.files import run_path
 
 Vectorise = Literal["auto", "always", "never"]
 SMALL = 4_000_000  # parameters of all replicas together that "auto" trains in one program
@@ -32,6 +34,16 @@ def trials_of(models: Mapping[str, Experiment], sweep: Sweep | None) -> Trials:
         for trial in filter(changes_model, trials):
             cost(with_values(models[label], trial))  # finds what cannot be
     return found
+
+
+def check_paths(
+    labels: Iterable[str], out: Path, seeds: tuple[int, ...], sweep: Sweep | None
+) -> None:
+    """Raises ValueError where the folder of a run, named by label and seed, could not be made."""
+    last = seeds[-1] + (sweep.seeds if sweep else 0)
+    for label in labels:
+        for kind in (RUNS, f"{TRIALS}/{'0' * 12}") if sweep else (RUNS,):
+            run_path(out / kind / label / f"seed{last}")
 
 
 def layout_of(

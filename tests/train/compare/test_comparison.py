@@ -287,6 +287,8 @@ def test_a_training_run_is_no_place_for_a_comparison(tmp_path, trained, capsys):
         ("lru", ["--axes", "length=14,18", "--backbone.positions", "learned"], "length"),
         ("lru", ["--replicas", "2"], "leave out --replicas"),
         ("lru", ["--init-from", "runs/x"], "trains every model from scratch"),
+        (f"{'a' * 300}=lru", [], "255 bytes for a name"),
+        ("lru", ["--seed", "1" + "0" * 300], "255 bytes for a name"),
     ],
 )
 def test_a_request_that_cannot_be_writes_nothing(tmp_path, trained, capsys, models, more, says):
