@@ -24,6 +24,7 @@ from seqzoo.models.pretrained.adapters import adapt
 from seqzoo.models.whole.build import build_model
 from seqzoo.tasks.task import Task
 from seqzoo.train.config import Experiment, OptimConfig
+from seqzoo.train.devices.backend import run_once
 from seqzoo.train.devices.sharding import (
     batch_sharding,
     behind_replicas,
@@ -129,7 +130,7 @@ def make_program(
         experiment,
         mesh,
         plan,
-        jax.jit(init, out_shardings=state),
+        jax.jit(init, out_shardings=state, compiler_options=run_once(mesh)),
         jax.jit(
             _over(mesh, step),
             in_shardings=(state, rows, whole),
