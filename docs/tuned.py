@@ -2,6 +2,7 @@
 
     python docs/tuned.py eight                          # docs/eight.toml, hours of two cores
     python docs/tuned.py long                           # docs/long.toml, hours more
+    python docs/tuned.py families                       # docs/families.toml, new mixers
     python docs/tuned.py eight --only parameters/recall # one comparison
     python docs/tuned.py eight --page                   # the tables of what is there
 
@@ -24,7 +25,7 @@ from seqzoo.train.compare import results
 from seqzoo.train.compare.formats import show
 from seqzoo.train.compare.pairs import differences_of
 from seqzoo.train.compare.results import Comparison, ModelResult
-from seqzoo.train.compare.statistics import bounds_of, interval
+from seqzoo.train.compare.statistics import SHARE, bounds_of, interval
 
 HERE = Path(__file__).parent
 WORDS = {"parameters": "parameters", "flops": "operations a step"}
@@ -104,6 +105,25 @@ def reversed_pairs(one: Mapping[str, float], other: Mapping[str, float]) -> Iter
             yield f"{a} and {b}" if first > 0 else f"{b} and {a}"
 
 
+def beside(comparison: Comparison, predecessors: Mapping[str, str]) -> dict[str, str]:
+    """Each model minus the one it goes on from: the paired difference of means, 95% interval."""
+    metric, found = comparison.main_metric, {}
+    for name, before in predecessors.items():
+        pair = [
+            [run.final.get(metric) for run in comparison.model(n).seeds] for n in (name, before)
+        ]
+        if None in pair[0] + pair[1]:
+            found[name] = "a seed failed"
+            continue
+        gap = interval([a - b for a, b in zip(*pair, strict=True)])
+        low, high = gap.mean - gap.half_width, gap.mean + gap.half_width
+        clear = low > 0 or high < 0
+        scale = 100 if bounds_of(metric) == SHARE else 1
+        words = f"{scale * gap.mean:+.3g} ± {scale * gap.half_width:.2g}"
+        found[name] = f"**{words}**" if clear else words
+    return found
+
+
 def page(name: str, plan: Mapping[str, Any], out: Path) -> str:
     """The tables of the comparisons that are whole."""
     there = {
@@ -126,6 +146,8 @@ def page(name: str, plan: Mapping[str, Any], out: Path) -> str:
                 cell(there[matching, t], there[matching, t].model(name), levels[t]) for t in tasks
             ]
             parts.append(f"| {name} | {' | '.join(cells)} |")
+    if "predecessors" in plan:
+        parts.append(beside_table(plan["predecessors"], {t: c for (_, t), c in there.items()}))
     parts.append("\n## Where the order changes\n")
     for (matching, task), found in there.items():
         scores = (trial_scores(found, tuned=tuned) for tuned in (False, True))
@@ -144,6 +166,21 @@ def page(name: str, plan: Mapping[str, Any], out: Path) -> str:
                 f"{', '.join(pairs) or 'no pair'}."
             )
     return "\n".join(parts) + "\n"
+
+
+def beside_table(predecessors: Mapping[str, str], found: Mapping[str, Comparison]) -> str:
+    """`beside` of every task."""
+    columns = {task: beside(comparison, predecessors) for task, comparison in found.items()}
+    lines = [
+        "\n## Beside the predecessor\n",
+        "Paired differences over the seeds, in points, each with its own interval (not corrected "
+        "for how many there are); **bold** where it holds no zero.\n",
+        f"| model | goes on from | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 2)}",
+    ]
+    for name, before in predecessors.items():
+        cells = " | ".join(column[name] for column in columns.values())
+        lines.append(f"| {name} | {before} | {cells} |")
+    return "\n".join(lines)
 
 
 def tasks_table(plan: Mapping[str, Any], out: Path) -> str:
@@ -167,7 +204,7 @@ def whole(folder: Path) -> Comparison | None:
 def main() -> None:
     """Reads the command line, trains what is missing, writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=("eight", "long"), help="of the plan")
+    parser.add_argument("name", choices=("eight", "long", "families"), help="of the plan")
     parser.add_argument("--out", type=Path, help="of comparisons; runs/NAME where it is not given")
     parser.add_argument("--only", default="", help="MATCHING/TASK")
     parser.add_argument("--page", action="store_true", help="train nothing")
