@@ -13,6 +13,12 @@ from seqzoo.tasks import TASKS
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
+# What docs/tuned.py makes, in hours: a page is there when its comparisons are.
+TUNED = {
+    "eight.md": "Eight architectures, tuned",
+    "families.md": "New mixers beside old ones",
+    "long.md": "Five families, longer",
+}
 
 
 def tree() -> list:
@@ -78,6 +84,7 @@ def _sections() -> list:
         {
             "Measured": [
                 {"Results": "results.md"},
+                *({title: page} for page, title in TUNED.items() if (DOCS / page).exists()),
                 {"Claims of papers": "claims.md"},
                 {"Speed": "speed.md"},
                 *plans,
@@ -91,6 +98,7 @@ def _sections() -> list:
                 {"Design": "design.md"},
                 {"Adding a mixer or an op": "adding.md"},
                 {"Laws of use": "laws.md"},
+                {"How it looks": "pictures.md"},
                 *(page for page in _root() if page != "index.md"),
             ]
         },
