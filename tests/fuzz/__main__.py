@@ -79,7 +79,7 @@ def _cases(asked, top: Path) -> int:
             print(f"case {result['index']}: {'; '.join(result['found']) or 'right'}")
             print(f"  {cases.shown(case)}")
             print(f"  code {result['code']}, faults {result['faults']}")
-            for line in result.get("err", "").splitlines()[-12:]:
+            for line in result.get("err", "").splitlines()[-60:]:
                 print(f"    {line[:300]}")
             print(
                 f"  again: python -m tests.fuzz --seed {asked.seed} --only {result['index']}",

@@ -7,6 +7,7 @@ signals, have limits or another environment run each in a child of its own.
 import atexit
 import collections
 import contextlib
+import faulthandler
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from tests.fuzz.verdict import Ended, look, verdict
 from tests.train import shared
 
 LIMIT = 300.0  # seconds that a case may take on a loaded machine
+STACK = ".stack"  # beside a case's folder: where its threads stand shortly before that
 PAUSE = 0.5  # seconds that a process is stopped
 CHUNK = 50
 
@@ -66,6 +68,25 @@ def command(argv: list[str]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def _watched(folder: Path):
+    """Leaves the stack of every thread where what follows takes nearly LIMIT."""
+    path = folder.with_suffix(STACK)
+    with path.open("w") as file:
+        faulthandler.dump_traceback_later(0.9 * LIMIT, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    path.unlink()
+
+
+def _stack(folder: Path) -> str:
+    """What `_watched` has left."""
+    path = folder.with_suffix(STACK)
+    return path.read_text() if path.exists() else ""
 
 
 def alone(case: cases.Case, argv: list[str], folder: Path, out: int, err: int) -> None:
@@ -219,7 +240,7 @@ class Chunk:
         hung = not pid and time.time() - self.log.stat().st_mtime > LIMIT
         if hung:
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            _, status = os.waitpid(self.pid, 0)
         if not pid and not hung:
             return []
         results = [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -227,9 +248,10 @@ class Chunk:
         self.left = [index for index in self.left if index not in done]
         if self.left:  # the first of these has ended the child
             index = self.left.pop(0)
-            ended = Ended(os.waitstatus_to_exitcode(status), "", "", hung)
+            folder = self.log.parent / f"case-{index}"
+            ended = Ended(os.waitstatus_to_exitcode(status), "", _stack(folder), hung)
             words = "hangs" if hung else f"ended its process: {ended.code}"
-            results.append(_result(index, self.log.parent / f"case-{index}", [words], ended, []))
+            results.append(_result(index, folder, [words], ended, []))
         return results
 
 
@@ -243,7 +265,8 @@ def _quiet_cases(seed, indices, root, scratch, log):
         before = look(folder)
         os.environ["HOME"] = str(folder / "home")
         os.chdir(folder)
-        ended = _said(argv, folder)
+        with _watched(folder):
+            ended = _said(argv, folder)
         os.chdir(scratch)
         found, seconds = verdict(case, ended, before, look(folder)), time.monotonic() - started
         result = _result(index, folder, found, ended, faults, seconds)

@@ -77,5 +77,6 @@ def test_a_case_that_hangs_and_one_that_ends_its_process_are_found(tmp_path, mon
         running, "command", lambda argv: acts.get(argv[0], lambda: real(argv))() or 0
     )
     results = list(running.run(0, [0, 1, 2, 3], tmp_path, tmp_path, 1))
+    assert [__file__ in result.get("err", "") for result in results] == [False, True, False, False]
     found = {result["index"]: result["found"] for result in results}
     assert found == {0: [], 1: ["hangs"], 2: ["ended its process: 3"], 3: []}
