@@ -121,6 +121,21 @@ def _request(line: CommandLine, task: str, model: str, own: type) -> tuple[Any, 
     return parsed.own, parsed.plan, experiment_of(parsed, model)
 
 
+def _check_page(page: Path | None, title: str) -> None:
+    """Raises ValueError where a page would take the place of something else."""
+    if page is None or not page.exists():
+        return
+    if not page.is_file():
+        raise ValueError(f"{page} is no file; name one for the page")
+    with page.open(errors="replace") as file:
+        first = file.readline(200).strip()
+    if first and not first.startswith(title):
+        raise ValueError(
+            f"{page} is there and is no page of this command, which begins {title!r} (it begins "
+            f"{first[:60]!r}); name another file, or remove it"
+        )
+
+
 def _table(line: CommandLine) -> int:
     """`seqzoo plan --all`: makes the rows that are missing, and writes the page."""
     if line.has("--model"):
@@ -133,6 +148,7 @@ def _table(line: CommandLine) -> int:
             raise unknown("mixer", model, MIXERS)
     requests = {model: _request(sized, task, model, TableOptions) for model in models}
     own, request, _ = requests[models[0]]
+    _check_page(own.page, table.TITLE)
     flags = {given.name: " ".join(given.words) for given in sized.given}
     flags = {name: text for name, text in flags.items() if name not in _OF_THE_TABLE}
     table.claim(own.out, flags)
@@ -161,6 +177,7 @@ def _forms(line: CommandLine) -> int:
     wanted = primitives.forms_of(own.ops)
     if own.out is None:
         raise ValueError("--forms needs --out DIR, where rows are kept")
+    _check_page(own.page, forms.TITLE)
     for row in forms.make_rows(wanted, options, own.out):
         name = f"{row['topology']} {row['op']} {row['form']} {row['length']}"
         print(f"{name}: {row.get('error', 'done')}, {row['seconds']:.0f} s", flush=True)

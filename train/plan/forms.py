@@ -46,6 +46,7 @@ from seqzoo.train.plan.primitives import (
 from seqzoo.train.plan.topology import Plan, devices_of
 
 Row = dict[str, Any]
+TITLE = "# Forms of the primitives"
 NOTE = (
     "Forward and backward pass of one row in bfloat16, compiled ahead of time for one chip; "
     f"nothing was run. Widths: {CHANNELS} channels with {STATES} states each, or {HEADS} heads "
@@ -153,7 +154,7 @@ def page(rows: Sequence[Row], options: FormsOptions, path: Path | None = None) -
     """The tables as Markdown, one for each primitive and topology."""
     topologies = sorted({options.topology, *(row["topology"] for row in rows)})
     lines = [
-        f"# Forms of the primitives on {' and '.join(sorted({*map(_kind, topologies)}))}",
+        f"{TITLE} on {' and '.join(sorted({*map(_kind, topologies)}))}",
         "",
         *(
             f"    seqzoo plan --forms --topology {topology} --out DIR --page {path or 'PAGE'}"

@@ -22,6 +22,7 @@ from seqzoo.train.plan.compiled import read_row
 from seqzoo.train.plan.topology import Plan
 
 Row = dict[str, Any]
+TITLE = "# Plans of every mixer"
 REQUEST = "request.json"
 COLUMNS = (
     *("mixer", "", "peak", "temporary", "FLOPs/token", "bound, ms", "by", "sent, MiB"),
@@ -69,7 +70,7 @@ def page(rows: Sequence[Row], flags: Mapping[str, str], path: Path | None = None
     gpu = any("launches" in row for row in rows)
     columns = [*COLUMNS[:8], *(GPU_COLUMNS if gpu else COLUMNS[8:10]), COLUMNS[10]]
     lines = [
-        "# Plans of every mixer",
+        TITLE,
         "",
         f"    {command}",
         "",

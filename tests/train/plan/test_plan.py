@@ -378,6 +378,14 @@ def test_a_table_continues_and_keeps_failures(tmp_path, monkeypatch, capsys):
     assert "| `gru` | not compiled within 7 s |" in page
     assert re.search("^    seqzoo plan --all .* --out DIR --page .*page.md$", page, re.M)
     capsys.readouterr()
+    mine = tmp_path / "mine.md"
+    mine.write_text("# My notes\n")
+    for table in (["--all", "--models", "lru"], ["--forms", "--ops", "linear_scan"]):
+        words = [*table, "--out", str(tmp_path / "new"), "--page", str(mine)]
+        assert dispatch(["plan", *words]) == 2
+        assert "'# My notes'); name another file" in capsys.readouterr().err
+        assert mine.read_text() == "# My notes\n"
+        assert not (tmp_path / "new").exists()
     assert dispatch([*call, "lru", "--length", "5"]) == 2
     assert "another request" in capsys.readouterr().err
 
