@@ -33,7 +33,7 @@ from seqzoo.train.bench.mixers import latency, scaling, speed
 from seqzoo.train.bench.options import Bench
 from seqzoo.train.bench.training import depth, host
 from seqzoo.train.cli.flags import parse, read
-from seqzoo.train.folder.files import run_path
+from seqzoo.train.folder.files import check_ours, run_path
 from seqzoo.train.measured.report import PAGE, SIZE, measured
 
 Row = dict[str, Any]
@@ -59,14 +59,16 @@ def main(argv: Sequence[str]) -> int:
     bench = parse(Bench, line, "seqzoo bench")
     if report:
         return _report(bench)
+    lines = bench.out if bench.what != "atlas" else None
+    check_ours(lines, "{", "lines of JSON")
     console = Console()
     rows = []
     for row in MEASURES[bench.what](bench):
         rows.append({"what": bench.what, "device": jax.devices()[0].device_kind, **row})
         text = json.dumps(rows[-1])
-        if bench.out is not None and bench.what != "atlas":
-            bench.out.parent.mkdir(parents=True, exist_ok=True)
-            with bench.out.open("a") as file:
+        if lines is not None:
+            lines.parent.mkdir(parents=True, exist_ok=True)
+            with lines.open("a") as file:
                 file.write(text + "\n")
         print(text, flush=True)
     if bench.what != "atlas":  # its page has the table

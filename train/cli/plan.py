@@ -27,7 +27,7 @@ from seqzoo.train.cli.experiment import DEPENDS, chosen, experiment_fields, expe
 from seqzoo.train.cli.flags import CommandLine, bare_field, parse, read
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.chips import GIB
-from seqzoo.train.folder.files import write_atomically
+from seqzoo.train.folder.files import check_ours, write_atomically
 from seqzoo.train.plan import forms, plan, primitives, search, table
 from seqzoo.train.plan.topology import Plan, devices_of
 
@@ -55,6 +55,9 @@ class OneOptions:
     search: bool = False  # try meshes and rematerialisation policies, best first
     all: bool = False  # a row for every mixer, in place of one model
     forms: bool = False  # a row for every form of every op, in place of a model
+
+
+PLANS = "pages of this command"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,21 +124,6 @@ def _request(line: CommandLine, task: str, model: str, own: type) -> tuple[Any, 
     return parsed.own, parsed.plan, experiment_of(parsed, model)
 
 
-def _check_page(page: Path | None, title: str) -> None:
-    """Raises ValueError where a page would take the place of something else."""
-    if page is None or not page.exists():
-        return
-    if not page.is_file():
-        raise ValueError(f"{page} is no file; name one for the page")
-    with page.open(errors="replace") as file:
-        first = file.readline(200).strip()
-    if first and not first.startswith(title):
-        raise ValueError(
-            f"{page} is there and is no page of this command, which begins {title!r} (it begins "
-            f"{first[:60]!r}); name another file, or remove it"
-        )
-
-
 def _table(line: CommandLine) -> int:
     """`seqzoo plan --all`: makes the rows that are missing, and writes the page."""
     if line.has("--model"):
@@ -148,7 +136,7 @@ def _table(line: CommandLine) -> int:
             raise unknown("mixer", model, MIXERS)
     requests = {model: _request(sized, task, model, TableOptions) for model in models}
     own, request, _ = requests[models[0]]
-    _check_page(own.page, table.TITLE)
+    check_ours(own.page, table.TITLE, PLANS)
     flags = {given.name: " ".join(given.words) for given in sized.given}
     flags = {name: text for name, text in flags.items() if name not in _OF_THE_TABLE}
     table.claim(own.out, flags)
@@ -177,7 +165,7 @@ def _forms(line: CommandLine) -> int:
     wanted = primitives.forms_of(own.ops)
     if own.out is None:
         raise ValueError("--forms needs --out DIR, where rows are kept")
-    _check_page(own.page, forms.TITLE)
+    check_ours(own.page, forms.TITLE, PLANS)
     for row in forms.make_rows(wanted, options, own.out):
         name = f"{row['topology']} {row['op']} {row['form']} {row['length']}"
         print(f"{name}: {row.get('error', 'done')}, {row['seconds']:.0f} s", flush=True)

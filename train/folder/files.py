@@ -79,6 +79,27 @@ def remove_tree(folder: Path) -> None:
         folder.rmtree()
 
 
+def check_ours(path: Path | None, begins: str, what: str) -> None:
+    """Raises ValueError where a file that is to be written would spoil another.
+
+    Args:
+        path: the file, or none.
+        begins: how a file of that kind begins.
+        what: the kind, for the error.
+    """
+    if path is None or not path.exists():
+        return
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder; name a file for {what}")
+    with path.open(errors="replace") as file:
+        first = file.readline(200).strip()
+    if first and not first.startswith(begins):
+        raise ValueError(
+            f"{path} is there and holds something else than {what}, which begin {begins!r} (it "
+            f"begins {first[:60]!r}); name another file, or remove it"
+        )
+
+
 def write_atomically(path: Path, text: str, guard: Callable[[], None] = lambda: None) -> None:
     """Writes a file that is seen whole or not at all, also after a kill or a power failure.
 

@@ -51,6 +51,11 @@ def test_a_measurement_is_a_line_of_json(tmp_path, capsys):
     assert (row["model"], row["length"], row["times_gru"]) == ("gru", 8, 1.0)
     assert min(row["tokens_per_second"], row["compile_seconds"], row["temp_mib"]) > 0
     assert json.loads(capsys.readouterr().out.splitlines()[0]) == row
+    out.write_text("my notes\n")
+    for place, says in ((out, "'my notes'); name another"), (tmp_path, "is a folder")):
+        assert dispatch(["bench", "--models", "gru", "--out", str(place)]) == 2
+        assert says in capsys.readouterr().err
+    assert out.read_text() == "my notes\n"
 
 
 def test_a_mixer_by_address_is_measured(tmp_path, capsys):
