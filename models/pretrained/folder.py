@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from seqzoo.models.pretrained.header import Tensor, read_header, read_json
+from seqzoo.models.pretrained.header import Tensor, check_file, is_regular, read_header, read_json
 
 CONFIG = "config.json"
 ENDS = 2**20  # bytes at both ends of a file that its digest reads
@@ -73,6 +73,8 @@ def is_published(place: epath.PathLike, *, hub: bool = False) -> bool:
     if not config.exists():
         return any(place.glob("*.safetensors"))
     try:
+        if not is_regular(config):
+            return False
         found = json.loads(config.read_text())
         return isinstance(found, dict) and "model_type" in found
     except (ValueError, OSError):  # whoever reads it says what is wrong
@@ -141,6 +143,7 @@ def _indexed(path: epath.Path, index: epath.Path) -> dict[str, Tensor]:
 
 
 def _text(file: epath.Path) -> bytes:
+    check_file(file)
     try:
         return file.read_bytes()
     except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -40,8 +41,22 @@ class Tensor(NamedTuple):
         return _width(self.dtype) * math.prod(self.shape)
 
 
+def is_regular(file: epath.PathLike) -> bool:
+    """Whether a file is there. A pipe, which would be waited for, is none; to etils it is one."""
+    if "://" in str(file):
+        return epath.Path(file).is_file()
+    return os.path.isfile(file)
+
+
+def check_file(file: epath.Path) -> None:
+    """Raises ValueError for what is there and no file."""
+    if file.exists() and not is_regular(file):
+        raise ValueError(f"{file} is no file, but a folder or a device")
+
+
 def read_header(file: epath.Path) -> dict[str, Tensor]:
     """The tensors of a file. Raises ValueError for a file that is not what it says."""
+    check_file(file)
     try:
         size = file.stat().length
         with file.open("rb") as f:

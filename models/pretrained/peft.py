@@ -31,7 +31,7 @@ from seqzoo.models.pretrained.adapters import (
     put,
 )
 from seqzoo.models.pretrained.family import Translation
-from seqzoo.models.pretrained.header import DTYPES, read_header, read_json
+from seqzoo.models.pretrained.header import DTYPES, check_file, read_header, read_json
 from seqzoo.models.pretrained.keys import Keys
 from seqzoo.models.pretrained.rules import Bound, Slot, bind
 from seqzoo.models.pretrained.slots import slots_of
@@ -96,6 +96,7 @@ def load_adapter(model: SequenceModel, folder: epath.Path, translation: Translat
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).exists():
             raise ValueError(f"{folder} is no adapter: it has no {name}")
+        check_file(folder / name)
     where = str(folder / CONFIG)
     keys = Keys(read_json((folder / CONFIG).read_bytes(), folder / CONFIG), where)
     keys.fixed(**FIXED)

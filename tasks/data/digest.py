@@ -11,6 +11,8 @@ SAMPLES = 16  # blocks of a large file that are read, the first and the last amo
 
 def content_digest(path: Path, *, samples: int = SAMPLES, whole: bool = False) -> str:
     """32 hexadecimal digits over the size of a file and its content, or samples of that."""
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"{path} is not there, or no file")
     size = path.stat().st_size
     total = hashlib.blake2b(str(size).encode(), digest_size=16)
     blocks = -(-size // BLOCK)

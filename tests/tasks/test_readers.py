@@ -282,9 +282,9 @@ def strew(root):
             copy.write_bytes(path.read_bytes())
 
 
-@pytest.mark.parametrize("name", ["Speech", "Pathfinder's list", "IMDB in folders"])
-def test_a_pipe_is_no_file_and_is_not_waited_for(name, tmp_path, monkeypatch):
-    task, victim = build(READERS[name], tmp_path / "data", monkeypatch)
+@pytest.mark.of_the_day
+def test_a_pipe_is_no_file_and_is_not_waited_for(reader, tmp_path, monkeypatch):
+    task, victim = build(reader, tmp_path / "data", monkeypatch)
     victim.unlink()
     os.mkfifo(victim)
     writing = threading.Timer(20, lambda: os.close(os.open(victim, os.O_WRONLY | os.O_NONBLOCK)))

@@ -18,6 +18,7 @@ from seqzoo.models import EncoderDecoder, from_pretrained, save_pretrained
 from seqzoo.models.pretrained.adapters import is_adapted, merged
 from seqzoo.models.pretrained.export import PLATFORMS, export_model
 from seqzoo.models.pretrained.folder import CONFIG, find, is_published
+from seqzoo.models.pretrained.header import is_regular
 from seqzoo.models.whole.sequence_model import SequenceModel
 from seqzoo.train.cli.experiment import named_code
 from seqzoo.train.cli.flags import Run, parse, place_of, read
@@ -97,7 +98,7 @@ def _save(model: SequenceModel, origin: Path | None, options: ExportOptions) -> 
     config = json.loads((origin / CONFIG).read_text())
     save_pretrained(model, options.out, config=config, merge=options.form == "published")
     for name in TEXT if options.form == "published" else ():
-        if (origin / name).exists():
+        if is_regular(origin / name):
             (options.out / name).write_bytes((origin / name).read_bytes())
     print(f"{options.out}: {', '.join(sorted(path.name for path in options.out.iterdir()))}")
     return 0

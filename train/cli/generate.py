@@ -20,6 +20,7 @@ import numpy as np
 
 from seqzoo.models import EncoderDecoder, from_pretrained
 from seqzoo.models.pretrained.folder import find, is_published
+from seqzoo.models.pretrained.header import is_regular
 from seqzoo.models.whole.generation import generate
 from seqzoo.models.whole.sequence_model import SequenceModel
 from seqzoo.tasks.language.continuation import Continuation
@@ -99,7 +100,7 @@ def of_folder(name: str | Path, texts: list[str], options: GenerateOptions) -> V
     """Published weights, with room for these texts and no more than twice that."""
     folder = find(name)
     file = folder / "tokenizer.json"
-    if not file.exists():
+    if not is_regular(file):
         raise ValueError(
             f"{folder} has no tokenizer.json, which says how text becomes tokens; the library "
             "tokenizers converts other files, or call seqzoo.models.generate with tokens"
@@ -111,7 +112,7 @@ def of_folder(name: str | Path, texts: list[str], options: GenerateOptions) -> V
     model = from_pretrained(folder, **sizes, scan=jax.default_backend() != "cpu")
     end: set[int] = set()
     for part in ("config.json", "generation_config.json"):
-        said = json.loads((folder / part).read_text()) if (folder / part).exists() else {}
+        said = json.loads((folder / part).read_text()) if is_regular(folder / part) else {}
         ids = said.get("eos_token_id")
         end |= {*(ids if isinstance(ids, list) else [ids])} - {None}
     return Voice(model, tokenizer, frozenset(end), rows)

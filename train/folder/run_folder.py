@@ -181,7 +181,7 @@ def _changed_code(run: Path, names: Iterable[str]) -> Iterator[str]:
     """Lines of the code from outside that differ from the copies in a run's folder."""
     for name, content in code.texts(names):
         kept = run / code.FOLDER / name
-        if not kept.exists():
+        if not kept.is_file():
             continue
         old, new = kept.read_text(), content.decode(errors="replace")
         for line in difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm=""):

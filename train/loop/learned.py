@@ -12,6 +12,7 @@ from flax import nnx
 from seqzoo.models import EncoderDecoder, from_pretrained
 from seqzoo.models.pretrained.adapters import adapter_of, merged
 from seqzoo.models.pretrained.folder import CONFIG, is_published, open_checkpoint
+from seqzoo.models.pretrained.header import is_regular
 from seqzoo.models.pretrained.load import translate
 from seqzoo.models.spec import ModelSpec
 from seqzoo.tasks.language.tokenizers import is_file
@@ -82,7 +83,7 @@ def tokenized(place: Path, kind: type[Task]) -> dict[str, Any]:
     file = place / TOKENIZER
     fields = {field.name for field in dataclasses.fields(kind)}
     name = next((n for n in TOKENS if {n, "vocab"} <= fields), None)
-    if name is None or not file.exists():
+    if name is None or not is_regular(file):
         return {}
     return {name: str(file), "vocab": translate(open_checkpoint(place).config).vocab}
 
@@ -91,7 +92,7 @@ def _check_tokens(place: Path, task: Task) -> None:
     """Raises ValueError where a task's tokens are of another file than that of the weights."""
     used = next((getattr(task, name) for name in TOKENS if hasattr(task, name)), "")
     own = place / TOKENIZER
-    if is_file(used) and own.exists() and Path(used).read_bytes() != own.read_bytes():
+    if is_file(used) and is_regular(own) and Path(used).read_bytes() != own.read_bytes():
         raise ValueError(
             f"task {task.name} makes tokens by {used}, which is not {own}: the weights know other "
             "ones by these numbers; leave out the option and theirs are used"
