@@ -211,7 +211,7 @@ def perturbed(params, scale: float = 0.1):
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(7)
     moved = [
-        jnp.asarray(np.asarray(p, np.float64) + scale * rng.normal(size=p.shape), p.dtype)
+        jnp.asarray((np.asarray(p, np.float64) + scale * rng.normal(size=p.shape)).astype(p.dtype))
         for p in leaves
     ]
     return jax.tree.unflatten(structure, moved)
