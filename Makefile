@@ -18,7 +18,9 @@ $(VENV)/.installed: pyproject.toml
 demo: env
 	$(BIN)/seqzoo demo --out $(OUT)
 
-# Two workers, each with neighbouring files, so that what it compiles serves what follows.
+# Two workers, each with neighbouring files, so that what it compiles serves what follows. What one
+# process has made of the sources, the many that tests start read.
+test: export PYTHONDONTWRITEBYTECODE =
 test: env
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 

@@ -14,7 +14,6 @@ from typing import get_args
 import numpy as np
 from jaxtyping import Float
 from numpy.polynomial import Laguerre, Legendre
-from scipy.linalg import expm
 
 from seqzoo.models.ssm.discretize import Method
 from seqzoo.models.ssm.hippo import Measure, hippo
@@ -33,6 +32,8 @@ def discretize_dense(
     """
     one = np.eye(len(B))
     if method == "zoh":
+        from scipy.linalg import expm  # late: it is imported slowly, and few need it
+
         both = np.zeros((len(B) + 1,) * 2)
         both[:-1, :-1], both[:-1, -1] = A, B
         both = expm(dt * both)

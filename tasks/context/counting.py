@@ -8,7 +8,6 @@ import math
 from typing import ClassVar
 
 import numpy as np
-import scipy.special
 
 from seqzoo.tasks.context.asking import Asked, AskingTask, with_answer
 from seqzoo.tasks.context.ruler import CITE
@@ -195,5 +194,7 @@ def _number(tokenizer: str, alpha: float, length: int) -> int:
 
 def _counts(number: int, alpha: float, length: int) -> np.ndarray:
     """How often the word of each rank stands in a text of N words; as many ranks as published."""
+    import scipy.special  # late: it is imported slowly, and few need it
+
     ranks = np.arange(1, max(8, length // 50) + 1, dtype=np.float64)
     return (number * ranks**-alpha / scipy.special.zeta(alpha)).astype(int)
