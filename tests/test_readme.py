@@ -34,7 +34,7 @@ def test_every_mixer_preset_and_task_is_listed():
 
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs/guides").glob("*.md"))]
 RUN = [*GUIDES, ROOT / "docs/reuse.md", ROOT / "docs/adding.md"]
-DAILY = ("README", "stream", "state")  # of the others one
+OFTEN = ("README", "stream", "state")  # the first every day; of the others one
 
 
 def examples():
@@ -44,8 +44,12 @@ def examples():
         for n, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)):
             found.setdefault(code, (path.stem, n))
     for code, (page, n) in found.items():
-        slow = page not in DAILY and "nnx.Optimizer" not in code
-        yield pytest.param(code, marks=[pytest.mark.slow] * slow, id=f"{page}-{n}")
+        marks = []
+        if page not in OFTEN and "nnx.Optimizer" not in code:
+            marks = [pytest.mark.slow]
+        elif page != "README":
+            marks = [pytest.mark.of_the_day(f"{page}-{n}", 3)]
+        yield pytest.param(code, marks=marks, id=f"{page}-{n}")
 
 
 @pytest.mark.parametrize("code", list(examples()))

@@ -35,6 +35,7 @@ def normed(x, norm):
 X = laws.normal(0, 2, 5, D)
 
 
+@pytest.mark.of_the_day("normformer", 3)
 def test_normformer_is_its_equations():
     b = block("attention", extra_norms="normformer")
     mixer, ff = b.mixer, b.feedforward
@@ -100,6 +101,7 @@ def conv(x, taps):
     return sum(taps[i] * past[:, i : i + x.shape[1]] for i in range(len(taps)))
 
 
+@pytest.mark.of_the_day("four places", 3)
 def test_short_convolutions_stand_at_the_four_places():
     """Canon layers: before the mixer, in it, before the feed-forward, in it."""
     b = block("attention", short_conv=3, short_conv_at="abcd", feedforward="swiglu")
@@ -167,6 +169,7 @@ def test_convolutional_positions_see_their_neighbours_in_the_segment():
                 assert_close(y[b, t], x[b, t] + np.asarray(jax.nn.gelu(h)), ratio=1e-5)
 
 
+@pytest.mark.of_the_day("convolutional positions", 3)
 def test_a_model_with_convolutional_positions_streams():
     spec = ModelSpec(head="lm", vocab_size=7, outputs=7, length=laws.L)
     config = dataclasses.replace(

@@ -68,6 +68,7 @@ def test_ids_from_resets():
     np.testing.assert_array_equal(ids_from_resets(resets, last), [[7, 8, 8, 9], [2, 2, 2, 2]])
 
 
+@pytest.mark.of_the_day("resets alone", 3)
 def test_resets_are_flags_and_stand_alone():
     mixer = GRU(4, rngs=nnx.Rngs(0))
     x, state, flags = jnp.zeros((2, 3, 4)), mixer.init_state(2), jnp.zeros((2, 3), bool)

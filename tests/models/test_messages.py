@@ -23,6 +23,7 @@ def test_streams_of_a_constructor(name):
             MIXERS[name](8, rngs=wrong)
 
 
+@pytest.mark.of_the_day("a key as streams", 3)
 def test_a_key_is_the_streams_made_of_it():
     for key in (jax.random.key(3), jax.random.PRNGKey(3)):
         alike = (LRU(8, d_state=4, rngs=rngs) for rngs in (key, nnx.Rngs(key)))

@@ -49,6 +49,7 @@ def made(**options):
     return MixtureOfExperts(6, **options, **DTYPES, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.of_the_day("nothing dropped", 3)
 @pytest.mark.parametrize("block", [4, 64])
 def test_outside_training_nothing_is_dropped_and_padding_is_not_routed(block, monkeypatch):
     monkeypatch.setattr("seqzoo.models.blocks.mixture.BLOCK", block)
@@ -101,6 +102,7 @@ def test_what_cannot_be_is_refused():
         made(capacity_factor=0.0)
 
 
+@pytest.mark.of_the_day("experts in a stack", 3)
 def test_in_a_stack_it_routes_loses_and_counts_in_every_layer():
     options = {"experts": 3, "experts_per_token": 1, "expert_capacity": 0.5, "feedforward": "moe"}
     config = BackboneConfig(d_model=6, depth=2, **options)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from seqzoo.models import ModelSpec, build_model, default_backbone
@@ -81,6 +82,7 @@ def check_encoder(model, head, case):
     assert_close(logits[real], case["logits_masked"][real], ratio=RATIO)
 
 
+@pytest.mark.of_the_day("published DeBERTa", 3)
 def test_deberta():
     w = golden("hf/deberta_v2_mlm/model") | golden("hf/deberta_v2_mlm/io")
     options = {"positions": "deberta:num_buckets=8,max_distance=32"}
@@ -98,6 +100,7 @@ def test_deberta():
     check_encoder(model, head, w)
 
 
+@pytest.mark.of_the_day("published T5", 3)
 def test_t5_encoder():
     w = golden("hf/t5_enc_dec/model") | golden("hf/t5_enc_dec/io")
     options = {"num_heads": 2, "d_head": 6, "positions": "t5:num_buckets=8,max_distance=16"}

@@ -101,6 +101,7 @@ def test_without_weights_of_its_own_the_target_is_what_the_projector_gives(train
     assert_close(seen.embedded.std((0, 1)), np.ones(4), ratio=1e-3)  # the last norm
 
 
+@pytest.mark.of_the_day("no gradient to targets", 3)
 def test_no_gradient_passes_the_target():
     graphdef, params, rest = nnx.split(model_of("predictor"), nnx.Param, ...)
 

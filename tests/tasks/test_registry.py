@@ -69,6 +69,7 @@ def check_values(example, spec):
         assert np.isfinite(example["targets"]).all()
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", slow_pictures(SIZED))
 def test_every_split_is_its_own_and_only_train_follows_the_seed(name):
     task = build(name, train_size=8, validation_size=8, test_size=8)
@@ -98,6 +99,7 @@ def test_where_the_next_token_is_the_label_models_must_not_look_ahead(name):
     assert task.spec.causal == (told.sum() > 0.65 * counted.sum())
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", SIZED)
 def test_examples_are_decoded_and_baselines_are_numbers(name):
     task = build(name, train_size=3, validation_size=3, test_size=3)

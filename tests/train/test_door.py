@@ -39,7 +39,7 @@ class Sums(nnx.Module):
         return jnp.cumsum(self.proj(x), axis=1) * self.rate
 
 
-@pytest.mark.of_the_day("own module by the door", 2)
+@pytest.mark.of_the_day("own module by the door", 3)
 def test_a_run_of_ones_own_module_stops_when_asked_goes_on_and_hands_the_model_back(tmp_path):
     experiment = Experiment(model=Sums, mixer={"rate": 0.25}, **SMALL)
     told = []
@@ -131,6 +131,7 @@ def test_own_modules_are_compared_and_each_can_be_loaded(tmp_path):
     assert isinstance(load(tmp_path / "runs" / "own"), SequenceModel)
 
 
+@pytest.mark.of_the_day("matched by the door", 3)
 def test_models_are_matched_and_made_hybrids_as_by_the_command(tmp_path, monkeypatch):
     asked = mock.Mock()
     monkeypatch.setattr(door.comparison, "compare", asked)

@@ -151,6 +151,7 @@ def test_a_causal_model_cannot_answer_at_the_first_position():
         build_model(spec, "lru", BackboneConfig(d_model=8), rngs=nnx.Rngs(0))
 
 
+@pytest.mark.of_the_day("real inputs", 3)
 def test_real_inputs_are_classified():
     spec = dataclasses.replace(published("lru/scifar").experiment().task.spec, length=6)
     model = build_model(spec, "lru", BackboneConfig(d_model=8, depth=1), rngs=nnx.Rngs(0))

@@ -146,19 +146,19 @@ def bounds_of(metric: str) -> Bounds:
 
 def share_interval(hits: int, count: int, confidence: float = CONFIDENCE) -> Bounds:
     """The exact interval of a share, `hits` of `count` (Clopper and Pearson 1934)."""
-    from scipy import stats
+    from scipy import special
 
     tail, missed = (1 - confidence) / 2, count - hits
-    low = stats.beta.ppf(tail, hits, missed + 1) if hits else 0.0
-    high = stats.beta.ppf(1 - tail, hits + 1, missed) if missed else 1.0
+    low = special.betaincinv(hits, missed + 1, tail) if hits else 0.0
+    high = special.betaincinv(hits + 1, missed, 1 - tail) if missed else 1.0
     return float(low), float(high)
 
 
 @functools.cache
 def _quantile(freedom: int, confidence: float) -> float:
-    from scipy import stats  # late: it takes a second, and most commands need no statistics
+    from scipy import special  # late: most commands need no statistics; `stats` comes slowly
 
-    return float(stats.t.ppf(0.5 + confidence / 2, freedom))
+    return float(special.stdtrit(freedom, 0.5 + confidence / 2))
 
 
 def paired_p(

@@ -86,6 +86,7 @@ def test_dropout_is_on_in_training_alone():
     assert np.any(mixer(x, rngs=nnx.Rngs(1)) == 0)
 
 
+@pytest.mark.of_the_day("plain beside ours", 3)
 def test_it_stands_in_a_model_beside_ours():
     from seqzoo.models.foreign import address
 

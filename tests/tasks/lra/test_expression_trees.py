@@ -47,6 +47,7 @@ STATISTICS = {
 }
 
 
+@pytest.mark.of_the_day("official trees", 3)
 @pytest.mark.parametrize("name", STATISTICS)
 def test_distribution_is_that_of_the_official_recursion(trees, name):
     ours, theirs = ([STATISTICS[name](tree) for tree in some] for some in trees)
@@ -55,6 +56,7 @@ def test_distribution_is_that_of_the_official_recursion(trees, name):
     assert np.std(ours) == pytest.approx(np.std(theirs), rel=0.1)
 
 
+@pytest.mark.of_the_day("official trees", 3)
 def test_values_are_those_of_numpy(trees):
     for i, tree in enumerate(trees[0][:300]):
         tokens = SHORT.sample(i * 4999 % CHECKSUMS, "test", i)

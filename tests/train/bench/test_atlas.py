@@ -52,6 +52,7 @@ def test_what_is_asked_for_most_comes_first(tmp_path):
     assert not any("flax" in cell.model for cell in cells(bench(tmp_path, peers=False)))
 
 
+@pytest.mark.of_the_day("an atlas stopped", 3)
 def test_it_goes_on_where_it_was_stopped(tmp_path, measured):
     rows = atlas(bench(tmp_path, peers=False))
     for _ in range(3):

@@ -19,6 +19,7 @@ def test_at_least_five_architectures_of_four_families(name):
     assert len(families) >= 4
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("name", TASKS)
 def test_models_of_a_section_can_be_compared_fairly(name):
     experiments = demo.sections()[name].experiments(demo.MODELS)

@@ -160,6 +160,7 @@ def test_a_run_of_ones_own_is_taken_up_by_every_verb(run, capsys, monkeypatch):
     assert (found, "already complete" in said) == (0, True)
 
 
+@pytest.mark.of_the_day("own code planned", 3)
 def test_what_is_not_trained_yet_is_planned_and_what_cannot_stream_says_so(
     run, capsys, monkeypatch
 ):

@@ -392,6 +392,7 @@ def test_browser_switches_metric_and_axis(page):
     assert page.run(points) == accuracy
 
 
+@pytest.mark.of_the_day("browser reads", 2)
 def test_browser_reads_values_under_the_mouse(page):
     page.hover("#s0 [data-plot=curves] svg")
     text = page.run("return document.querySelector('#s0 .tip').innerText")

@@ -185,6 +185,7 @@ def test_the_same_model_twice_is_seldom_called_different(shape):
         assert share <= 0.07, seeds
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize("shape", SHAPES)
 def test_ten_equal_models_are_seldom_called_different(shape):
     """Student's t with Holm alone: in half of those with three seeds that solve it or not."""

@@ -474,6 +474,7 @@ def test_the_page_shows_all_trials_and_who_stands_at_an_edge():
     assert edge_warning(alone) == ""
 
 
+@pytest.mark.of_the_day("browser draws", 2)
 def test_the_browser_draws_validation_against_what_was_swept(tmp_path):
     if not (browser.CHROMIUM and browser.DRIVER):
         pytest.skip(browser.MISSING)

@@ -106,7 +106,7 @@ def assert_close_runs(folder, other, program, ratio):
         assert error < ratio, (path, error)
 
 
-@pytest.mark.of_the_day("two processes", 2)
+@pytest.mark.of_the_day("two processes", 3)
 def test_two_processes_train_as_one(program, finished, tmp_path):
     assert train(tmp_path / "run", devices=2, options=[SAVE_LESS] * 2) == ["40", "True"]
     assert_close_runs(tmp_path / "run", finished, program, 2e-6)

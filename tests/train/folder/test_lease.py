@@ -187,7 +187,7 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.of_the_day("a killed owner", 2)
+@pytest.mark.of_the_day("a killed owner", 3)
 def test_an_owner_that_was_killed_is_succeeded_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(lease.time, "sleep", lambda _: pytest.fail("waits"))
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -201,7 +201,7 @@ def test_an_owner_that_was_killed_is_succeeded_at_once(tmp_path, monkeypatch):
     owner.communicate()
 
 
-@pytest.mark.of_the_day("one writer", 2)
+@pytest.mark.of_the_day("one writer", 3)
 def test_processes_of_several_containers_with_one_host_name_never_write_at_once():
     done = subprocess.run(
         [sys.executable, "-m", "tests.train.folder.writers", "--few"],

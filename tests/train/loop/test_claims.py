@@ -91,6 +91,7 @@ def broken(kind, laws, length=60):
     return {result.law: result.seen for result in report.broken}
 
 
+@pytest.mark.of_the_day
 @pytest.mark.parametrize(
     ("kind", "law", "words"),
     [
@@ -139,6 +140,7 @@ class Tiny:
         self.task = type("Task", (), {"spec": spec})
 
 
+@pytest.mark.of_the_day("two laws before training", 2)
 def test_before_training_two_laws_are_tried_on_what_is_not_ours():
     assert verdicts(Tiny("lru")) == []
     right, wrong = (Tiny(f"{address.register(kind)},lru") for kind in (Sums, SeesOneAhead))
@@ -151,6 +153,7 @@ def test_before_training_two_laws_are_tried_on_what_is_not_ours():
     assert as_claims(found)["causal"].startswith("broken: outputs before the changed future")
 
 
+@pytest.mark.of_the_day("tried with its options", 3)
 def test_a_mixer_is_tried_with_its_options_and_as_the_model_has_it():
     own = address.register(AsTold)
     found = verdicts(Tiny(own, mixer={"ahead": 1}, d_model=6))

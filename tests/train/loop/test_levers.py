@@ -35,6 +35,7 @@ def test_utilisation_is_operations_over_what_the_chips_could_do(program, monkeyp
     assert timed.of_step()["step_seconds"] == 1.0
 
 
+@pytest.mark.of_the_day("no step's time", 3)
 def test_what_is_no_step_is_no_part_of_a_steps_time(program, tmp_path, monkeypatch):
     """A clock of which a step takes one tick; evaluation, save and trace take a thousand."""
     chip, now = TPUS["v5e"]._replace(flops=1e6), [0]

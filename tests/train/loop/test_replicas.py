@@ -193,6 +193,7 @@ def test_a_run_is_evaluated_on_the_train_set_that_it_saw(together, single, alone
         assert abs(found["loss"][i] - other["loss"]) > 1e-3
 
 
+@pytest.mark.of_the_day("older checkpoint", 3)
 def test_an_older_checkpoint_than_was_asked_for_is_said_in_the_result(together, tmp_path, known):
     folder = tmp_path / "run"
     shutil.copytree(together, folder)
@@ -272,6 +273,7 @@ def poisoned_step(task, seed):
     return next(i for i, b in enumerate(order, start=1) if np.isnan(b["poison"]).any())
 
 
+@pytest.mark.of_the_day("seeds that fail", 2)
 def test_a_seed_that_is_not_finite_fails_alone(poisoned, tmp_path):
     result = run_program(poisoned, tmp_path)
     assert result["complete"]
@@ -283,6 +285,7 @@ def test_a_seed_that_is_not_finite_fails_alone(poisoned, tmp_path):
     assert np.isfinite(losses[:, [0, 2]]).all()
 
 
+@pytest.mark.of_the_day("seeds that fail", 2)
 def test_a_step_that_may_be_skipped_is_skipped_and_counted(poisoned, tmp_path):
     allowed = experiment(Fragile(), max_skipped=0.1).train
     changed = dataclasses.replace(poisoned.experiment, train=allowed)
@@ -303,6 +306,7 @@ def test_a_step_that_may_be_skipped_is_skipped_and_counted(poisoned, tmp_path):
     assert lines[-1].values["skipped"] == [0, 1, 0]
 
 
+@pytest.mark.of_the_day("seeds that fail", 2)
 def test_a_run_of_which_all_seeds_fail_ends_and_says_so(poisoned, tmp_path):
     task = Fragile(fragile=SEEDS)
     every = dataclasses.replace(poisoned.experiment, task=task)

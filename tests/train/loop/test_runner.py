@@ -303,7 +303,7 @@ def finish(folder, **env):
     assert out.split() == ["40", "True"], err
 
 
-@pytest.mark.of_the_day("killed and restarted", 3)
+@pytest.mark.of_the_day("killed and restarted", 5)
 def test_kill_and_restart_equals_uninterrupted(program, finished, tmp_path):
     kill_and_restart(tmp_path / "run", 2)
     assert_same_run(tmp_path / "run", finished, program)
@@ -340,7 +340,7 @@ def test_a_run_that_was_frozen_and_succeeded_adds_nothing(program, finished, tmp
     assert_free(folder)
 
 
-@pytest.mark.of_the_day("sigterm", 2)
+@pytest.mark.of_the_day("sigterm", 3)
 def test_sigterm_saves_and_exits_0(tmp_path):
     folder = tmp_path / "run"
     process = start(folder, 0.03)

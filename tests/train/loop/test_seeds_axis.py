@@ -44,6 +44,7 @@ def test_replicas_over_devices_equal_those_of_one():
         assert leaf.addressable_shards[0].data.shape[0] == 2  # of 4
 
 
+@pytest.mark.of_the_day("sent along seeds", 3)
 def test_nothing_but_metrics_is_sent_along_the_axis():
     made = program(seeds=4)
     batch = next(iter(RunData(made.experiment, made.mesh).train))

@@ -117,6 +117,7 @@ def test_an_evaluation_in_one_lane_is_one_pass_over_the_text(program, data):
     assert not np.allclose(alone, carried, rtol=1e-3)  # the state matters
 
 
+@pytest.mark.of_the_day("a carried state", 2)
 def test_training_carries_the_state_and_stops_gradients_at_it(program, data):
     """Against a loop over the parts by hand."""
     state, losses = trained(program, data, 3)
@@ -193,6 +194,7 @@ def test_seeds_trained_together_carry_their_own_state(program, data, tmp_path):
     assert found[0] != found[1]
 
 
+@pytest.mark.of_the_day("dropout with a state", 3)
 def test_dropout_works_while_state_is_carried(data):
     task = experiment(data).task
     config = BackboneConfig(d_model=8, depth=1, feedforward="none", dropout=0.5)

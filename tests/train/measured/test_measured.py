@@ -92,6 +92,7 @@ def test_every_platform_checks_the_forms_that_it_has_of_its_own():
     assert failed({"lstm": False, "mamba": True}) == {"nonlinear_scan": "loop"}
 
 
+@pytest.mark.of_the_day("forms checked", 3)
 def test_a_right_form_passes_its_check_and_a_wrong_one_does_not(monkeypatch):
     check = Check("min_gru", "linear_scan", "sequential")
     monkeypatch.setattr(checks_module, "VARIANTS", (("float32", True),))
@@ -112,6 +113,7 @@ def test_a_right_form_passes_its_check_and_a_wrong_one_does_not(monkeypatch):
             assert not compared(check, 40, 8)["ok"]
 
 
+@pytest.mark.of_the_day("a measured row", 3)
 def test_a_row_says_what_its_program_would_take():
     cell = {"model": "lru", "what": "forward_backward", "length": 32, "batch": 2}
     request = {"what": "time", "cell": cell, "forms": {}}

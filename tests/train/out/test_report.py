@@ -94,6 +94,7 @@ def test_axes_are_drawn_with_their_intervals(folder):
     assert data["models"][0]["costs"]["FLOPs a step"] == 1.1194e12
 
 
+@pytest.mark.of_the_day("a small page", 3)
 def test_a_large_comparison_is_a_small_page():
     rng = np.random.default_rng(0)
     steps = list(range(100, 100_001, 100))
