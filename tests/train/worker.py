@@ -16,8 +16,7 @@ import jax
 
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.cli.errors import exit_code
-from seqzoo.train.compare import work
-from seqzoo.train.compare.comparison import compare
+from seqzoo.train.compare import comparison, work
 from seqzoo.train.config import MeshConfig
 from seqzoo.train.devices.processes import Processes, is_first, joined
 from seqzoo.train.loop.program import make_program
@@ -73,8 +72,11 @@ def packed(axis):
 def compared(folder, task, options):
     """Two seeds of each, side by side; prints those that are through."""
     made = functools.partial(make_program, make_model=make_model, devices=in_turns())
-    with mock.patch.object(work, "make_program", made):
-        found = compare(models(task, **options), folder, seeds=2, vectorise="always")
+    with (
+        mock.patch.object(comparison, "make_program", made),
+        mock.patch.object(work, "make_program", made),
+    ):
+        found = comparison.compare(models(task, **options), folder, seeds=2, vectorise="always")
     if is_first():
         print("through", *(model.name for model in found.models))
 

@@ -99,9 +99,10 @@ def compare(
     places = tuple(range(first.train.seed, first.train.seed + seeds))
     check_paths(models, out, places, sweep)
     trials = trials_of(models, sweep)
-    # Building each model and asking for each cost finds what cannot be before anything is written.
+    # Asking for each cost and making each program finds what cannot be before anything is written.
     vectorise = _divided(first, seeds, vectorise)
     costs = _costs(models, claims or {}, matching, families or {})
+    programs = {label: make_program(experiment) for label, experiment in models.items()}
     check_axes(models, axes)
     held = held_by(first, needed=not (out / results.FILE).exists())
     shared = shared_by(first, places, held, sweep)
@@ -123,7 +124,7 @@ def compare(
     progress = progress if is_first() else SILENT
     progress.models(len(models), done)
     with StopRequest(first.train.stop_seconds, lambda: work.release()) as stop:
-        work = Work(plans, costs, own_of, held, stop, progress)
+        work = Work(plans, costs, programs, own_of, held, stop, progress)
         for _ in work.each():
             done += 1
             if is_first():
@@ -157,8 +158,6 @@ def _costs(
 ) -> dict[str, dict[str, Any]]:
     """What each model costs, and what else is known of it before it is trained."""
     costs = {label: cost(experiment) for label, experiment in models.items()}
-    for experiment in models.values():
-        make_program(experiment)  # what its optimiser trains depends on the parameters
     for label, found in claims.items():
         costs[label]["claims"] = as_claims(found)
     for label, words in matching.words().items() if matching else ():

@@ -66,6 +66,7 @@ class Work:
     Args:
         plans: label -> what is trained of a model.
         costs: label -> fields of `ModelResult` that no run tells.
+        programs: label -> the program of the model's experiment, of one seed.
         own: the configuration of a model that the others do not share.
         held: what the data hold.
         stop: asks for an end.
@@ -76,6 +77,7 @@ class Work:
         self,
         plans: Mapping[str, Plan],
         costs: Mapping[str, Mapping[str, Any]],
+        programs: Mapping[str, Program],
         own: Callable[[Experiment], Mapping[str, Any]],
         held: Held,
         stop: StopRequest,
@@ -84,7 +86,8 @@ class Work:
         self._plans, self._costs, self._own, self._held = plans, costs, own, held
         self._stop, self._progress = stop, progress
         self._data: dict[tuple[int, ...], RunData] = {}  # by the replicas' seeds
-        self._programs: dict[str, Program] = {}  # the newest, by its configuration but for the seed
+        self._programs: dict[str, Program] = {}  # the newest, by `_key`
+        self._unused = {_key(program.experiment): program for program in programs.values()}
         self._mine: RunFolder | None = None  # the folder of the unit at hand
         self._stopped = False
 
@@ -217,11 +220,15 @@ class Work:
 
     def _program(self, unit: Unit) -> Program:
         """The unit's program; the seeds of a model use one after another the same."""
-        train = dataclasses.replace(unit.experiment.train, seed=0)
-        key = dataclasses.replace(unit.experiment, train=train).key()
+        key = _key(unit.experiment)
         if key not in self._programs:
-            self._programs = {key: make_program(unit.experiment)}
+            self._programs = {key: self._made(unit.experiment)}
         return self._programs[key]._replace(experiment=unit.experiment)
+
+    def _made(self, experiment: Experiment) -> Program:
+        """The program that was made before, which this gives away with what it compiles, or one."""
+        made = self._unused.pop(_key(experiment), None) or make_program(experiment)
+        return made._replace(experiment=experiment)
 
     def _data_of(self, unit: Unit, program: Program) -> RunData:
         """The data of the unit; all models share it where they have all seeds at once."""
@@ -240,7 +247,7 @@ class Work:
         train, batch = unit.experiment.train, next(iter(data.train))
         if train.replicas > 1:
             alone = dataclasses.replace(train, replicas=1)
-            program = make_program(dataclasses.replace(unit.experiment, train=alone))
+            program = self._made(dataclasses.replace(unit.experiment, train=alone))
             where = jax.tree.map(lambda x: x.sharding, program.like)
             # In one program, for arrays that lie on several hosts too.
             one = jax.jit(lambda s: jax.tree.map(lambda x: x[0], s), out_shardings=where)
@@ -280,6 +287,13 @@ class Work:
             **(_tuning_of(tuned) if tuned else {}),
             **{**self._costs[plan.label], **(cost(experiment) if changes_model(values) else {})},
         )
+
+
+def _key(experiment: Experiment) -> str:
+    """What a program is of: a configuration but for the seed."""
+    return dataclasses.replace(
+        experiment, train=dataclasses.replace(experiment.train, seed=0)
+    ).key()
 
 
 def _tuning_of(tuned: Tuned) -> dict[str, Any]:

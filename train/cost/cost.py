@@ -33,16 +33,17 @@ def cost(experiment: Experiment) -> dict[str, Any]:
             experiment.spec, experiment.model, experiment.backbone, options, rngs=nnx.Rngs(0)
         )
 
-    def state() -> PyTree:
-        return make().encoder.init_state(1).inner
+    def state(variables: PyTree) -> PyTree:
+        return nnx.merge(graphdef, variables).encoder.init_state(1).inner
 
     model = nnx.eval_shape(make)
+    graphdef, variables = nnx.split(model)
     params = jax.tree.leaves(nnx.state(model, nnx.Param))
     elements = int(model.state_size()) or None
     return {
         "parameters": sum(math.prod(p.shape) for p in params),
         "state_size": elements,
-        "state_bytes": _bytes(jax.eval_shape(state)) if elements else None,
+        "state_bytes": _bytes(jax.eval_shape(state, variables)) if elements else None,
         "state_growth": model.encoder.state_growth,
     }
 

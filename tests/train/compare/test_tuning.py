@@ -308,7 +308,8 @@ def tiny(monkeypatch):
             made[key] = make_program(experiment, make_model=make_model)
         return made[key]._replace(experiment=experiment)
 
-    monkeypatch.setattr(work, "make_program", program)
+    for user in (module, work):
+        monkeypatch.setattr(user, "make_program", program)
 
 
 @pytest.mark.of_the_day("tuning side by side")

@@ -32,7 +32,8 @@ def tiny_programs(monkeypatch):
             made[key] = make_program(experiment, make_model=make_model)
         return made[key]._replace(experiment=experiment)
 
-    monkeypatch.setattr(work, "make_program", program)
+    for user in (module, work):
+        monkeypatch.setattr(user, "make_program", program)
 
 
 def models(task, *labels, **changes):
@@ -79,13 +80,21 @@ def test_a_comparison_stopped_within_a_model_goes_on_to_bitwise_the_same(
 
 @pytest.mark.of_the_day("side by side")
 def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path, monkeypatch):
-    wanted, timed, traced = models(Selecting(), "a", profile=True, profile_steps=2), [], []
+    wanted = models(Selecting(), "a", profile=True, profile_steps=2)
+    made, timed, traced = [], [], []
 
     def speed(program, state, batch):
         shape = {name: x.shape for name, x in state.params.items()}
         timed.append((program.experiment.train.replicas, shape, batch["inputs"].tobytes()))
         return 2.0, 1.0
 
+    def program(experiment):
+        made.append(experiment.train.replicas)
+        return tiny(experiment)
+
+    tiny = work.make_program
+    for user in (module, work):
+        monkeypatch.setattr(user, "make_program", program)
     monkeypatch.setattr(work, "step_speed", speed)
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder, **_: traced.append(folder))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
@@ -93,6 +102,7 @@ def test_seeds_side_by_side_and_one_after_another_find_the_same(tmp_path, monkey
         compare(wanted, tmp_path / vectorise, seeds=2, vectorise=vectorise).models[0]
         for vectorise in ("always", "never")
     ]
+    assert made == [1, 2, 1]  # what shows that the model can be is what one seed is trained with
     together, alone, _ = timed  # the first seed by itself, on its first batch, in either way
     assert together == alone
     assert together[0] == 1
