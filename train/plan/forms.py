@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.stages import Lowered
 
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.train.devices.chips import GPUS, chip_of
-from seqzoo.train.devices.flops import operations
+from seqzoo.train.devices.flops import Operations, operations
 from seqzoo.train.folder.files import write_atomically
 from seqzoo.train.plan.apart import answered, planned_apart
 from seqzoo.train.plan.compiled import (
@@ -119,26 +120,31 @@ def _path(folder: Path, form: Form, length: int, options: FormsOptions) -> Path:
     return folder / f"{kind} {form.op} {form.name} {length}.json"
 
 
-def measure(form: Form, length: int, topology: str) -> Row:
-    """What the compiler says of one row's forward and backward pass."""
-    device = devices_of(Plan(topology=topology))[0]
+def lowered_form(form: Form, length: int, device: jax.Device) -> tuple[Lowered, Operations]:
+    """One row's forward and backward pass for a device, and what it asks for."""
     here = jax.sharding.SingleDeviceSharding(device)
     shapes = form.arguments(length)
     forced = forms.forced(form.table, form.entry) if form.table else contextlib.nullcontext()
     with forced:
-        out = jax.eval_shape(form.call, *shapes)
-        operands = (shapes, jax.tree.leaves(out))
+        operands = shapes, jax.tree.leaves(jax.eval_shape(form.call, *shapes))
         counted = operations(_both_passes(form.call), *operands)
         placed = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), operands
         )
-        row: Row = {"flops": counted.total, "products": counted.products}
-        try:
-            compiled = jax.jit(_both_passes(form.call)).lower(*placed).compile()
-        except jax.errors.JaxRuntimeError as error:
-            if not no_memory(error):
-                raise
-            return row | refused(str(error))
+        return jax.jit(_both_passes(form.call)).lower(*placed), counted
+
+
+def measure(form: Form, length: int, topology: str) -> Row:
+    """What the compiler says of one row's forward and backward pass."""
+    device = devices_of(Plan(topology=topology))[0]
+    lowered, counted = lowered_form(form, length, device)
+    row: Row = {"flops": counted.total, "products": counted.products}
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not no_memory(error):
+            raise
+        return row | refused(str(error))
     chip, module = chip_of(device), Module(compiled.as_text())
     row |= memory_of(compiled, chip) | estimates(module, compiled, chip)
     if chip is None:

@@ -25,6 +25,7 @@ STILL = {
     *("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional"),
     *("call", "after-all", "partition-id", "replica-id", "opt-barrier", "iota"),
 }
+KERNEL = 'custom_call_target="tpu_custom_call"'  # of Pallas, for TPUs
 _SLICES = ("dynamic-slice", "gather", "slice")
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128, "bf16": 16}
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.-]+) = (.*)")
@@ -79,25 +80,29 @@ class Module:
 
     def traffic(self) -> float:
         """Bytes that a device reads from and writes to its memory in one step."""
-        total = 0.0
-        for name in self.control:
-            shapes = {i.name: i.shape for i in self.computations[name]}
-            own = sum(self._moved(i, shapes) for i in self.computations[name])
-            total += own * self.times[name]
-        return total
+        return sum(moved for *_, moved in self.operations())
 
     def cycles(self) -> float:
         """The compiler's estimate of the cycles of one step, where it gives one (TPU); or 0.
 
-        What it cannot estimate has 2^63 - 1 cycles, and then the step has no estimate either.
+        What it cannot estimate has 2^63 - 1 cycles, and then the step has no estimate either; nor
+        has one with kernels, of which it says nothing.
         """
-        total = sum(
-            self.times[name] * float(found[1])
-            for name in self.control
-            for i in self.computations[name]
-            if (found := re.search(r'"estimated_cycles":"(\d+)"', i.rest))
-        )
-        return total if total < 2**62 else 0.0
+        found = self.operations()
+        kernels = any(KERNEL in i.rest for i, *_ in found if i.opcode == "custom-call")
+        total = sum(cycles for _, _, cycles, _ in found)
+        return 0.0 if kernels or total >= 2**62 else total
+
+    def operations(self) -> list[tuple[Instruction, float, float, float]]:
+        """Each with the times it runs, and over all of them its cycles and the bytes it moves."""
+        found = []
+        for name in self.control:
+            times, shapes = self.times[name], {i.name: i.shape for i in self.computations[name]}
+            for i in self.computations[name]:
+                cycles = re.search(r'"estimated_cycles":"(\d+)"', i.rest)
+                own = float(cycles[1]) if cycles else 0.0
+                found.append((i, times, times * own, times * self._moved(i, shapes)))
+        return found
 
     def largest(self, count: int = 5) -> list[tuple[float, str]]:
         """The largest values in memory: bytes, and what computes them."""

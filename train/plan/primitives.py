@@ -144,7 +144,8 @@ def _all_forms() -> Iterator[Form]:
     )
     for op, call, arguments, *sizes in chunked:
         yield from _in_chunks(op, call, arguments, sizes)
-        for form in _of_table(op, call, arguments, "chunks", walk="", together=""):
+        forms = {"walk": "", "together": "", "mosaic": "TPUs"}
+        for form in _of_table(op, call, arguments, "chunks", **forms):
             yield form._replace(name=f"chunks, {form.name}")
     for form in ("together", "apart"):  # of the values and a last column of ones
         yield Form(f"{gla.__name__}, a normaliser", form, gla, _column_more, "normaliser", form)

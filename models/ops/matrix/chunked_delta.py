@@ -21,14 +21,15 @@ from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.layout.sequence_parallel import Recurrence
 from seqzoo.models.ops.matrix.chunks import Affine, ChunkMap, check_decays, decays, over_chunks
 from seqzoo.models.ops.matrix.decayed_pairs import (
+    Decays,
     Masks,
     Pairs,
-    PerHead,
     Reader,
     at_borders,
     decayed_pairs,
 )
-from seqzoo.models.ops.matrix.triangular import unit_inverse
+from seqzoo.models.ops.matrix.on_chip import Decay
+from seqzoo.models.ops.matrix.triangular import inverse_on_chip, unit_inverse
 
 # Steps per chunk, about the key width. B=4, H=4, K=V=32, L=2048 on one CPU core, forward and
 # backward, against chunks of 32: chunks of 16 take 1.1 (no decay), 1.2 (one a head) and 0.9 (per
@@ -87,7 +88,7 @@ def _rows(
     most = power_of_two(min(most, terms.q.shape[1]))
     step, chunk = functools.partial(_step, before), functools.partial(_chunk, before)
     rows = terms._replace(log_decay=None)
-    s, o = over_chunks(chunk, s0, rows, terms.log_decay, layout, most, step=step)
+    s, o = over_chunks(chunk, s0, rows, terms.log_decay, layout, most, step=step, kernel=True)
     return o, s
 
 
@@ -129,9 +130,7 @@ def power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def _pairs(
-    before: bool, terms: Inputs, decay: PerHead | Array | None, masks: Masks | None
-) -> Pairs:
+def _pairs(before: bool, terms: Inputs, decay: Decays, masks: Masks | None) -> Pairs:
     """What a and q read, and b and k write."""
     writers = [terms.b] if terms.k is None else [terms.b, terms.k]
     readers = [Reader(terms.a, own=False, before=before), Reader(terms.q, own=True)]
@@ -139,7 +138,7 @@ def _pairs(
 
 
 def _step(
-    before: bool, s: Array, terms: Inputs, decay: PerHead | Array | None, masks: Masks | None
+    before: bool, s: Array, terms: Inputs, decay: Decays, masks: Masks | None
 ) -> tuple[Array, Array]:
     """One chunk: the state after it and its outputs [B, H, C, V]."""
     u, v = terms.u, terms.v
@@ -151,7 +150,8 @@ def _step(
         right = right + u
     if v is not None:
         right = right + a_k[0] @ v
-    w = unit_inverse(a_b) @ right
+    inverse = inverse_on_chip if isinstance(decay, Decay) else unit_inverse
+    w = inverse(a_b) @ right
     written = [w] if v is None else [w, v]
     o = q @ s + sum(p @ x for p, x in zip(from_q, written, strict=True))
     s = s if pairs.whole is None else s * pairs.whole
@@ -160,9 +160,7 @@ def _step(
     return s, o
 
 
-def _chunk(
-    before: bool, terms: Inputs, decay: PerHead | Array | None, masks: Masks | None
-) -> Affine:
+def _chunk(before: bool, terms: Inputs, decay: Decays, masks: Masks | None) -> Affine:
     """The same as a matrix for the state: `_step` with w = (inverse a) s + inverse right."""
     u, v = terms.u, terms.v
     pairs = _pairs(before, terms, decay, masks)
@@ -185,7 +183,7 @@ def chunk_map(
     q: Float[Array, "B H C K"],
     a: Float[Array, "B H C K"],
     b: Float[Array, "B H C K"],
-    decay: PerHead | Array | None,
+    decay: Decays,
     masks: Masks | None,
 ) -> ChunkMap:
     """The same for values u, with nothing written besides."""

@@ -19,7 +19,9 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.segments import Segments
-from seqzoo.models.ops.matrix.decayed_pairs import masks_of, prepared, whole_blocks
+from seqzoo.models.ops.matrix import chunk_kernel
+from seqzoo.models.ops.matrix.chunk_kernel import Chunks
+from seqzoo.models.ops.matrix.decayed_pairs import Decays, prepared, whole_blocks
 
 
 def to_chunks(x: Shaped[Array, "B L H D"], size: int) -> Shaped[Array, "N B H C D"]:
@@ -85,6 +87,7 @@ def over_chunks(
     most: int,
     *,
     step: Callable[..., tuple[PyTree, PyTree]] | None = None,
+    kernel: bool = False,
 ) -> tuple[PyTree[Float[Array, "B H K V"]], PyTree[Float[Array, "B L H V"]]]:
     """The last state and all outputs of what `chunk` makes of (rows, decays, masks).
 
@@ -96,40 +99,47 @@ def over_chunks(
     length = layout.position.shape[1]
     size = whole_blocks(min(most, length))
     chunks = jax.tree.map(lambda x: to_chunks(x, size), rows)
-    g = None if log_decay is None else prepared(to_chunks(log_decay, size))
+    g = None if log_decay is None else to_chunks(log_decay, size)
     runs = None
     if layout.masked:
         run = to_chunks(layout.run[..., None, None], size)
         last = run[..., -1:, :]
         runs = run, jnp.concatenate([jnp.zeros_like(last[:1]), last[:-1]])  # s0 is of run 0
     step = step or (lambda s, *terms: chunk(*terms).of(s))
+    chunks = Chunks(chunks, g, runs)
     walk = functools.partial(_walk, step)
-    together = functools.partial(_together, chunk)
-    if chunk is None or len(jax.tree.leaves(chunks)[0]) == 1:
-        s_last, o = walk(s0, (chunks, g, runs))
-    else:
-        s_last, o = forms.run("chunks", {"walk": walk, "together": together}, s0, (chunks, g, runs))
+    alone = chunk is None or len(jax.tree.leaves(chunks)[0]) == 1
+    on_chip = kernel and chunk_kernel.fits(s0, chunks)
+    table = {"walk": walk, "together": walk if alone else functools.partial(_together, chunk)}
+    in_kernel = functools.partial(_in_kernel, step) if on_chip else walk
+    table |= dict.fromkeys(chunk_kernel.KERNELS, in_kernel)
+    g = None if g is None else prepared(g)
+    s_last, o = forms.run("chunks", table, s0, chunks, g)
     return s_last, jax.tree.map(lambda x: to_rows(x, length), o)
 
 
-def _masked(chunk: tuple) -> tuple:
-    rows, g, runs = chunk
-    return rows, g, None if runs is None else masks_of(*runs)
+def _in_kernel(step: Callable, s0: PyTree, chunks: Chunks, _: Decays) -> tuple[PyTree, PyTree]:
+    return chunk_kernel.walk(step, s0, chunks)
 
 
-def _walk(step: Callable, s0: PyTree, chunks: tuple) -> tuple[PyTree, PyTree]:
-    def body(state: PyTree, chunk: tuple) -> tuple[PyTree, PyTree]:
-        return step(state, *_masked(chunk))
+def _walk(step: Callable, s0: PyTree, chunks: Chunks, g: Decays) -> tuple[PyTree, PyTree]:
+    chunks = chunks._replace(g=g)
+
+    def body(state: PyTree, chunk: Chunks) -> tuple[PyTree, PyTree]:
+        return step(state, chunk.rows, chunk.g, chunk.masks)
 
     # Inside a scan no barrier is needed to keep the recomputation.
     return lax.scan(jax.checkpoint(body, prevent_cse=False), s0, chunks)
 
 
-def _together(chunk: Callable[..., Affine], s: PyTree, chunks: tuple) -> tuple[PyTree, PyTree]:
+def _together(
+    chunk: Callable[..., Affine], s: PyTree, chunks: Chunks, g: Decays
+) -> tuple[PyTree, PyTree]:
     """Many chunks at once, in groups of `AT_ONCE` and one of what is left."""
+    chunks = chunks._replace(g=g)
 
-    def group(s: PyTree, chunks: tuple) -> tuple[PyTree, PyTree]:
-        affine = jax.vmap(lambda *terms: chunk(*_masked(terms)))(*chunks)
+    def group(s: PyTree, chunks: Chunks) -> tuple[PyTree, PyTree]:
+        affine = jax.vmap(lambda c: chunk(c.rows, c.g, c.masks))(chunks)
         before, last = _states(affine, s)
         o = jax.tree.map(lambda s, own: affine.read @ s + own, before, affine.own)
         return last, o

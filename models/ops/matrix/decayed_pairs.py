@@ -21,20 +21,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from seqzoo.models.ops.layout.cpu import column_and_row
+from seqzoo.models.ops.matrix import on_chip
+from seqzoo.models.ops.matrix.on_chip import Decay, Reader
 
 # Positions in a block: on CPU 4 takes 0.8 of the time of 8, and 4 to 8 compile alike.
 WRITTEN_OUT = 4
 
 # Positions whose sums one product makes: more make it dearer, fewer are joined in more steps.
 JOINED = 32
-
-
-class Reader(NamedTuple):
-    """What reads at every position."""
-
-    x: Float[Array, "... C K"]
-    own: bool  # whether it reads what its own step writes
-    before: bool = False  # whether it reads before the decay of its own step
 
 
 class Pairs(NamedTuple):
@@ -69,6 +63,10 @@ class PerHead(NamedTuple):
     to_end: Float[Array, "... C 1"]  # and behind it
 
 
+# None for none; of one head in a kernel `Decay`.
+Decays = PerHead | Float[Array, "... C K"] | Decay | None
+
+
 def masks_of(run: Int[Array, "... C 1"], carried: Int[Array, "... 1 1"]) -> Masks:
     """From the numbers of the segments of a chunk and of the carried state."""
     last = run[..., -1:, :]
@@ -86,9 +84,11 @@ def at_borders(pairs: Pairs, masks: Masks | None) -> Pairs:
     return Pairs(products, reads, writes, whole.astype(reads[0].dtype))
 
 
-def for_heads(x: Float[Array, "B G C D"], heads: int) -> Float[Array, "B H C D"]:
-    """What the heads of a group share, for each of them."""
-    return x if x.shape[1] == heads else jnp.repeat(x, heads // x.shape[1], axis=1)
+def for_heads(x: Float[Array, "*B G C D"], heads: int) -> Float[Array, "*B H C D"]:
+    """What the heads of a group share, for each of them; one head's stays as it is."""
+    if x.ndim == 2 or x.shape[-3] == heads:
+        return x
+    return jnp.repeat(x, heads // x.shape[-3], axis=-3)
 
 
 def whole_blocks(size: int) -> int:
@@ -138,12 +138,14 @@ def _exponents_jvp(primals, tangents):
 def decayed_pairs(
     readers: list[Reader],
     writers: list[Float[Array, "... C K"]],
-    decay: PerHead | Float[Array, "... C K"] | None,
+    decay: Decays,
 ) -> Pairs:
     """All products P and what meets the states; C as `whole_blocks`, decays as `prepared` gives.
 
     Decays may be of several times as many heads as readers and writers; so is what comes then.
     """
+    if isinstance(decay, Decay):
+        return Pairs(*on_chip.pairs(readers, writers, decay))
     if decay is None:
         products = [[jnp.where(_past(r), r.x @ _t(y), 0) for y in writers] for r in readers]
         return Pairs(products, [r.x for r in readers], writers, None)

@@ -196,7 +196,8 @@ def _in_columns(
     q, k, v, g, layout = inputs
     chunk = functools.partial(_chunk, read_before, feature_map, s0.dtype)
     rows = q, k, _columns(v, widths)
-    s_last, o = over_chunks(chunk, _columns(s0, widths), rows, g, layout, most)
+    on_chip = feature_map is None
+    s_last, o = over_chunks(chunk, _columns(s0, widths), rows, g, layout, most, kernel=on_chip)
     return jnp.concatenate(o, -1), jnp.concatenate(s_last, -1)
 
 
@@ -216,7 +217,8 @@ def _chunk(
     q, k, v = rows
     q, k, *v = (x.astype(dtype) for x in (q, k, *v))
     q, k = feature_map(q, k) if feature_map else (q, k)
-    own = chunk_map(q, k, g, masks, v[0].shape[1], read_before=read_before)
+    heads = 1 if v[0].ndim == 2 else v[0].shape[1]
+    own = chunk_map(q, k, g, masks, heads, read_before=read_before)
     add, within = (tuple(m @ y for y in v) for m in (own.write, own.within))
     return Affine(own.keep, add, own.read, within)
 

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from seqzoo.models.ops.matrix.delta_rules import dplr_delta_rule, gated_delta_rule
-from seqzoo.models.ops.matrix.triangular import unit_inverse
+from seqzoo.models.ops.matrix.triangular import inverse_on_chip, unit_inverse
 from tests.golden import golden
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references import delta_rules as references
@@ -223,13 +223,16 @@ def test_memory_is_linear_in_length():
     assert peak(8192) <= 1.1 * peak(2048)
 
 
-def test_unit_inverse_and_its_derivative():
+@pytest.mark.every_case
+@pytest.mark.parametrize("inverse", [unit_inverse, inverse_on_chip])
+def test_unit_inverse_and_its_derivative(inverse):
     p = np.tril(np.random.default_rng(0).normal(size=(2, 64, 64)), -1) / 4
+    p = p if inverse is unit_inverse else p[0]
     weight = np.random.default_rng(1).normal(size=p.shape)
     with x64():
-        actual = unit_inverse(jnp.asarray(p))
+        actual = jax.jit(inverse)(jnp.asarray(p))
         desired = np.linalg.inv(np.eye(64) - p)
-        slope = jax.grad(lambda p: jnp.sum(weight * unit_inverse(p)))(jnp.asarray(p))
+        slope = jax.jit(jax.grad(lambda p: jnp.sum(weight * inverse(p))))(jnp.asarray(p))
         wanted = jax.grad(lambda p: jnp.sum(weight * jnp.linalg.inv(jnp.eye(64) - p)))(
             jnp.asarray(p)
         )

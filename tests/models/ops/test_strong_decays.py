@@ -7,7 +7,8 @@ import pytest
 from jax import lax
 
 from seqzoo.models import ops
-from seqzoo.models.ops.matrix import decayed_pairs
+from seqzoo.models.ops.layout import backends as forms
+from seqzoo.models.ops.matrix import chunk_kernel, decayed_pairs
 from seqzoo.models.ops.scan.wkv_recurrence import wkv
 from tests.helpers import relative_error, rms, x64
 
@@ -57,13 +58,13 @@ def matrix_loop(kind, q, k, v, *rest):
     return over_steps(step, s0, q, k, v, jnp.broadcast_to(g, q.shape), *rest)
 
 
-def matrix_case(kind, width):
+def matrix_case(kind, width, in_kernel=False):
     q, k, v = normal(0, L, H, K), unit(normal(1, L, H, K)), normal(2, L, H, V)
     more = {"delta": [1 / (1 + np.exp(normal(3, L, H)))], "dplr": [-k, k / 2]}.get(kind, [])
     arrays = q, k, v, *more, decays(False, H, width), normal(4, H, K, V)
-    options = {"chunk_size": 8}
+    options = {"chunk_size": 16 if in_kernel else 8}
 
-    def op(q, k, v, *rest):
+    def of_kind(q, k, v, *rest):
         *more, g, s0 = rest
         if kind == "delta":
             return ops.gated_delta_rule(q, k, v, *more, g, s0, **options)
@@ -71,6 +72,10 @@ def matrix_case(kind, width):
             return ops.dplr_delta_rule(q, k, v, *more, g, s0, **options)
         before = kind == "before"
         return ops.gated_linear_attention(q, k, v, g, s0, read_before=before, **options)
+
+    def op(*arrays):
+        with forms.forced("chunks", "interpreted" if in_kernel else "walk"):
+            return of_kind(*arrays)
 
     return op, lambda *arrays: matrix_loop(kind, *arrays), arrays
 
@@ -155,11 +160,12 @@ def dense_case():
     return op, loop, (normal(0, L, H), A, normal(2, H, K), normal(3, H, K), normal(4, H, K))
 
 
-CASES = {
+MATRIX = {
     f"{kind} {name}": (matrix_case, kind, width)
     for kind in ("linear", "before", "delta", "dplr")
     for name, width in (("head", 1), ("channel", K))
-} | {
+}
+CASES = MATRIX | {
     "linear_scan": (linear_case,),
     "selective_scan": (selective_case,),
     "wkv": (wkv_case,),
@@ -192,7 +198,23 @@ def error(actual, desired):
 def test_float32_is_as_precise_as_for_weak_decays(name, monkeypatch):
     monkeypatch.setattr(decayed_pairs, "JOINED", 4)
     make, *options = CASES[name]
-    op, loop, arrays = make(*options)
+    check(*make(*options))
+
+
+@pytest.mark.of_the_day
+@pytest.mark.parametrize("name", MATRIX)
+def test_so_is_the_kernel_for_tpus(name, monkeypatch):
+    monkeypatch.setitem(chunk_kernel.KERNELS, "interpreted", True)
+    monkeypatch.setattr(chunk_kernel, "WIDTHS", (V, K))
+    make, *options = MATRIX[name]
+    op, loop, arrays = make(*options, in_kernel=True)
+    lowered = jax.jit(op).lower(*(x[:1] for x in arrays)).as_text(debug_info=True)
+    assert "pallas_call" in lowered
+    check(op, loop, arrays)
+
+
+def check(op, loop, arrays):
+    """Errors against a loop in float64, for each kind of decay."""
 
     def rows(*arrays):
         return jax.tree.map(lambda y: y[0], op(*(x[None] for x in arrays)))

@@ -129,6 +129,18 @@ def test_cycles_are_there_where_all_operations_have_some():
     assert Module(text(2**63 - 1)).cycles() == Module(HLO).cycles() == 0
 
 
+def test_a_program_with_a_kernel_of_pallas_has_no_cycles():
+    line = '  %{} = f32[8]{{0}} custom-call(), custom_call_target="{}"{}'
+    estimated = ', backend_config={"estimated_cycles":"50"}'
+
+    def cycles(target):
+        lines = line.format("a", "Sharding", estimated), line.format("b", target, "")
+        return Module("\n".join(["ENTRY %main () -> f32[8] {", *lines, "}"])).cycles()
+
+    assert cycles("Sharding") == 50
+    assert cycles("tpu_custom_call") == 0
+
+
 def test_a_gather_whose_steps_run_in_another_loop_counts_once():
     step = "  %near.2 = f32[8,128]{1,0} all-gather(%a), channel_id=3, replica_groups=[2,8]<=[16]\n"
     text = HLO.replace("  ROOT %sum", step + "  ROOT %sum")
