@@ -39,7 +39,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "normaliser": {"cpu": "apart", "gpu": "together", "tpu": "together"},
     # A GPU starts kernels dearly. Forward and backward over 2,048 tokens, 8 heads of 128, compiled
     # for an H100, walking from chunk to chunk and at once: GLA 1,299 and 111 kernels
-    # (docs/forms_gpu.md), for twice the memory. TPUs have the walk as a kernel: DPLR's 1.7 ms for
+    # (docs/forms_gpu.md), for twice the memory. TPUs have the walk as a kernel: DPLR's 1.1 ms for
     # 23.8 on a v5e, by what its compiler schedules (docs/kernels_tpu.py).
     "chunks": {"cpu": "walk", "gpu": "together", "tpu": "mosaic"},
     # JAX's kernel on TPUs, cuDNN's on GPUs, where they can be; else large blocks. Both keep scores

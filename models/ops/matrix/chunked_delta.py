@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from seqzoo.models.ops.layout.segments import Segments
@@ -67,7 +68,6 @@ def chunked_delta(
     dtype = jnp.result_type(*jax.tree.leaves(inputs[:-1]), jnp.float32)
     if inputs.log_decay is not None:
         inputs = inputs._replace(log_decay=decays(inputs.log_decay, length, heads, dtype))
-    inputs = jax.tree.map(lambda x: x.astype(dtype), inputs)
     if layout.masked:
         valid = layout.valid[..., None, None]
         inputs = jax.tree.map(lambda x: jnp.where(valid, x, 0), inputs)
@@ -77,23 +77,23 @@ def chunked_delta(
     s0 = s0.astype(jnp.promote_types(s0.dtype, dtype))
     if not length:
         return values.astype(dtype), s0
-    return _ROWS((size, before), (inputs, layout), s0)
+    return _ROWS((size, before, dtype), (inputs, layout), s0)
 
 
 def _rows(
-    shared: tuple[int, bool], inputs: tuple[Inputs, Segments], s0: Array
+    shared: tuple[int, bool, DTypeLike], inputs: tuple[Inputs, Segments], s0: Array
 ) -> tuple[Array, Array]:
     """All chunks of rows."""
-    (most, before), (terms, layout) = shared, inputs
+    (most, before, dtype), (terms, layout) = shared, inputs
     most = power_of_two(min(most, terms.q.shape[1]))
-    step, chunk = functools.partial(_step, before), functools.partial(_chunk, before)
+    step, chunk = (functools.partial(f, before, dtype) for f in (_step, _chunk))
     rows = terms._replace(log_decay=None)
     s, o = over_chunks(chunk, s0, rows, terms.log_decay, layout, most, step=step, kernel=True)
     return o, s
 
 
 def _summarize(
-    shared: tuple[int, bool], inputs: tuple[Inputs, Segments], nothing: Array
+    shared: tuple[int, bool, DTypeLike], inputs: tuple[Inputs, Segments], nothing: Array
 ) -> tuple[Array, Array]:
     """The map from a first to a last state, a matrix [K, K] for each head.
 
@@ -138,9 +138,15 @@ def _pairs(before: bool, terms: Inputs, decay: Decays, masks: Masks | None) -> P
 
 
 def _step(
-    before: bool, s: Array, terms: Inputs, decay: Decays, masks: Masks | None
+    before: bool,
+    dtype: DTypeLike,
+    s: Array,
+    terms: Inputs,
+    decay: Decays,
+    masks: Masks | None,
 ) -> tuple[Array, Array]:
-    """One chunk: the state after it and its outputs [B, H, C, V]."""
+    """One chunk: the state after it and its outputs [B, H, C, V], both in `dtype`."""
+    terms = jax.tree.map(lambda x: x.astype(dtype), terms)
     u, v = terms.u, terms.v
     pairs = _pairs(before, terms, decay, masks)
     (a_b, *a_k), from_q = pairs.products
@@ -160,8 +166,11 @@ def _step(
     return s, o
 
 
-def _chunk(before: bool, terms: Inputs, decay: Decays, masks: Masks | None) -> Affine:
+def _chunk(
+    before: bool, dtype: DTypeLike, terms: Inputs, decay: Decays, masks: Masks | None
+) -> Affine:
     """The same as a matrix for the state: `_step` with w = (inverse a) s + inverse right."""
+    terms = jax.tree.map(lambda x: x.astype(dtype), terms)
     u, v = terms.u, terms.v
     pairs = _pairs(before, terms, decay, masks)
     (a_b, *a_k), from_q = pairs.products

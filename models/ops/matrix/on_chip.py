@@ -112,19 +112,13 @@ def _sums(g: Float[Array, "C K"]) -> Sums:
 
 def _per_channel(readers: list[Reader], writers: list[Array], g: Array) -> Fields:
     sums, size = _sums(g), len(g)
-    # The highest bit of t xor s is the level; -1 above the diagonal.
-    t, s = _index(size, size, 0), _index(size, size, 1)
-    bits = jnp.where(t >= s, t ^ s, -1)
-    decays, from_start, to_end = (
-        jax.tree.map(jnp.exp, x) for x in (sums.levels, sums.start, sums.end)
-    )
-    written = [[y * e for e in decays] for y in writers]
+    from_start, to_end = jnp.exp(sums.start), jnp.exp(sums.end)
+    # What reads before its decay reads as the step before it does, its own included.
+    xs = [_shifted(r.x, -1) if r.before else r.x for r in readers]
+    all_products, bits = _all_pairs(xs, writers, sums.levels)
     products, reads = [], []
-    for r in readers:
-        # What reads before its decay reads as the step before it does, its own included.
-        x = _shifted(r.x, -1) if r.before else r.x
-        read = [x * e for e in decays]
-        own = [_at_levels(read, ys, bits) for ys in written]
+    for i, (r, x) in enumerate(zip(readers, xs, strict=True)):
+        own = [all_products[i * size :][:size, j * size :][:, :size] for j in range(len(writers))]
         if r.own or r.before:
             dots = [jnp.sum(x * y, 1, keepdims=True) for y in writers]
             own = [jnp.where(bits == 0, d, p) for d, p in zip(dots, own, strict=True)]
@@ -133,11 +127,21 @@ def _per_channel(readers: list[Reader], writers: list[Array], g: Array) -> Field
     return products, reads, [y * to_end for y in writers], column(jnp.exp(sums.whole[:1]))
 
 
-def _at_levels(xs: list[Array], ys: list[Array], bits: Array) -> Float[Array, "C C"]:
-    product = jnp.zeros(bits.shape, xs[0].dtype)
-    for level, (x, y) in enumerate(zip(xs, ys, strict=True)):
-        product = jnp.where(bits >> level == 1, _dots(x, y), product)
-    return product
+def _all_pairs(xs: list[Array], ys: list[Array], levels: list[Array]) -> tuple[Array, Array]:
+    """Products of all readers with all writers, level by level; and the bits of each pair.
+
+    The highest bit of t xor s is its level; -1 stands above the diagonal.
+    """
+    size = len(levels[0])
+    x, y = jnp.concatenate(xs), jnp.concatenate(ys)
+    t, s = (_index(len(x), len(y), axis) & (size - 1) for axis in (0, 1))
+    bits = jnp.where(t >= s, t ^ s, -1)
+    product = jnp.zeros(bits.shape, x.dtype)
+    for level, span in enumerate(levels):
+        decay = jnp.exp(span)
+        of_x, of_y = (z * jnp.concatenate([decay] * (len(z) // size)) for z in (x, y))
+        product = jnp.where(bits >> level == 1, _dots(of_x, of_y), product)
+    return product, bits[:size, :size]
 
 
 def _per_head(readers: list[Reader], writers: list[Array], g: Array) -> Fields:
