@@ -105,6 +105,11 @@ def _pipe(path):
     os.mkfifo(path)
 
 
+def _beside(path, name, data):
+    if not os.path.lexists(path.with_name(name)):  # which a fault before may have made of it
+        path.with_name(name).write_bytes(data)
+
+
 def _folder(path):
     path.unlink()
     path.mkdir()
@@ -149,10 +154,10 @@ FAULTS = {
     "another value": _values,
     "old": lambda path, _: os.utime(path, (0, 0)),
     "of the future": lambda path, _: os.utime(path, (2**33, 2**33)),
-    "a stray": lambda path, _: path.with_name(".DS_Store").write_bytes(b"\0\0\0\1Bud1"),
-    "a copy beside": lambda path, _: path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7"),
+    "a stray": lambda path, _: _beside(path, ".DS_Store", b"\0\0\0\1Bud1"),
+    "a copy beside": lambda path, _: _beside(path, f"._{path.name}", b"\0\5\x16\7"),
     "a stray folder": lambda path, _: (path.parent / "@eaDir").mkdir(exist_ok=True),
-    "half written": lambda path, _: path.with_name(f".{path.name}.partial").write_bytes(b"x"),
+    "half written": lambda path, _: _beside(path, f".{path.name}.partial", b"x"),
 }
 
 
