@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
+from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.linear import undivided_scan
@@ -66,11 +67,25 @@ def diagonal_ssm(
 
 def powers(a: Inexact[Array, "..."], count: int) -> Inexact[Array, "K ..."]:
     """a^0 .. a^(count-1) by multiplication: no phase is lost in a large argument of cos and sin."""
-    one = jnp.ones((1, *a.shape), a.dtype)
     if count == 1:
-        return one
+        return jnp.ones((1, *a.shape), a.dtype)
+    table = {"scan": _by_scan, "doubling": _by_doubling}
+    table = {name: functools.partial(form, count) for name, form in table.items()}
+    return forms.run("powers", table, a)
+
+
+def _by_scan(count: int, a: Array) -> Array:
+    one = jnp.ones((1, *a.shape), a.dtype)
     more = undivided_scan(a, jnp.zeros((1, count - 1, *a.shape), a.dtype), one)
     return jnp.concatenate([one, more[0]])
+
+
+def _by_doubling(count: int, a: Array) -> Array:
+    found, next_one = jnp.ones((1, *a.shape), a.dtype), a
+    while (rest := count - len(found)) > 0:
+        found = jnp.concatenate([found, found[:rest] * next_one])
+        next_one = next_one * next_one
+    return found
 
 
 def _tables(a: Array, b: Array, c: Array, size: int, dtype: jnp.dtype) -> Tables:

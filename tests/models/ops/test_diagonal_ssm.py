@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.ssm.diagonal import diagonal_ssm, powers
 from tests.helpers import assert_close, assert_trees_close, x64
 from tests.references.diagonal_ssm import diagonal_ssm as reference
@@ -178,12 +179,18 @@ def test_no_array_of_length_times_state_size(packed):
     assert largest(program.jaxpr) < length * H * 2 * pairs / 4
 
 
-@pytest.mark.parametrize("count", [1, 11])
-def test_powers(count):
+@pytest.mark.every_case
+@pytest.mark.parametrize("form", ["scan", "doubling"])
+@pytest.mark.parametrize("count", [1, 11, 17])
+def test_powers(count, form):
     a = system()[0]
-    with x64():
-        actual = powers(jnp.asarray(a), count)
-    assert_close(actual, a ** np.arange(count)[:, None, None], ratio=1e-13)
+    weight = np.random.default_rng(0).normal(size=(count, *a.shape))
+    t = np.arange(count)[:, None, None]
+    with x64(), forms.forced("powers", form):
+        actual, pull = jax.vjp(lambda a: powers(a, count), jnp.asarray(a))
+        (slope,) = pull(jnp.asarray(weight, a.dtype))
+    assert_close(actual, a**t, ratio=1e-13)
+    assert_close(slope, (weight * t * a ** np.maximum(t - 1, 0)).sum(0), ratio=1e-13)
 
 
 def test_errors_name_the_rule():

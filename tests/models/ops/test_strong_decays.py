@@ -126,7 +126,7 @@ def wkv_case():
     return op, loop, (normal(0, L, 8), normal(1, L, 8), decays(True, 8), normal(2, 8))
 
 
-def diagonal_case(phase):
+def diagonal_case(phase, powers="scan"):
     def loop(u, a, b, c, h0):
         def step(h, now):
             h = a * h + b * now[0][:, None]
@@ -136,7 +136,8 @@ def diagonal_case(phase):
         return o, jnp.concatenate([h.real, h.imag], -1) if phase else h
 
     def op(u, a, b, c, h0):
-        return ops.diagonal_ssm(u, a[0], b[0], c[0], h0, chunk_size=8)
+        with forms.forced("powers", powers):
+            return ops.diagonal_ssm(u, a[0], b[0], c[0], h0, chunk_size=8)
 
     turn = np.exp(1j * normal(3, H, K)).astype(np.complex64) if phase else 1
     weights = (np.abs(normal(seed, H, K)) * turn for seed in (1, 2))
@@ -171,6 +172,7 @@ CASES = MATRIX | {
     "wkv": (wkv_case,),
     "diagonal_ssm": (diagonal_case, False),
     "complex diagonal_ssm": (diagonal_case, True),
+    "complex diagonal_ssm, powers by doubling": (diagonal_case, True, "doubling"),
     "dense_ssm": (dense_case,),
 }
 
