@@ -119,7 +119,7 @@ def result(folder):
 
 def model_of(unit, found):
     plan = Plan(label="a", experiment=EXPERIMENT, out=unit.path, seeds=(0, 1), together=True)
-    Work({"a": plan}, {"a": {}}, lambda _: {}, {}, None, None)._model(plan, [unit], [found])
+    Work({"a": plan}, {"a": {}}, {}, lambda _: {}, {}, None, None)._model(plan, [unit], [found])
 
 
 def of_test(folder):

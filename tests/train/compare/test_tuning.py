@@ -430,7 +430,7 @@ def test_what_another_process_has_divided_is_nobodys(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(work.RunFolder, "owned", owned)
-        idle = work.Work({}, {}, None, {}, None, None)
+        idle = work.Work({}, {}, {}, None, {}, None, None)
         assert idle._claimed([unit], stack) is None
         assert (unit.path / units.DIVIDED).exists()
         assert idle._claimed([unit], stack) is None
