@@ -42,7 +42,7 @@ import seqzoo.models.attention.sparse.nsa
 import seqzoo.models.attention.sparse.swin
 import seqzoo.models.attention.sparse_attention
 import seqzoo.models.attention.synthesizer
-import seqzoo.models.attention.transformer_vq
+import seqzoo.models.attention.transformer_vq.mixer
 import seqzoo.models.linear_attention.deltanet
 import seqzoo.models.linear_attention.fast_weights.titans
 import seqzoo.models.linear_attention.fast_weights.ttt
@@ -147,7 +147,7 @@ class GAU(seqzoo.models.attention.gated.gau.GAU):
 class Flash(seqzoo.models.attention.gated.flash.Flash):
     def __init__(self, d_model: int, *, d_qk: int = 128, expansion: float = 2.0, block_size: int = 256, kind: Literal['squared_relu', 'laplace'] = 'squared_relu', rotary: bool = True, relative_bias: bool = True, shift: bool = False, far: Literal['segment', 'block'] = 'segment', length: int | None = None, causal: bool | None = None, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
-class TransformerVQ(seqzoo.models.attention.transformer_vq.TransformerVQ):
+class TransformerVQ(seqzoo.models.attention.transformer_vq.mixer.TransformerVQ):
     def __init__(self, d_model: int, *, num_heads: int = 4, d_key: int | None = None, d_value: int | None = None, num_codes: int = 512, block_size: int = 512, memory: int = 512, compressive: bool = True, commit_weight: float = 0.0001, ema: float = 0.99, position_base: float = 100000.0, dtype: DTypeLike = ..., param_dtype: DTypeLike = ..., rngs: nnx.Rngs | Array, causal: bool | None = None, bidirectional: Mapping[str, Any] | None = None) -> None: ...
 
 class LinearAttention(seqzoo.models.linear_attention.linear.LinearAttention):
