@@ -158,7 +158,7 @@ def test_a_mixer_of_whole_rows_refuses_to_be_causal(name):
         MIXERS[base](laws.D, causal=True, rngs=nnx.Rngs(0), **TINY[name])
 
 
-@pytest.mark.parametrize("name", WHOLE_ROWS)
+@pytest.mark.parametrize("name", [_with_laws(name) for name in WHOLE_ROWS])
 def test_packed_rows_are_refused_outside_jit_and_nan_inside(name):
     s = subject(name, causal=False)
     if s.mixer.packing == "native":
