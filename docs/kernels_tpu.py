@@ -5,13 +5,15 @@
 Rows are those of `seqzoo plan --forms`, compiled for a v5e, which need not be here (libtpu must):
 forward and backward over 2,048 tokens. For operations of XLA it sums the compiler's cycles.
 Of a kernel the compiler gives no cycles, but it can write down the schedule: bundles, of what is
-issued together. Those in the loop over its grid count as often as that runs, so a kernel with loops
-of its own has no number here, and no wait for memory is in it. The largest operations follow, with
-how often they run and what they move.
+issued together. Those in the loop over its grid, and in a loop in that, count as often as they run,
+and no wait for memory is in it. The largest operations follow, with how often they run and what
+they move.
 """
 
 from __future__ import annotations
 
+import collections
+import math
 import os
 import re
 import sys
@@ -30,16 +32,25 @@ from seqzoo.train.plan.topology import Plan, devices_of  # noqa: E402
 
 
 def bundles(module: Module) -> float:
-    """That the kernels of the last program issue."""
+    """That the kernels of the last program issue, those in loops as often as they run."""
     names = [i.name for i, *_ in module.operations() if KERNEL in i.rest]
-    total = 0
-    for path in (p for name in names for p in DUMP.glob(f"*-{name}-??-final_bundles.txt")):
-        text = path.read_text()
-        steps = re.findall(r"totalorder %s\w+, (\d+) /\* loop exit test", text)
-        if len(steps) != 1:
-            raise SystemExit(f"{path.name}: a kernel with loops of its own")
-        total += int(steps[0]) * len(re.findall(r"(?m)^\s*0x\w+\s+(?:\w\w)?\s*: >", text))
-    return total
+    return sum(
+        _in_loops(path) for name in names for path in DUMP.glob(f"*-{name}-??-final_bundles.txt")
+    )
+
+
+def _in_loops(path: Path) -> float:
+    """Loops must be within one another: the grid's first."""
+    own, times = collections.Counter(), {0: 1}
+    for line in path.read_text().splitlines():
+        if found := re.match(r"\s*0(?:x\w+)?\s+(?:\w\w)?\s*: (>*)", line):
+            depth = len(found[1])
+            own[depth] += 1
+            if ends := re.search(r"totalorder %s\w+, (\d+) /\* loop exit test", line):
+                if depth in times:
+                    raise SystemExit(f"{path.name}: loops beside one another")
+                times[depth] = int(ends[1])
+    return sum(n * math.prod(times[d] for d in range(depth + 1)) for depth, n in own.items())
 
 
 def main(rows: list[str]) -> None:
