@@ -9,7 +9,9 @@ from seqzoo.models.ops.layout import backends as forms
 from seqzoo.train.cli.command import dispatch
 from seqzoo.train.plan import forms as module
 from seqzoo.train.plan.forms import FormsOptions, measure, page
-from seqzoo.train.plan.primitives import FORMS
+from seqzoo.train.plan.hlo import KERNEL, Module
+from seqzoo.train.plan.primitives import FORMS, form_of
+from seqzoo.train.plan.topology import Plan, devices_of
 
 DONE = {
     "fits": True,
@@ -85,3 +87,17 @@ def test_no_row_is_begun_after_the_time(tmp_path, monkeypatch, capsys):
 def test_a_request_that_cannot_be_is_one_line(more, says, capsys):
     assert dispatch(["plan", "--forms", *more]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", ["dplr_delta_rule", "gated_delta_rule"])
+def test_a_tpu_walks_over_chunks_in_two_kernels(op):
+    pytest.importorskip("libtpu", reason="libtpu compiles for TPUs; the extra `tpu` installs it")
+    device = devices_of(Plan(topology="v5e:1x1"))[0]
+    found = {}
+    for name in ("walk", "mosaic"):
+        lowered, _ = module.lowered_form(form_of(f"{op}/chunks, {name}"), 256, device)
+        found[name] = Module(lowered.compile().as_text())
+    kernels = [KERNEL in i.rest for i, *_ in found["mosaic"].operations()]
+    assert sum(kernels) == 2
+    assert found["mosaic"].cycles() == 0 < found["walk"].cycles()
