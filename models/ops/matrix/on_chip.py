@@ -148,7 +148,7 @@ def _per_head(readers: list[Reader], writers: list[Array], g: Array) -> Fields:
     size = len(g)
     t, s = _index(size, size, 0), _index(size, size, 1)
     spans = _added(t >= s, jnp.where(t > s, g, 0))  # over s+1..t
-    start, end = spans[:, :1] + g[:1], _added(t < s, jnp.broadcast_to(g, (size, size)))[:, :1]
+    start, end = spans[:, :1] + g[:1], column(spans[-1:])
     decays, from_start, to_end = jnp.exp(spans), jnp.exp(start), jnp.exp(end)
     products, _, _, _ = _without(readers, writers)
     products = [
