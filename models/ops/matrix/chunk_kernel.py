@@ -281,5 +281,6 @@ def _call(
 def _precision() -> contextlib.AbstractContextManager:
     """Mosaic has products of one pass and of full precision, and refuses what is between."""
     asked = jax.config.jax_default_matmul_precision
-    between = asked in ("high", "bfloat16_3x", "tensorfloat32")
-    return jax.default_matmul_precision("highest") if between else contextlib.nullcontext()
+    if asked in (None, "default", "fastest", "bfloat16", "highest", "float32"):
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision("highest")

@@ -20,7 +20,7 @@ IDS = np.array([[0] * 3 + [1] * 13 + [0] * 4 + [2] * 20, [1] * 9 + [3] * 5 + [4]
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
     monkeypatch.setitem(chunk_kernel.KERNELS, "interpreted", True)
-    monkeypatch.setattr(chunk_kernel, "WIDTHS", (V, K))
+    monkeypatch.setattr(chunk_kernel, "WIDTHS", (V, K, 64))
 
 
 def normal(seed, *shape):
@@ -132,6 +132,20 @@ def test_chunks_that_no_kernel_has_are_walked(chunk):
 
     with forms.forced("chunks", "interpreted"):
         assert "pallas_call" not in jax.jit(run).lower(arrays).as_text(debug_info=True)
+
+
+@pytest.mark.parametrize("precision", [None, "high"])
+def test_a_tpu_has_two_kernels(precision):
+    x = jax.ShapeDtypeStruct((1, 64, 2, 64), jnp.bfloat16)
+
+    def loss(q, k, v, a, b, g):
+        return ops.dplr_delta_rule(q, k, v, a, b, g, chunk_size=16)[0].astype(jnp.float32).sum()
+
+    with jax.default_matmul_precision(precision):
+        lowered = jax.jit(jax.grad(loss)).trace(*[x] * 6).lower(lowering_platforms=("tpu",))
+    text = lowered.as_text()
+    assert text.count("@tpu_custom_call") == 2
+    assert "stablehlo.while" not in text
 
 
 @pytest.mark.slow
