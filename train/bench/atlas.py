@@ -65,7 +65,7 @@ def atlas(bench: Bench) -> Iterator[Row]:
 
     Raises ValueError where the folder holds rows of other sizes or of another machine.
     """
-    out = run_path(bench.out or Path("runs/atlas"))
+    out = run_path(bench.out or Path("runs/atlas"), checkpoints=False)
     settings, wanted = _settings(bench), cells(bench)
     for name in dict.fromkeys(cell.model for cell in wanted if cell.model not in peers()):
         mixer_of(bench, name, min(bench.lengths), shapes=True)  # what cannot be is said before work

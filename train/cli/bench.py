@@ -81,7 +81,7 @@ def _report(bench: Bench) -> int:
     for row in measured(bench):
         said = row.get("error") or ("wrong" if row.get("ok") is False else "done")
         print(f"{row['name']}: {said}, {row['seconds']:.0f} s", flush=True)
-    print(run_path(bench.device_report) / PAGE)
+    print(run_path(bench.device_report, checkpoints=False) / PAGE)
     return 0
 
 

@@ -23,8 +23,12 @@ BUCKET = "gs://"
 PATTERN = {"*", "?", "[", "\\"}  # what Orbax and TensorStore do not take for themselves
 
 
-def run_path(path: Path | str) -> Path:
+def run_path(path: Path | str, *, checkpoints: bool = True) -> Path:
     """The folder of a run: a path on a file system, or in a bucket.
+
+    Args:
+        path: a path as a user wrote it.
+        checkpoints: whether there will be some below it.
 
     Raises ValueError for what `place` refuses and for another kind of address, where nothing is
     installed to read buckets, and for a path with what Orbax takes for a pattern.
@@ -32,7 +36,7 @@ def run_path(path: Path | str) -> Path:
     kind, rest = address(path)
     if kind in ("", "file"):
         path = place(path)
-        if PATTERN & {*str(path.absolute())}:
+        if checkpoints and PATTERN & {*str(path.absolute())}:
             signs = " ".join(sorted(PATTERN))
             raise ValueError(
                 f"{path.absolute()}: checkpoints below a path with {signs} cannot be read again; "

@@ -39,7 +39,7 @@ def measured(bench: Bench) -> Iterator[Row]:
     Raises ValueError where there is no device, or the folder holds rows of another one.
     """
     assert bench.device_report is not None
-    out = run_path(bench.device_report)
+    out = run_path(bench.device_report, checkpoints=False)
     device = planned_apart(MODULE, {"what": "device"}, FINDING, "found")
     if "error" in device:
         raise ValueError(f"no device to measure: {device['error']}")

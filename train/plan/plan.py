@@ -19,9 +19,8 @@ from seqzoo.models.whole.build import build_model
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.chips import GIB, chip_of
 from seqzoo.train.devices.sharding import replicated
-from seqzoo.train.loop.data import batch_shapes
-from seqzoo.train.loop.program import Program, count_parameters, make_program
-from seqzoo.train.loop.speed import forward_operations
+from seqzoo.train.loop.program import Program, count_parameters, make_program, replica_keys
+from seqzoo.train.loop.speed import forward_operations, training_shapes
 from seqzoo.train.plan.apart import answered
 from seqzoo.train.plan.compiled import (
     launches_of,
@@ -47,7 +46,8 @@ def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -
     """All that is known of one configuration after compiling its train step."""
     chip = chip_of(devices[0])
     program = _program(experiment, plan, devices)
-    batch = batch_shapes(experiment.task, experiment.train.batch_size, program.rows, plan.length)
+    train, replicas = experiment.train, experiment.train.replicas
+    batch = training_shapes(program, experiment.task, train.batch_size, plan.length)
     tokens = experiment.task.positions(batch)
     row: Row = {
         "task": experiment.task.name,
@@ -60,14 +60,20 @@ def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -
             key: getattr(experiment.backbone, key) for key in ("depth", "d_model", "dtype", "remat")
         },
         "length": plan.length or experiment.task.spec.length,
-        "batch_size": experiment.train.batch_size,
+        "batch_size": train.batch_size,
+        **({"replicas": replicas} if replicas > 1 else {}),
         "parameters": count_parameters(program.like.params),
         "memory_limit": chip.memory if chip else None,
     }
     row |= _operations(program, plan.length, tokens)
     started = time.perf_counter()
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(program.mesh))
+    keys = jax.eval_shape(lambda: replica_keys(experiment)[1])
+    key = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=replicated(program.mesh))
+    if replicas > 1:
+        batch = {
+            name: jax.ShapeDtypeStruct((replicas, *x.shape), x.dtype, sharding=program.rows)
+            for name, x in batch.items()
+        }
     lowered = program.step.lower(program.like, batch, key)
     try:
         compiled = lowered.compile()
@@ -92,6 +98,7 @@ def describe(row: Row) -> Iterator[str]:
     yield (
         f"{row['model']} on {row['task']}: {row['depth']} layers of width {row['d_model']}, "
         f"{row['dtype']}, remat {row['remat']}, {row['batch_size']} rows of {row['length']} tokens"
+        + (f", {row['replicas']} runs in one program" if "replicas" in row else "")
     )
     yield f"{row['devices']} devices ({row['chip']}, {row['topology']}), mesh {mesh}"
     yield f"parameters       {row['parameters']:,}"
@@ -156,9 +163,10 @@ def _program(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) 
 def _operations(program: Program, length: int, tokens: int) -> Row:
     experiment = program.experiment
     once = forward_operations(program, experiment.task, experiment.train.batch_size, length)
+    replicas = experiment.train.replicas
     return {
-        "model_flops": 3 * once.total,
-        "product_flops": 3 * once.products,
+        "model_flops": 3 * replicas * once.total,
+        "product_flops": 3 * replicas * once.products,
         "flops_per_token": 3 * once.total / tokens,
     }
 

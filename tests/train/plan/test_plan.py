@@ -230,6 +230,22 @@ def experiment(**mesh):
     )
 
 
+@pytest.mark.of_the_day("plans of several and packed runs")
+def test_runs_in_one_program_and_packed_rows_are_planned_as_they_run():
+    short = dataclasses.replace(experiment(), task=tasks.build("listops_short"))
+
+    def planned(**train):
+        own = dataclasses.replace(short, train=TrainConfig(batch_size=8, **train))
+        return plan_of(own, Plan(), jax.devices()[:1])
+
+    one, two, packed = planned(), planned(replicas=2), planned(pack=-1)
+    for name in ("parameters", "model_flops"):
+        assert two[name] == 2 * one[name], name
+    assert two["argument_bytes"] > 1.9 * one["argument_bytes"]
+    assert "2 runs in one program" in next(describe(two))
+    assert packed["model_flops"] < 0.8 * one["model_flops"]
+
+
 @pytest.fixture(scope="module")
 def rows():
     divided = experiment(data=1, fsdp=2)
