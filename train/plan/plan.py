@@ -47,7 +47,8 @@ def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -
     chip = chip_of(devices[0])
     program = _program(experiment, plan, devices)
     train, replicas = experiment.train, experiment.train.replicas
-    batch = training_shapes(program, experiment.task, train.batch_size, plan.length)
+    length = plan.length or experiment.task.spec.length  # given, so that no examples share rows
+    batch = training_shapes(program, experiment.task, train.batch_size, length)
     tokens = experiment.task.positions(batch)
     row: Row = {
         "task": experiment.task.name,
@@ -59,13 +60,13 @@ def plan_of(experiment: Experiment, plan: Plan, devices: Sequence[jax.Device]) -
         **{
             key: getattr(experiment.backbone, key) for key in ("depth", "d_model", "dtype", "remat")
         },
-        "length": plan.length or experiment.task.spec.length,
+        "length": length,
         "batch_size": train.batch_size,
         **({"replicas": replicas} if replicas > 1 else {}),
         "parameters": count_parameters(program.like.params),
         "memory_limit": chip.memory if chip else None,
     }
-    row |= _operations(program, plan.length, tokens)
+    row |= _operations(program, length, tokens)
     started = time.perf_counter()
     keys = jax.eval_shape(lambda: replica_keys(experiment)[1])
     key = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=replicated(program.mesh))

@@ -231,7 +231,7 @@ def experiment(**mesh):
 
 
 @pytest.mark.of_the_day("plans of several and packed runs")
-def test_runs_in_one_program_and_packed_rows_are_planned_as_they_run():
+def test_runs_in_one_program_are_planned_together_and_packed_rows_as_the_larger_program():
     short = dataclasses.replace(experiment(), task=tasks.build("listops_short"))
 
     def planned(**train):
@@ -243,7 +243,8 @@ def test_runs_in_one_program_and_packed_rows_are_planned_as_they_run():
         assert two[name] == 2 * one[name], name
     assert two["argument_bytes"] > 1.9 * one["argument_bytes"]
     assert "2 runs in one program" in next(describe(two))
-    assert packed["model_flops"] < 0.8 * one["model_flops"]
+    for name in ("model_flops", "flops_per_token", "temporary_bytes"):
+        assert packed[name] == one[name], name
 
 
 @pytest.fixture(scope="module")
