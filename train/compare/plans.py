@@ -40,10 +40,11 @@ def check_paths(
     labels: Iterable[str], out: Path, seeds: tuple[int, ...], sweep: Sweep | None
 ) -> None:
     """Raises ValueError where the folder of a run, named by label and seed, could not be made."""
-    last = seeds[-1] + (sweep.seeds if sweep else 0)
+    last = f"seed{seeds[-1] + (sweep.seeds if sweep else 0)}"
     for label in labels:
-        for kind in (RUNS, f"{TRIALS}/{'0' * 12}") if sweep else (RUNS,):
-            run_path(out / kind / label / f"seed{last}")
+        run_path(out / RUNS / label / last)
+        if sweep:
+            run_path(out / TRIALS / label / "0000-0000" / last)
 
 
 def layout_of(

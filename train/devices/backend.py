@@ -59,7 +59,7 @@ def prepare(deterministic: bool) -> None:
         os.environ["XLA_FLAGS"] = " ".join([*flags, *(f for f in DETERMINISTIC if f not in flags)])
 
 
-def run_once(mesh: Mesh) -> dict[str, bool | int]:
+def run_once(mesh: Mesh) -> dict[str, int]:
     """Compiler options of a program that runs once, as that of the first state.
 
     A CPU's compiler takes a third of the time at its first level (3 to 10 s become 1 to 3 s for

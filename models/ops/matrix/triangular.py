@@ -10,8 +10,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from seqzoo.models.ops.matrix.on_chip import SUBLANES
+
 BLOCK = 16  # side of the blocks inverted with masks instead of slices; the tile of matrix units
-SUBLANES = 8  # rows of a TPU's vector
 
 Inverse = Callable[[Float[Array, "... C C"]], Float[Array, "... C C"]]
 
