@@ -29,6 +29,14 @@ class Unit:
     experiment: Experiment
     path: Path
     trials: tuple[int, ...] = ()  # which ones; none: it is a final run, which is tested
+    chosen: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def compiled(self) -> Experiment:
+        """What its program is made of: numbers that trials chose enter it as those of trials do."""
+        if not self.chosen:
+            return self.experiment
+        return dataclasses.replace(self.experiment, swept=self.chosen)
 
     @property
     def title(self) -> str:
@@ -99,7 +107,11 @@ class Plan:
     def final_units(self, values: Mapping[str, Any]) -> list[Unit]:
         """The units of the final runs, with what was chosen of the trials."""
         experiment = with_values(self.experiment, values)
-        return self._units(experiment, self.seeds, self.path, self.together)
+        units = self._units(experiment, self.seeds, self.path, self.together)
+        chosen = numbers_of([values]) if values else None
+        if chosen and len(units) < len(self.seeds):
+            units = [dataclasses.replace(unit, chosen=chosen) for unit in units]
+        return units
 
     def trial_units(self) -> list[Unit]:
         """The units of the trials, in their order."""

@@ -219,16 +219,16 @@ class Work:
             write_atomically(unit.path / TEST, text, folder.guard)
 
     def _program(self, unit: Unit) -> Program:
-        """The unit's program; the seeds of a model use one after another the same."""
-        key = _key(unit.experiment)
+        """The unit's program; trials and seeds of a model use one after another the same."""
+        key = _key(unit.compiled)
         if key not in self._programs:
-            self._programs = {key: self._made(unit.experiment)}
-        return self._programs[key]._replace(experiment=unit.experiment)
+            self._programs = {key: self._made(unit.compiled)}
+        return self._programs[key].given(unit.compiled)._replace(experiment=unit.experiment)
 
     def _made(self, experiment: Experiment) -> Program:
         """The program that was made before, which this gives away with what it compiles, or one."""
         made = self._unused.pop(_key(experiment), None) or make_program(experiment)
-        return made._replace(experiment=experiment)
+        return made.given(experiment)
 
     def _data_of(self, unit: Unit, program: Program) -> RunData:
         """The data of the unit; all models share it where they have all seeds at once."""
@@ -290,10 +290,12 @@ class Work:
 
 
 def _key(experiment: Experiment) -> str:
-    """What a program is of: a configuration but for the seed."""
-    return dataclasses.replace(
-        experiment, train=dataclasses.replace(experiment.train, seed=0)
-    ).key()
+    """What a program is of: a configuration but for the seed and for numbers that it is given."""
+    config = experiment.to_dict()
+    config["train"]["seed"] = 0
+    for name in experiment.swept:
+        config["optim"][name] = config["swept"][name] = None
+    return json.dumps(config, sort_keys=True)
 
 
 def _tuning_of(tuned: Tuned) -> dict[str, Any]:

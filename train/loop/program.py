@@ -70,6 +70,13 @@ class Program(NamedTuple):
     by_shape: tuple[str, ...]  # parameters that no sharding rule names
     weights: Callable[[TrainState], Arrays]  # that are evaluated: the parameters, or an average
 
+    def given(self, experiment: Experiment) -> Program:
+        """What is compiled, for an experiment that has other seeds and numbers of trials alone."""
+        step = self.step
+        if experiment.swept:
+            step = functools.partial(step.func, _numbers(experiment))
+        return self._replace(experiment=experiment, step=step)
+
 
 def mesh_for(
     experiment: Experiment, devices: Sequence[jax.Device] | None = None, length: int = 0
@@ -124,19 +131,13 @@ def make_program(
     whole, eval_rows = replicated(mesh), batch_sharding(mesh)
     rows = behind_replicas(eval_rows, axis) if train.replicas > 1 else eval_rows
     placement = place_state(shapes, mesh, rows, replicas=train.replicas)
-    step = _each_with(experiment, functools.partial(_step_with, experiment, plan), each)
     state = placement.shardings
     return Program(
         experiment,
         mesh,
         plan,
         jax.jit(init, out_shardings=state, compiler_options=run_once(mesh)),
-        jax.jit(
-            _over(mesh, step),
-            in_shardings=(state, rows, whole),
-            out_shardings=(state, whole),
-            donate_argnums=0,
-        ),
+        _compiled_step(experiment, plan, mesh, each, state, rows),
         jax.jit(
             _over(mesh, each(make_eval_step(task, plan, chunk), shared=1)),
             in_shardings=(state.params, state.rest, eval_rows),
@@ -183,22 +184,39 @@ def _step_with(experiment: Experiment, plan: Blueprint, numbers: Arrays) -> Trai
     return make_train_step(experiment.task, plan, tx, schedule, accumulate=train.accumulate)
 
 
-def _each_with(
-    experiment: Experiment, make: Callable[[Arrays], Callable], each: Callable[..., Callable]
-) -> Callable:
-    """What `make` gives, for every replica with the numbers of its trial."""
+def _compiled_step(
+    experiment: Experiment,
+    plan: Blueprint,
+    mesh: Mesh,
+    each: Callable[..., Callable],
+    state: TrainState,
+    rows: NamedSharding,
+) -> TrainStep:
+    """A training step; the numbers of trials are not of its program, which they are given."""
+    whole = replicated(mesh)
+
+    def compiled(step: Callable, *first: NamedSharding) -> Callable:
+        return jax.jit(
+            _over(mesh, each(step)),
+            in_shardings=(*first, state, rows, whole),
+            out_shardings=(state, whole),
+            donate_argnums=len(first),
+        )
+
     if not experiment.swept:
-        return each(make({}))
+        return compiled(_step_with(experiment, plan, {}))
+
+    def step(numbers: Arrays, *args: PyTree) -> PyTree:
+        return _step_with(experiment, plan, numbers)(*args)
+
+    return functools.partial(compiled(step, whole), _numbers(experiment))
+
+
+def _numbers(experiment: Experiment) -> dict[str, np.ndarray]:
+    """What is swept, for every replica."""
     seeds = experiment.train.replicas // experiment.trials
-    numbers = {
-        name: np.repeat(np.asarray(values, jnp.result_type(float)), seeds)
-        for name, values in experiment.swept.items()
-    }
-
-    def call(numbers: Arrays, *args: PyTree) -> PyTree:
-        return make(numbers)(*args)
-
-    return functools.partial(each(call), numbers)
+    dtype = jnp.result_type(float)
+    return {n: np.repeat(np.asarray(v, dtype), seeds) for n, v in experiment.swept.items()}
 
 
 def replica_keys(experiment: Experiment) -> tuple[Key[Array, "*S"], Key[Array, "*S"]]:

@@ -306,10 +306,27 @@ def tiny(monkeypatch):
         key = json.dumps(key)
         if key not in made:
             made[key] = make_program(experiment, make_model=make_model)
-        return made[key]._replace(experiment=experiment)
+        return made[key].given(experiment)
 
     for user in (module, work):
         monkeypatch.setattr(user, "make_program", program)
+
+
+def test_seeds_train_in_the_program_of_their_trials(tmp_path, monkeypatch, tiny):
+    made, make = [], work.make_program
+    monkeypatch.setattr(work, "make_program", lambda e: made.append(e.train.replicas) or make(e))
+    sweep = Sweep(fields={PEAK: (1e-4, 3e-2)}, seeds=1)
+    found = compare(
+        models(Tiny(), "a"), tmp_path / "tuned", seeds=2, sweep=sweep, vectorise="always"
+    )
+    (tuned_model,) = found.models
+    assert made == [2, 1]  # both trials, then both seeds, and one alone to be timed
+    (experiment,) = models(Tiny(), "a").values()
+    optim = dataclasses.replace(experiment.optim, peak_lr=tuned_model.tuned_values[PEAK])
+    plain = {"a": dataclasses.replace(experiment, optim=optim)}
+    (model,) = compare(plain, tmp_path / "plain", seeds=2, vectorise="always").models
+    for one, two in zip(tuned_model.seeds, model.seeds, strict=True):
+        assert_close(one.final["loss"], two.final["loss"])
 
 
 @pytest.mark.of_the_day("tuning side by side")
