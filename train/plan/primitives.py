@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -151,6 +152,9 @@ def _all_forms() -> Iterator[Form]:
         yield Form(f"{gla.__name__}, a normaliser", form, gla, _column_more, "normaliser", form)
     convolution = "convolution"
     yield Form(convolution, "FFT", ops.fft_conv, _kernel_arguments)
+    strict = functools.partial(ops.fft_conv, strict=True)
+    forms = {"transforms": "", "products": ""}
+    yield from _of_table("strict convolution", strict, _kernel_arguments, "fft_conv", **forms)
     for size in (64, 128, 256):
         yield Form(convolution, f"chunks of {size}", _diagonal(size), _system_arguments)
     forms = {"small_blocks": "", "large_blocks": "", "splash": "TPUs", "cudnn": "GPUs"}

@@ -7,8 +7,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Complex, Float, Int
 
+from seqzoo.models.ops.conv.transforms import FAST, PRODUCTS, Transform
+from seqzoo.models.ops.layout.backends import run as run_form
 from seqzoo.models.ops.layout.compiled import op
 from seqzoo.models.ops.layout.segments import Segments, as_segments, compact
 from seqzoo.models.ops.layout.sequence_parallel import by_channels
@@ -16,9 +18,11 @@ from seqzoo.models.ops.layout.sequence_parallel import by_channels
 # Offsets that the split form sums directly; below, transforms are too short to pay.
 DIRECT = 16
 
-# Parts of a block in the split form: more make fewer transforms and more products of spectra. CPU,
-# B=4, L=2048, D=128, forward and backward: four take 0.83 of the time of two (0.85 packed).
-PARTS = 4
+# How blocks are split: parts of one, and the transform. More parts make fewer transforms and more
+# products of spectra. CPU, B=4, L=2048, D=128, forward and backward: four take 0.83 of the time of
+# two (0.85 packed). What a TPU's compiler says is in docs/speed.md.
+FORMS = {"transforms": (4, FAST), "products": (16, PRODUCTS)}
+WRITTEN = 4  # products of spectra at a border that are written out; beyond it they are a loop
 
 
 @op(rows="u")
@@ -100,15 +104,23 @@ def _split(
     run: Int[Array, "B L"] | None,
 ) -> Array:
     """Both directions within runs, which are contiguous; the second on the reversed row."""
-    y = _split_causal(u, kernel, run)
+    forms = {name: functools.partial(_split_causal, *how) for name, how in FORMS.items()}
+    causal = functools.partial(run_form, "fft_conv", forms)
+    y = causal(u, kernel, run)
     if reverse is None or not reverse.shape[0]:
         return y
     ahead = jnp.pad(reverse, ((1, 0), (0, 0)))
     back = None if run is None else run[:, ::-1]
-    return y + _split_causal(u[:, ::-1], ahead, back)[:, ::-1]
+    return y + causal(u[:, ::-1], ahead, back)[:, ::-1]
 
 
-def _split_causal(u: Array, kernel: Array, run: Int[Array, "B L"] | None) -> Array:
+def _split_causal(
+    parts: int,
+    transform: Transform,
+    u: Array,
+    kernel: Array,
+    run: Int[Array, "B L"] | None,
+) -> Array:
     length = u.shape[1]
     total = DIRECT
     while total < length:
@@ -120,9 +132,9 @@ def _split_causal(u: Array, kernel: Array, run: Int[Array, "B L"] | None) -> Arr
     y = _direct(_blocks(u, DIRECT), _blocks(run, DIRECT), kernel).reshape(u.shape)
     size = DIRECT
     while size < total:
-        count = min(PARTS, total // size)
-        parts = (_blocks(x, count, size) for x in (u, run))
-        y = y + _across(*parts, kernel[: count * size]).reshape(u.shape)
+        count = min(parts, total // size)
+        blocks = (_blocks(x, count, size) for x in (u, run))
+        y = y + _across(transform, *blocks, kernel[: count * size]).reshape(u.shape)
         size *= count
     return y[:, :length]
 
@@ -144,6 +156,7 @@ def _direct(u: Float[Array, "B n b D"], run: Int[Array, "B n b"] | None, kernel:
 
 
 def _across(
+    transform: Transform,
     u: Float[Array, "B n p h D"],
     run: Int[Array, "B n p h"] | None,
     kernel: Float[Array, "ph D"],
@@ -161,22 +174,51 @@ def _across(
         targets = (run[:, :, 1:] == entering[..., None])[..., None]
     kernel = kernel.reshape(count, half, -1)
     windows = jnp.concatenate([kernel[:-1], kernel[1:]], axis=1)
-    seen, windows = (jnp.fft.rfft(x, 2 * half, axis=-2) for x in (sources, windows))
-    spectrum = windows[0] * _met(seen, run, 0)
-    for gap in range(1, count - 1):
-        term = windows[gap] * _met(seen[:, :, :-gap], run, gap)
-        spectrum = spectrum + jnp.pad(term, ((0, 0), (0, 0), (gap, 0), (0, 0), (0, 0)))
-    y = jnp.fft.irfft(spectrum, 2 * half, axis=-2)[..., half:, :]
+    seen, windows = (transform.forward(x, 2 * half) for x in (sources, windows))
+    spectrum = _passed(seen, windows, None if run is None else (leaving, entering))
+    y = transform.behind(spectrum, 2 * half)
     y = y if targets is None else jnp.where(targets, y, 0)
     return jnp.pad(y, ((0, 0), (0, 0), (1, 0), (0, 0), (0, 0)))
 
 
-def _met(seen: Array, run: Int[Array, "B n p h"] | None, gap: int) -> Array:
-    """What parts pass on behind the next `gap` parts, where their last run reaches as far."""
-    if run is None:
-        return seen
-    same = run[:, :, : -gap - 1, -1] == run[:, :, gap + 1 :, 0]
-    return jnp.where(same[..., None, None], seen, 0)
+def _passed(
+    seen: Complex[Array, "B n q f D"],
+    windows: Complex[Array, "q f D"],
+    runs: tuple[Int[Array, "B n q"], Int[Array, "B n q"]] | None,
+) -> Complex[Array, "B n q f D"]:
+    """y_j = Σ_{i<=j} windows[j-i] ⊙ seen_i, where the run that leaves i is what enters j."""
+    count = windows.shape[0]
+    if count > WRITTEN:
+        return _passed_in_turn(seen, windows, runs)
+    spectrum = 0
+    for gap in range(count):
+        moved = seen[:, :, : count - gap]
+        if runs is not None:
+            same = runs[0][:, :, : count - gap] == runs[1][:, :, gap:]
+            moved = jnp.where(same[..., None, None], moved, 0)
+        term = windows[gap] * moved
+        spectrum = spectrum + jnp.pad(term, ((0, 0), (0, 0), (gap, 0), (0, 0), (0, 0)))
+    return spectrum
+
+
+def _passed_in_turn(seen: Array, windows: Array, runs: tuple[Array, Array] | None) -> Array:
+    """The same in a loop: written out, a TPU's compiler takes minutes for it."""
+    count = windows.shape[0]
+
+    def behind(x: Array, gap: Array) -> Array:
+        wide = jnp.pad(x, [(count if axis == 2 else 0, 0) for axis in range(x.ndim)])
+        return jax.lax.dynamic_slice_in_dim(wide, count - gap, count, 2)
+
+    @jax.checkpoint  # linear: made again in the backward pass, a step leaves nothing
+    def step(spectrum: Array, x: tuple[Array, Array]) -> tuple[Array, None]:
+        gap, window = x
+        moved = behind(seen, gap)
+        if runs is not None:
+            same = behind(runs[0], gap) == runs[1]
+            moved = jnp.where(same[..., None, None], moved, 0)
+        return spectrum + window * moved, None
+
+    return jax.lax.scan(step, jnp.zeros_like(seen), (jnp.arange(count), windows))[0]
 
 
 def good_size(least: int) -> int:

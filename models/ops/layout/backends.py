@@ -40,6 +40,9 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     # (Performer 171 against 208); on a v5e 1.2 times the cycles for V=128 and one (docs/forms.md),
     # more for narrower heads.
     "normaliser": {"cpu": "apart", "gpu": "together", "tpu": "together"},
+    # A TPU's compiler takes tens of seconds for each of the transforms of 2^20 tokens, and matrix
+    # units are idle in them (docs/speed.md).
+    "fft_conv": {"cpu": "transforms", "gpu": "transforms", "tpu": "products"},
     # A GPU starts kernels dearly. Forward and backward over 2,048 tokens, 8 heads of 128, compiled
     # for an H100, walking from chunk to chunk and at once: GLA 1,299 and 111 kernels
     # (docs/forms_gpu.md), for twice the memory. TPUs have the walk as a kernel: DPLR's 1.1 ms for

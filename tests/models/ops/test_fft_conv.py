@@ -1,11 +1,15 @@
 """FFT convolution against the sum over pairs of tokens."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqzoo.models.ops.conv import transforms
 from seqzoo.models.ops.conv.fft import fft_conv, good_size
+from seqzoo.models.ops.layout import backends
 from tests.helpers import assert_close, x64
 from tests.references import fft_conv as reference
 from tests.references.attention import runs
@@ -42,6 +46,16 @@ def draw(kernel_length, reverse_length, seed=0):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("lengths", [(100, 0), (LENGTH, 100), (3, 40)], ids=str)
 def test_equals_reference(layout, lengths):
+    check_against_reference(layout, lengths)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_split_rows_equal_the_reference_by_products_of_matrices_too(layout):
+    with backends.forced("fft_conv", "products"):
+        check_against_reference(layout, (LENGTH, 40), strict=True)
+
+
+def check_against_reference(layout, lengths, *, strict=False):
     u, kernel, reverse, cotangent = draw(*lengths)
     ids = LAYOUTS[layout]()
     tags = None if ids is None else runs(ids)
@@ -51,7 +65,8 @@ def test_equals_reference(layout, lengths):
 
     @jax.jit
     def both(*args):
-        y, pull = jax.vjp(lambda u, k, r: fft_conv(u, k, reverse_kernel=r, segment_ids=ids), *args)
+        options = {"segment_ids": ids, "strict": strict}
+        y, pull = jax.vjp(lambda u, k, r: fft_conv(u, k, reverse_kernel=r, **options), *args)
         return y, pull(jnp.asarray(cotangent))
 
     with x64():
@@ -90,6 +105,21 @@ def test_vmapped_gradient_equals_the_loop():
     together = jax.jit(jax.vmap(grad, (0, None)))(kernels, u)
     apart = jnp.stack([grad(k, u) for k in kernels])
     assert_close(together, apart, ratio=1e-5)
+
+
+@pytest.mark.parametrize("half", [16, 1024])
+def test_products_of_matrices_give_what_transforms_do(half):
+    rng = np.random.default_rng(half)
+    x, window = rng.normal(size=(2, half, 3)), rng.normal(size=(2 * half, 3))
+
+    def behind(way, dtype):
+        spectra = (way.forward(jnp.asarray(v, dtype), 2 * half) for v in (x, window))
+        return way.behind(math.prod(spectra), 2 * half)
+
+    with x64():
+        want = np.asarray(behind(transforms.FAST, jnp.float64))
+        assert_close(behind(transforms.PRODUCTS, jnp.float64), want, ratio=1e-13)
+    assert_close(behind(transforms.PRODUCTS, jnp.float32), want, ratio=1e-6)
 
 
 def test_good_sizes():
