@@ -27,7 +27,7 @@ from seqzoo.models.ops.layout.segments import Segments
 from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.recurrent.parts import hidden_width, way_out, wide
 from seqzoo.models.ssm.dplr import dplr_step, planes, resolvent
-from seqzoo.models.ssm.hippo import Measure, nplr
+from seqzoo.models.ssm.hippo import Measure, check_even, nplr
 from seqzoo.models.ssm.memory import WINDOW
 
 
@@ -66,7 +66,7 @@ class HippoCell(Mixer):
             raise ValueError(f"unknown {measure=}; known: legs, legt, fourier, fourier2, lagt")
         if window <= 0 or memories < 1:
             raise ValueError(f"window and memories must be positive; got {window=}, {memories=}")
-        nplr(measure, d_state)  # refuses sizes that cannot be
+        check_even(d_state)
         self.d_hidden, self.d_state = hidden_width(d_hidden, d_model), d_state
         self.memories, self.measure, self.window = memories, measure, window
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
