@@ -1,11 +1,11 @@
 """Spectra of real rows by fast Fourier transforms, or by products of matrices where those are dear.
 
-Either pair takes rows of at most `size` numbers, an even power of two, and gives what is behind the
-middle of a convolution of that length, if the spectra are multiplied in between. What wraps around
-falls before the middle, with the other sign in one of them, so both are the same there.
+Either pair has rows of at most `size` numbers, a power of two. If the spectra of two are multiplied
+in between, it gives the second half of their convolution; what is longer wraps around into the
+first half, by the products with the other sign, and neither keeps that.
 
-A TPU's compiler takes tens of seconds for a transform of some size, and its matrix units are idle
-in it (docs/speed.md).
+A TPU's compiler takes tens of seconds for a transform of a large size, and matrix units are idle in
+it (docs/speed.md).
 """
 
 from __future__ import annotations
