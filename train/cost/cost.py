@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from seqzoo.models.config import config_of
 from seqzoo.models.registry import mixer, resolve
+from seqzoo.models.ssm.hippo import unread
 from seqzoo.models.whole.build import build_model
 from seqzoo.train.config import Experiment
 from seqzoo.train.devices.flops import operations
@@ -36,7 +37,8 @@ def cost(experiment: Experiment) -> dict[str, Any]:
     def state(variables: PyTree) -> PyTree:
         return nnx.merge(graphdef, variables).encoder.init_state(1).inner
 
-    model = nnx.eval_shape(make)
+    with unread():
+        model = nnx.eval_shape(make)
     graphdef, variables = nnx.split(model)
     params = jax.tree.leaves(nnx.state(model, nnx.Param))
     elements = int(model.state_size()) or None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seqzoo.models.ssm.hippo import hippo, hippo_dplr, nplr
+from seqzoo.models.ssm.hippo import hippo, hippo_dplr, nplr, unread
 from tests.golden import golden
 from tests.helpers import assert_close
 
@@ -47,6 +47,17 @@ def test_normal_form_gives_the_matrix_back(measure, n):
     lam, p, b, v = (np.concatenate([z, z.conj()], -1) for z in nplr(measure, n))
     assert_close(v @ (np.diag(lam) - p.T @ p.conj()) @ v.conj().T, A, ratio=1e-12)
     assert_close(v @ b, B, ratio=1e-12)
+
+
+@pytest.mark.parametrize("measure", ["legs", "legsd", "legt", "lagt", "fourier", "fourier2"])
+def test_unread_forms_have_the_shapes_of_others_and_are_not_kept(measure):
+    before = nplr(measure, 8)
+    with unread():
+        shapes = [(z.shape, z.dtype) for z in nplr(measure, 8)]
+        with pytest.raises(ValueError, match="even, positive size"):
+            nplr(measure, 7)
+    assert shapes == [(z.shape, z.dtype) for z in before]
+    np.testing.assert_array_equal(nplr(measure, 8).v, before.v)
 
 
 def test_the_form_of_legs_alone():

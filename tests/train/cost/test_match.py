@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
 from seqzoo import tasks
@@ -54,6 +55,15 @@ def test_states_are_matched_in_bytes_at_the_tasks_length():
     goal = max(bytes_.values())
     assert all(abs(m.difference) <= TOLERANCE for m in found.values()), found
     assert all(cost(m.experiment)["state_bytes"] / goal - 1 == m.difference for m in found.values())
+
+
+@pytest.mark.parametrize("name", ["s4", "s4d", "s5", "hippo"])
+def test_what_a_model_would_cost_needs_no_eigenvectors(name, monkeypatch):
+    options = {"d_state": 64, **({"init": "legs"} if name == "s4d" else {})}
+    experiment = dataclasses.replace(*experiments(name).values(), mixer=options)
+    real = cost(experiment)
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: pytest.fail("decomposed"))
+    assert cost(experiment) == real
 
 
 def test_operations_are_matched_and_loops_count_as_often_as_they_run():
