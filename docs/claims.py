@@ -28,6 +28,7 @@ from seqzoo.train.cli.command import dispatch  # noqa: E402
 from seqzoo.train.compare import results  # noqa: E402
 from seqzoo.train.compare.results import Comparison, SeedResult  # noqa: E402
 from seqzoo.train.compare.statistics import Interval, bounds_of, interval  # noqa: E402
+from seqzoo.train.devices.backend import reuse_memory  # noqa: E402
 
 SHARED = "--seeds 3 --eval-every 0 --eval-batch-size 128 --vectorise always --threads 0"
 SIZES = "--data.validation-size 128 --data.test-size 512"  # where the task draws its rows
@@ -138,6 +139,7 @@ def trained(name: str, claim: Mapping[str, Any], out: Path) -> Measured:
 
 def main() -> None:
     """Reads the command line, tries what is asked for, writes the page."""
+    reuse_memory()
     claims = tomllib.loads((HERE / "claims.toml").read_text())
     every = [*claims, *DIRECT]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

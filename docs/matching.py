@@ -18,6 +18,7 @@ from seqzoo.models.mixers import MIXERS
 from seqzoo.models.registry import mixer
 from seqzoo.train.config import Experiment, TrainConfig
 from seqzoo.train.cost.match import WORDS, matched
+from seqzoo.train.devices.backend import reuse_memory
 
 HERE = Path(__file__).parent
 ROWS, PAGE = HERE / "matching.json", HERE / "matching.md"
@@ -107,6 +108,7 @@ def summary(rows: dict) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
+        reuse_memory()
         measure(sys.argv[1:])
     else:
         head = PAGE.read_text().partition(START)[0]

@@ -14,6 +14,7 @@ import jax
 
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.config import Experiment, TrainConfig
+from seqzoo.train.devices.backend import reuse_memory
 from seqzoo.train.loop.data import to_devices
 from seqzoo.train.loop.program import make_program, replica_keys
 from seqzoo.train.loop.streams import RunData
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--d-model", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
+    reuse_memory()
     for model in options.models:
         (own, _), (shared, shapes) = (steps_of(options, model, pack) for pack in (0, -1))
         times = []

@@ -14,6 +14,7 @@ import jax
 from seqzoo import tasks
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.config import Experiment, MeshConfig, TrainConfig
+from seqzoo.train.devices.backend import reuse_memory
 from seqzoo.train.loop.data import to_devices
 from seqzoo.train.loop.program import make_program, replica_keys
 from seqzoo.train.loop.streams import RunData
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
+    reuse_memory()
     for model in options.models:
         made = {count: replicas_of(options, model, count) for count in options.counts}
         times = []

@@ -17,6 +17,7 @@ import numpy as np
 from seqzoo.models.backbone import BackboneConfig
 from seqzoo.tasks import build
 from seqzoo.train.config import Experiment, OptimConfig, TrainConfig
+from seqzoo.train.devices.backend import reuse_memory
 from seqzoo.train.evaluation.probe import probe_run
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop.runner import run
@@ -69,6 +70,7 @@ def _percent(values: list[float]) -> str:
 
 def main(runs: Path) -> None:
     """The table, into the page after every run."""
+    reuse_memory()
     lines = [
         "| task | objective | linear probe | nearest neighbours | spread | effective rank |",
         "|---|---|---|---|---|---|",

@@ -26,6 +26,7 @@ from seqzoo.train.compare.formats import show
 from seqzoo.train.compare.pairs import differences_of
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.statistics import SHARE, bounds_of, interval
+from seqzoo.train.devices.backend import reuse_memory
 
 HERE = Path(__file__).parent
 WORDS = {"parameters": "parameters", "flops": "operations a step"}
@@ -209,6 +210,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="MATCHING/TASK")
     parser.add_argument("--page", action="store_true", help="train nothing")
     options = parser.parse_args()
+    reuse_memory()
     plan = tomllib.loads((HERE / f"{options.name}.toml").read_text())
     out = options.out or Path("runs") / options.name
     every = [f"{matching}/{task}" for task in plan["tasks"] for matching in plan["matchings"]]

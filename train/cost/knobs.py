@@ -16,7 +16,7 @@ STEPS = (1, 2, 4, 8, 16, 32, 64)  # of whole numbers: what must divide them show
 # Options of mixers that size what they keep or compute, the usual ones first.
 SIZES = (
     *("d_state", "d_value", "d_hidden", "d_key", "d_head", "d_qk", "num_features", "kv_rank"),
-    *("averages", "block_size", "window"),
+    *("averages", "block_size", "window", "memory", "num_codes", "num_slots", "landmarks"),
 )
 HEADS = "num_heads"
 

@@ -114,18 +114,36 @@ def _solved(start: Matched, metric: Metric, measure: Measure) -> Matched:
     """The first that is near enough, else the nearest of all that were tried."""
     best = start
     for found in _tries(start, metric, measure):
-        if abs(found.difference) < abs(best.difference):
-            best = found
+        best = min((best, found), key=_distance)
         if _equal(best):
+            return best
+    while metric != "time":  # the cheap ones go on from the nearest, as long as that helps
+        base = best
+        for knob in _knobs(base, metric, measure):
+            best = min((best, *turn(base, knob, measure, metric)), key=_distance)
+        if _equal(best) or best is base:
             break
     return best
 
 
+def _distance(found: Matched) -> float:
+    return abs(found.difference)
+
+
+def _can_be(experiment: Experiment) -> bool:
+    return bool(cost(experiment))
+
+
+def _knobs(base: Matched, metric: Metric, measure: Measure) -> Iterator[Knob]:
+    """All but the depth."""
+    yield from options(base.experiment, measure)
+    yield from width(base.experiment, _can_be)
+    if metric != "state":
+        yield from expansion(base.experiment)
+
+
 def _tries(start: Matched, metric: Metric, measure: Measure) -> Iterator[Matched]:
     """The best of each knob, from the least change to the greatest."""
-
-    def can_be(experiment: Experiment) -> bool:
-        return bool(cost(experiment))
 
     def fine(base: Matched) -> Iterator[Knob]:
         return (
@@ -141,7 +159,7 @@ def _tries(start: Matched, metric: Metric, measure: Measure) -> Iterator[Matched
             yield from turn(base, knob, measure, metric)
 
     yield from along(start, fine(start))
-    for coarse in (width(start.experiment, can_be), depth(start.experiment)):
+    for coarse in (width(start.experiment, _can_be), depth(start.experiment)):
         bases = [*along(start, coarse)]
         yield from bases
         for more in (fine, rest):

@@ -57,6 +57,14 @@ def test_states_are_matched_in_bytes_at_the_tasks_length():
     assert all(cost(m.experiment)["state_bytes"] / goal - 1 == m.difference for m in found.values())
 
 
+def test_where_one_size_is_too_little_others_are_turned_too():
+    own = {"block_size": 4, "memory": 4, "num_codes": 16}
+    vq = experiments("transformer_vq", d_model=4)["transformer_vq"]
+    (found,) = matched({"vq": dataclasses.replace(vq, mixer=own)}, "state", 250).values()
+    assert abs(found.difference) <= TOLERANCE
+    assert len(found.turned) == 3
+
+
 @pytest.mark.parametrize("name", ["s4", "s4d", "s5", "hippo"])
 def test_what_a_model_would_cost_needs_no_eigenvectors(name, monkeypatch):
     options = {"d_state": 64, **({"init": "legs"} if name == "s4d" else {})}
