@@ -18,10 +18,11 @@ from seqzoo.train.folder.checkpoint import CheckpointError, Checkpoints
 from seqzoo.train.folder.metrics import NonFiniteError, read_lines
 from seqzoo.train.folder.run_folder import RunFolder
 from seqzoo.train.loop import evaluate as evaluation
+from seqzoo.train.loop import program as programs
 from seqzoo.train.loop import runner
 from seqzoo.train.loop.data import to_devices, train_batches
 from seqzoo.train.loop.evaluate import evaluate, load_run, load_selected, saved_like
-from seqzoo.train.loop.program import make_program
+from seqzoo.train.loop.program import make_program, replica_keys
 from seqzoo.train.loop.runner import run_program
 from seqzoo.train.loop.selection import Best
 from seqzoo.train.loop.state import seed_keys
@@ -113,6 +114,32 @@ def saved(folder, program, step=STEPS):
     found = checkpoints.restore(step, saved_like(program))
     checkpoints.close()
     return found
+
+
+def test_side_by_side_and_in_turn_are_the_same(monkeypatch):
+    ends, texts = [], set()
+    batches = itertools.islice(train_batches(Tiny().source("train", 3), 8, seed=3), 2)
+    batches = [jax.tree.map(lambda x: np.stack([x, x[::-1]]), batch) for batch in batches]
+    for turns in (False, True):
+        monkeypatch.setattr(programs, "take_turns", lambda mesh, turns=turns: turns)
+        made = make_program(
+            experiment(replicas=2), make_model=make_model, devices=jax.devices()[:1]
+        )
+        first, key = replica_keys(made.experiment)
+        state = made.init(first)
+        text = made.step.lower(state, to_devices(batches[0], made.rows), key).as_text()
+        for batch in batches:
+            state, metrics = made.step(state, to_devices(batch, made.rows), key)
+        measured = made.evaluate(
+            state.params,
+            state.rest,
+            to_devices({name: x[0] for name, x in batches[0].items()}, made.eval_rows),
+        )
+        metrics = {name: jnp.asarray(x, float) for name, x in metrics.items()}
+        ends.append((state, metrics, measured))
+        texts.add(text)
+    assert len(texts) == 2
+    assert_trees_close(*ends)
 
 
 def test_seeds_together_equal_seeds_alone(together, program, alone):
