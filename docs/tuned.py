@@ -190,7 +190,7 @@ def tasks_table(plan: Mapping[str, Any], out: Path) -> str:
     for task, own in plan["tasks"].items():
         taken = [out / matching / task / "minutes.txt" for matching in plan["matchings"]]
         minutes = " and ".join(place.read_text() for place in taken if place.exists())
-        lines.append(f"| {task} | {own['says']} | {minutes} |")
+        lines.append(f"| {task} | {own['says']} | {minutes or 'not run yet'} |")
     return "\n".join(lines)
 
 
