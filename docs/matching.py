@@ -65,7 +65,8 @@ def table(rows: dict) -> str:
     """The residuals, a line for each mixer, and what they come to."""
     columns = [(m, b) for m in BUDGETS if m != "time" for b in BUDGETS[m]]
     out = ["## How near each mixer comes", "", summary(rows), ""]
-    out += ["Cells without a number are not measured yet; the script goes on where it was.", ""]
+    if any(f"{m} {name} {b:g}" not in rows for m, b in columns for name in MIXERS):
+        out += ["Cells without a number are not measured yet; the script goes on where it was.", ""]
     out += ["| mixer | " + " | ".join(f"{m} {b:g}" for m, b in columns) + " |"]
     out += ["|---|" + "---:|" * len(columns)]
     for name in MIXERS:
@@ -75,7 +76,7 @@ def table(rows: dict) -> str:
     if timed:
         out += [
             "",
-            "Time, medians of steps in turns:",
+            "Time, medians of steps in turns; not of every mixer, since each try is a compilation:",
             "",
             "| mixer and seconds | found |",
             "|---|---|",
