@@ -163,8 +163,8 @@ def _weights(optim: OptimConfig, each: Callable[..., Callable]) -> Callable[[Tra
 def take_turns(mesh: Mesh) -> bool:
     """Whether replicas take their step one after another, inside of one program.
 
-    What one of them computes stays in a CPU's cache then: 0.9 to 1.25 times as fast as side by
-    side, in a quarter of the memory. Chips have to be filled.
+    What one of them computes stays in a CPU's cache then: as fast as side by side or faster but for
+    the smallest, in a quarter of the memory (docs/speed.md). Chips have to be filled.
     """
     return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
 
