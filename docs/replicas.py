@@ -27,7 +27,7 @@ STEPS = 5  # that are timed together
 def replicas_of(options: argparse.Namespace, model: str, count: int):
     """A call that takes some steps of `count` replicas; seconds to compile, and MiB."""
     task = tasks.build(
-        "mqar", vocab_size=max(64, options.length + 1), num_pairs=4, length=options.length
+        "mqar", vocab_size=max(64, 2 * options.length), num_pairs=4, length=options.length
     )
     train = TrainConfig(steps=8, batch_size=options.batch_size, replicas=count, threads=0)
     backbone = BackboneConfig(d_model=options.d_model, depth=2)
