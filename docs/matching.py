@@ -29,7 +29,6 @@ BUDGETS = {
     "flops": (5e7, 2e8, 8e8),
     "time": (0.01, 0.02, 0.04),
 }
-TIMED = ("attention", "gru", "lru", "linear_attention", "mamba2", "s4d")
 
 
 def experiment(name: str) -> Experiment:
@@ -47,8 +46,7 @@ def measure(metrics: list[str]) -> None:
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else {}
     for asked in metrics:
         metric, _, names = asked.partition(":")
-        own = TIMED if metric == "time" else MIXERS
-        for name in names.split(",") if names else own:
+        for name in names.split(",") if names else MIXERS:
             for budget in BUDGETS[metric]:
                 key = f"{metric} {name} {budget:g}"
                 if key in rows:
@@ -63,7 +61,7 @@ def measure(metrics: list[str]) -> None:
 
 def table(rows: dict) -> str:
     """The residuals, a line for each mixer, and what they come to."""
-    columns = [(m, b) for m in BUDGETS if m != "time" for b in BUDGETS[m]]
+    columns = [(m, b) for m in BUDGETS for b in BUDGETS[m]]
     out = ["## How near each mixer comes", "", summary(rows), ""]
     if any(f"{m} {name} {b:g}" not in rows for m, b in columns for name in MIXERS):
         out += ["Cells without a number are not measured yet; the script goes on where it was.", ""]
@@ -72,16 +70,6 @@ def table(rows: dict) -> str:
     for name in MIXERS:
         cells = (cell(rows.get(f"{m} {name} {b:g}")) for m, b in columns)
         out.append(f"| {name} | " + " | ".join(cells) + " |")
-    timed = [(k, rows[k]) for k in rows if k.startswith("time ")]
-    if timed:
-        out += [
-            "",
-            "Time, medians of steps in turns; not of every mixer, since each try is a compilation:",
-            "",
-            "| mixer and seconds | found |",
-            "|---|---|",
-        ]
-        out += [f"| {k.removeprefix('time ')} | {row[1]} |" for k, row in timed]
     return "\n".join(out) + "\n"
 
 

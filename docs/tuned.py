@@ -6,7 +6,8 @@
     python docs/tuned.py eight --only parameters/recall # one comparison
     python docs/tuned.py eight --page                   # the tables of what is there
 
-Comparisons are kept in --out and go on where they were stopped; the tables are docs/PLAN.md.
+Comparisons are kept in --out and go on where they were stopped. The results of those that are
+whole are kept in docs/compared too, and the tables, docs/PLAN.md, are of both.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from seqzoo.train.compare.statistics import SHARE, bounds_of, interval
 from seqzoo.train.devices.backend import reuse_memory
 
 HERE = Path(__file__).parent
+KEPT = HERE / "compared"
+MINUTES = "minutes.txt"
 WORDS = {"parameters": "parameters", "flops": "operations a step"}
 RATE, DEFAULT = "optim.peak_lr", 1e-3  # what nobody who does not tune would change
 
@@ -39,7 +42,8 @@ HEAD = """# {title}
 {says} Sizes are matched to within 3%, by the width of the feed-forward or, where it must be, more
 ([matching](matching.md)). Test means with 95% intervals; **bold**: the best and those that no test
 tells apart from it (paired differences, Holm). In brackets the best rate, `!` where it is the end
-of those that were tried. Flags are in `docs/{name}.toml`.
+of those that were tried. Flags are in `docs/{name}.toml`. Every run and its curves are in
+`docs/compared/{name}` ([format](results_format.md)); `seqzoo report` makes pages and tables of them.
 """
 
 
@@ -131,10 +135,10 @@ def page(name: str, plan: Mapping[str, Any], out: Path) -> str:
         (matching, task): found
         for matching in plan["matchings"]
         for task in plan["tasks"]
-        if (found := whole(out / matching / task))
+        if (found := whole(out / matching / task) or whole(KEPT / name / matching / task))
     }
     head = HEAD.format(name=name, title=plan["title"], says=plan["says"].replace("\n", " "))
-    parts = [head, tasks_table(plan, out)]
+    parts = [head, tasks_table(plan, out, KEPT / name)]
     for matching in plan["matchings"]:
         tasks = [task for task in plan["tasks"] if (matching, task) in there]
         if not tasks:
@@ -184,14 +188,23 @@ def beside_table(predecessors: Mapping[str, str], found: Mapping[str, Comparison
     return "\n".join(lines)
 
 
-def tasks_table(plan: Mapping[str, Any], out: Path) -> str:
+def tasks_table(plan: Mapping[str, Any], out: Path, kept: Path) -> str:
     """What each task is, and how long its comparisons took."""
     lines = ["| task | what | minutes, by matching |", "|---|---|---|"]
     for task, own in plan["tasks"].items():
-        taken = [out / matching / task / "minutes.txt" for matching in plan["matchings"]]
-        minutes = " and ".join(place.read_text() for place in taken if place.exists())
+        both = [[place / m / task / MINUTES for place in (out, kept)] for m in plan["matchings"]]
+        taken = [next((one for one in places if one.exists()), None) for places in both]
+        minutes = " and ".join(one.read_text() for one in taken if one)
         lines.append(f"| {task} | {own['says']} | {minutes or 'not run yet'} |")
     return "\n".join(lines)
+
+
+def keep(folder: Path, kept: Path, name: str) -> None:
+    """What of a whole comparison its tables are made of, into the project."""
+    kept.mkdir(parents=True, exist_ok=True)
+    text = (folder / results.FILE).read_text().replace(str(folder), f"runs/{name}")
+    (kept / results.FILE).write_text(text)
+    (kept / MINUTES).write_text((folder / MINUTES).read_text())
 
 
 def whole(folder: Path) -> Comparison | None:
@@ -220,12 +233,13 @@ def main() -> None:
         folder = out / name
         if whole(folder):
             continue
-        start, minutes = time.perf_counter(), folder / "minutes.txt"
+        start, minutes = time.perf_counter(), folder / MINUTES
         code = dispatch(["compare", *words_of(plan, *name.split("/")), "--out", str(folder)])
         before = float(minutes.read_text()) if minutes.exists() else 0.0
         minutes.write_text(f"{before + (time.perf_counter() - start) / 60:.0f}")
         if code:
             raise SystemExit(code)
+        keep(folder, KEPT / options.name / name, f"{options.name}/{name}")
     (HERE / f"{options.name}.md").write_text(page(options.name, plan, out))
 
 

@@ -196,22 +196,25 @@ Point = tuple[float, float]  # a knob's value and the size
 
 def _ends(knob: Knob, at: At, target: float, metric: Metric) -> tuple[Point, Point] | None:
     """Two values of the knob with the target between them, the smaller first."""
-    now, size = knob.now, at(knob.now)
+    now, size, slope = knob.now, at(knob.now), 0.0
     up = size < target
     if up and not knob.step and metric != "time":
         most = at(knob.most)
         return ((now, size), (knob.most, most)) if most and most > target else None
     while True:
-        factor = 2.0 if up else 0.5
+        wanted = now * (2.0 if up else 0.5)
         if metric == "time":  # each probe is a compilation: as far as it may take, at once
-            factor = _far(target / size, knob)
-        then = _on_grid(now * factor, knob)
+            wanted = now * _far(target / size, knob)
+            if slope > 0:
+                wanted = min(now + 1.1 * (target - size) / slope, knob.most)
+        then = _on_grid(wanted, knob)
         found = at(then) if 0 < then <= knob.most and then != now else None
         if found is None or found == size:  # the end, or nothing that this knob decides
             return None
         if (found >= target) == up:
             pair = ((now, size), (then, found))
             return pair if up else pair[::-1]
+        slope = (found - size) / (then - now)
         now, size = then, found
 
 
@@ -219,7 +222,7 @@ def _far(ratio: float, knob: Knob) -> float:
     """A factor of a knob that changes a step's time by `ratio` and, as a rule, a little more."""
     if knob.step:
         return ratio * (1.1 if ratio > 1 else 0.9)
-    share = 0.4  # of the time that depends on the feed-forward's width
+    share = 0.2  # of the time that depends on the feed-forward's width
     return max(1 + (ratio - 1) / share, 0.25)
 
 

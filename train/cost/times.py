@@ -24,11 +24,13 @@ class Times:
     """
 
     def __init__(self, reference: Experiment):
-        self._reference = _Timed(reference)
+        self._key, self._reference = reference.key(), _Timed(reference)
         self._seconds = statistics.median(self._reference.step() for _ in range(ROUNDS))
 
     def __call__(self, experiment: Experiment) -> float:
         """Seconds of a step, where a step of the reference takes as long as at first."""
+        if experiment.key() == self._key:
+            return from_first("how long a step takes", lambda: self._seconds)
         other, own, theirs = _Timed(experiment, self._reference.batch), [], []
         while len(own) < ROUNDS or (sum(own) + sum(theirs) < ENOUGH and len(own) < MOST):
             own.append(other.step())
