@@ -145,8 +145,8 @@ def parse(kind: type, line: CommandLine, prog: str, about: str = "") -> Any:
     values = {}
     for given in line.given:
         if given.name not in known:
-            shown = [flag.name for flag in known.values() if not flag.former]
-            raise unknown("option", given.name, shown)
+            names = [flag.name for flag in known.values() if not flag.former]
+            raise unknown("option", given.name, names, _beside(given.name, names))
         words, more = _own_words(given, known[given.name].type)
         for word in (*line.rest, *more):
             raise ValueError(f"unexpected argument {word!r}; options have the form --name value")
@@ -160,6 +160,13 @@ def parse(kind: type, line: CommandLine, prog: str, about: str = "") -> Any:
         if flag.needed and flag.name not in values:
             raise ValueError(f"{flag.name} is needed")
     return _made(kind, values)
+
+
+def _beside(name: str, flags: list[str]) -> list[str]:
+    """Of some hundred flags those of the same part, or each part as one."""
+    part = name.partition(".")[0] + "."
+    same = [flag for flag in flags if "." in name and flag.startswith(part)]
+    return same or [*dict.fromkeys(f"{f.partition('.')[0]}.*" if "." in f else f for f in flags)]
 
 
 def explain(kind: type) -> None:
