@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import shlex
 import time
 import tomllib
@@ -153,11 +154,13 @@ def page(name: str, plan: Mapping[str, Any], out: Path) -> str:
             parts.append(f"| {name} | {' | '.join(cells)} |")
     if "predecessors" in plan:
         parts.append(beside_table(plan["predecessors"], {t: c for (_, t), c in there.items()}))
-    parts.append("\n## Where the order changes\n")
+    changes = []
     for (matching, task), found in there.items():
-        scores = (trial_scores(found, tuned=tuned) for tuned in (False, True))
-        pairs = list(reversed_pairs(*scores))
-        parts.append(
+        untuned, best = (trial_scores(found, tuned=tuned) for tuned in (False, True))
+        if not untuned:  # the default was not among the rates
+            continue
+        pairs = list(reversed_pairs(untuned, best))
+        changes.append(
             f"- {task}, equal {WORDS[matching]}, from {DEFAULT:g} for all to the best rate of each "
             f"(validation): {', '.join(pairs) or 'no pair'}."
         )
@@ -166,10 +169,12 @@ def page(name: str, plan: Mapping[str, Any], out: Path) -> str:
         if len(both) == len(WORDS):
             scores = map(standing, both)
             pairs = list(reversed_pairs(*scores))
-            parts.append(
+            changes.append(
                 f"- {task}, from equal {WORDS['parameters']} to equal {WORDS['flops']} (test): "
                 f"{', '.join(pairs) or 'no pair'}."
             )
+    if changes:
+        parts += ["\n## Where the order changes\n", *changes]
     return "\n".join(parts) + "\n"
 
 
@@ -203,7 +208,8 @@ def keep(folder: Path, kept: Path, name: str) -> None:
     """What of a whole comparison its tables are made of, into the project."""
     kept.mkdir(parents=True, exist_ok=True)
     text = (folder / results.FILE).read_text().replace(str(folder), f"runs/{name}")
-    (kept / results.FILE).write_text(text)
+    short = json.dumps(json.loads(text), separators=(",", ":"))  # a third of the bytes
+    (kept / results.FILE).write_text(short + "\n")
     (kept / MINUTES).write_text((folder / MINUTES).read_text())
 
 

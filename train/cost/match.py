@@ -206,11 +206,13 @@ def _ends(knob: Knob, at: At, target: float, metric: Metric) -> tuple[Point, Poi
         if metric == "time":  # each probe is a compilation: as far as it may take, at once
             wanted = now * _far(target / size, knob)
             if slope > 0:
-                wanted = min(now + 1.1 * (target - size) / slope, knob.most)
+                wanted = min(now + (target - size) / slope, knob.most)
         then = _on_grid(wanted, knob)
         found = at(then) if 0 < then <= knob.most and then != now else None
         if found is None or found == size:  # the end, or nothing that this knob decides
             return None
+        if metric == "time" and abs(found - target) <= ENOUGH[metric] * target:
+            return None  # there is nothing to look for between
         if (found >= target) == up:
             pair = ((now, size), (then, found))
             return pair if up else pair[::-1]
