@@ -23,7 +23,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(\w+_proj|head\w*)/kernel", ("fsdp", "tensor")),
     (r"layers/\d+/kernel", ("fsdp", "tensor")),  # of the heads behind views
     (r"prototypes", ("tensor", "fsdp")),
-    (r"hidden_kernel", ("fsdp", "tensor")),
+    (r"hidden_kernel(/\d+)?", ("fsdp", "tensor")),  # one, or a list of them
     (r"experts/(up|gate)_proj/lora_a", ("expert", "fsdp", None)),  # as the kernels' own axes
     (r"experts/down_proj/lora_a", ("expert", "tensor", None)),
     (r"experts/(up|gate)_proj/lora_b", ("expert", None, "tensor")),
