@@ -43,8 +43,8 @@ HEAD = """# {title}
 {says} Sizes are matched to within 3%, by the width of the feed-forward or, where it must be, more
 ([matching](matching.md)). Test means with 95% intervals; **bold**: the best and those that no test
 tells apart from it (paired differences, Holm). In brackets the best rate, `!` where it is the end
-of those that were tried. Flags are in `docs/{name}.toml`. Every run and its curves are in
-`docs/compared/{name}` ([format](results_format.md)); `seqzoo report` makes pages and tables of them.
+of those that were tried. Flags are in `docs/{name}.toml`. Every run is in
+`docs/compared/{name}` ([format](results_format.md)); `seqzoo report` makes pages and tables of it.
 """
 
 
