@@ -43,8 +43,10 @@ HEAD = """# {title}
 {says} Sizes are matched to within 3%, by the width of the feed-forward or, where it must be, more
 ([matching](matching.md)). Test means with 95% intervals; **bold**: the best and those that no test
 tells apart from it (paired differences, Holm). In brackets the best rate, `!` where it is the end
-of those that were tried. Flags are in `docs/{name}.toml`. Every run is in
-`docs/compared/{name}` ([format](results_format.md)); `seqzoo report` makes pages and tables of it.
+of those that were tried. Flags are in `docs/{name}.toml`.
+"""
+RUNS = """Every run is in `docs/compared/{name}` ([format](results_format.md)); `seqzoo report`
+makes pages and tables of it.
 """
 
 
@@ -132,14 +134,15 @@ def beside(comparison: Comparison, predecessors: Mapping[str, str]) -> dict[str,
 
 def page(name: str, plan: Mapping[str, Any], out: Path) -> str:
     """The tables of the comparisons that are whole."""
-    there = {
-        (matching, task): found
-        for matching in plan["matchings"]
-        for task in plan["tasks"]
-        if (found := whole(out / matching / task) or whole(KEPT / name / matching / task))
-    }
+    kept = KEPT / name
+    names = itertools.product(plan["matchings"], plan["tasks"])
+    places = {(m, t): place(out / m / t, kept / m / t) for m, t in names}
+    there = {key: results.load(at / results.FILE) for key, at in places.items() if at}
+    if not there:
+        raise SystemExit(f"nothing is whole in {out} or {kept}; the page stays as it is")
     head = HEAD.format(name=name, title=plan["title"], says=plan["says"].replace("\n", " "))
-    parts = [head, tasks_table(plan, out, KEPT / name)]
+    head += RUNS.format(name=name) if kept.exists() else ""
+    parts = [head, tasks_table(plan, places)]
     for matching in plan["matchings"]:
         tasks = [task for task in plan["tasks"] if (matching, task) in there]
         if not tasks:
@@ -193,13 +196,12 @@ def beside_table(predecessors: Mapping[str, str], found: Mapping[str, Comparison
     return "\n".join(lines)
 
 
-def tasks_table(plan: Mapping[str, Any], out: Path, kept: Path) -> str:
+def tasks_table(plan: Mapping[str, Any], places: Mapping[tuple[str, str], Path | None]) -> str:
     """What each task is, and how long its comparisons took."""
     lines = ["| task | what | minutes, by matching |", "|---|---|---|"]
     for task, own in plan["tasks"].items():
-        both = [[place / m / task / MINUTES for place in (out, kept)] for m in plan["matchings"]]
-        taken = [next((one for one in places if one.exists()), None) for places in both]
-        minutes = " and ".join(one.read_text() for one in taken if one)
+        taken = [at for m in plan["matchings"] if (at := places[m, task])]
+        minutes = " and ".join((at / MINUTES).read_text() for at in taken)
         lines.append(f"| {task} | {own['says']} | {minutes or 'not run yet'} |")
     return "\n".join(lines)
 
@@ -208,17 +210,15 @@ def keep(folder: Path, kept: Path, name: str) -> None:
     """What of a whole comparison its tables are made of, into the project."""
     kept.mkdir(parents=True, exist_ok=True)
     text = (folder / results.FILE).read_text().replace(str(folder), f"runs/{name}")
-    short = json.dumps(json.loads(text), separators=(",", ":"))  # a third of the bytes
+    short = json.dumps(json.loads(text), separators=(",", ":"))  # half of the bytes
     (kept / results.FILE).write_text(short + "\n")
     (kept / MINUTES).write_text((folder / MINUTES).read_text())
 
 
-def whole(folder: Path) -> Comparison | None:
-    """A comparison that has all its models."""
-    if not (folder / results.FILE).exists():
-        return None
-    found = results.load(folder / results.FILE)
-    return None if found.missing else found
+def place(*folders: Path) -> Path | None:
+    """The first that has a comparison of all its models."""
+    files = ((folder, folder / results.FILE) for folder in folders)
+    return next((at for at, f in files if f.exists() and not results.load(f).missing), None)
 
 
 def main() -> None:
@@ -237,7 +237,7 @@ def main() -> None:
         parser.error(f"--only {options.only!r}: choose one of {', '.join(every)}")
     for name in [] if options.page else [options.only] if options.only else every:
         folder = out / name
-        if whole(folder):
+        if place(folder):
             continue
         start, minutes = time.perf_counter(), folder / MINUTES
         code = dispatch(["compare", *words_of(plan, *name.split("/")), "--out", str(folder)])
