@@ -10,6 +10,8 @@ import functools
 import json
 import os
 import sys
+import time
+import types
 from unittest import mock
 
 import jax
@@ -18,7 +20,9 @@ from seqzoo.models.backbone import BackboneConfig
 from seqzoo.train.cli.errors import exit_code
 from seqzoo.train.compare import comparison, work
 from seqzoo.train.config import MeshConfig
+from seqzoo.train.cost import times
 from seqzoo.train.devices.processes import Processes, is_first, joined
+from seqzoo.train.loop import speed
 from seqzoo.train.loop.program import make_program
 from seqzoo.train.loop.runner import run
 from tests.train.loop import test_packing
@@ -69,16 +73,36 @@ def packed(axis):
     return test_packing.experiment(mesh={"data": 1, axis: -1}, **changes)
 
 
+def fast_clock():
+    """The clock of a process whose steps seem to take much longer than those of process 0."""
+    return types.SimpleNamespace(perf_counter=lambda: 1e4 * time.perf_counter())
+
+
 def compared(folder, task, options):
-    """Two seeds of each, side by side; prints those that are through."""
+    """Two seeds of each, side by side; prints those that are through.
+
+    Processes may differ in how long they find their steps to take.
+    """
     made = functools.partial(make_program, make_model=make_model, devices=in_turns())
     with (
         mock.patch.object(comparison, "make_program", made),
         mock.patch.object(work, "make_program", made),
+        mock.patch.object(speed, "time", time if is_first() else fast_clock()),
     ):
         found = comparison.compare(models(task, **options), folder, seeds=2, vectorise="always")
     if is_first():
         print("through", *(model.name for model in found.models))
+
+
+def timed(task, options):
+    """How long a step of another model takes, as matching in time asks; prints it."""
+    made = functools.partial(make_program, make_model=make_model, devices=in_turns())
+    with (
+        mock.patch.object(times, "make_program", made),
+        mock.patch.object(times, "time", time if is_first() else fast_clock()),
+    ):
+        seconds = times.Times(experiment(task, **options))(experiment(task, seed=4))
+    print("took", seconds)
 
 
 def main(folder, port, count, index, options="{}"):
@@ -92,6 +116,8 @@ def main(folder, port, count, index, options="{}"):
     with joined(processes, exit_code):
         if os.environ.get("TINY_COMPARE"):
             return compared(folder, task, json.loads(options))
+        if os.environ.get("TINY_TIMES"):
+            return timed(task, json.loads(options))
         if axis := os.environ.get("TINY_PACK"):
             result = run(packed(axis), folder, devices=in_turns())
         else:

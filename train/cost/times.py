@@ -12,9 +12,10 @@ from seqzoo.train.config import Experiment
 from seqzoo.train.devices.processes import from_first
 from seqzoo.train.loop.data import HostBatch, to_devices
 from seqzoo.train.loop.program import make_program, replica_keys
+from seqzoo.train.loop.speed import timed_enough
 from seqzoo.train.loop.streams import RunData
 
-ROUNDS, MOST, ENOUGH = 7, 60, 1.0  # pairs of steps, least and most, and seconds that are enough
+ROUNDS = 7  # steps that say how long the reference takes
 
 
 class Times:
@@ -32,7 +33,7 @@ class Times:
         if experiment.key() == self._key:
             return from_first("how long a step takes", lambda: self._seconds)
         other, own, theirs = _Timed(experiment, self._reference.batch), [], []
-        while len(own) < ROUNDS or (sum(own) + sum(theirs) < ENOUGH and len(own) < MOST):
+        while not timed_enough(len(own), sum(own)):
             own.append(other.step())
             theirs.append(self._reference.step())
         ratio = statistics.median(own) / statistics.median(theirs)

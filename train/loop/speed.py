@@ -11,6 +11,7 @@ from seqzoo.tasks.data.shared_rows import PACKED, packing_for
 from seqzoo.tasks.task import Task
 from seqzoo.train.devices.chips import chip_of
 from seqzoo.train.devices.flops import Operations, operations
+from seqzoo.train.devices.processes import from_first
 from seqzoo.train.loop import stateful
 from seqzoo.train.loop.data import HostBatch, batch_shapes, to_devices
 from seqzoo.train.loop.program import Program, replica_keys
@@ -58,6 +59,17 @@ class Speed:
         return {"step_seconds": now - last, "mfu": self._seconds_at_peak / (now - last)}
 
 
+def timed_enough(steps: int, seconds: float) -> bool:
+    """Whether so many steps tell how long one takes.
+
+    Process 0 says so for all: their clocks differ, and a step that only some take never ends.
+    """
+    return from_first(
+        "whether steps are timed enough",
+        lambda: steps >= LEAST and (seconds >= ENOUGH or steps >= MOST),
+    )
+
+
 def step_speed(program: Program, state: TrainState, batch: HostBatch) -> tuple[float, float]:
     """Seconds of a training step on one batch, a median, and real tokens a second.
 
@@ -66,7 +78,7 @@ def step_speed(program: Program, state: TrainState, batch: HostBatch) -> tuple[f
     """
     _, key = replica_keys(program.experiment)
     placed, seconds = to_devices(batch, program.rows), []
-    while len(seconds) < LEAST or (sum(seconds[1:]) < ENOUGH and len(seconds) < MOST):
+    while not timed_enough(len(seconds), sum(seconds[1:])):
         started = time.perf_counter()
         state, metrics = program.step(state, placed, key)
         jax.block_until_ready(metrics)

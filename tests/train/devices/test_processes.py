@@ -147,6 +147,14 @@ def test_two_processes_compare_are_stopped_and_go_on(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_time_as_many_steps(tmp_path):
+    with Pair(tmp_path, TINY_TIMES="1") as pair:
+        said = [p.communicate(timeout=LIMIT) for p in pair.processes]
+        assert [p.returncode for p in pair.processes] == [0, 0], said
+    assert len({Pair.last_line(out)[-1] for out, _ in said}) == 1
+
+
+@pytest.mark.slow
 def test_two_processes_compare_with_a_seed_each(tmp_path):
     assert train(tmp_path / "two", TINY_COMPARE="1", TINY_SEEDS="1") == ["through", "a", "b"]
     assert_as_one(tmp_path)
