@@ -3,6 +3,7 @@
     python docs/tuned.py eight                          # docs/eight.toml, hours of two cores
     python docs/tuned.py long                           # docs/long.toml, hours more
     python docs/tuned.py families                       # docs/families.toml, new mixers
+    python docs/tuned.py hybrids                        # docs/hybrids.toml, shares of attention
     python docs/tuned.py eight --only parameters/recall # one comparison
     python docs/tuned.py eight --page                   # the tables of what is there
 
@@ -29,6 +30,7 @@ from seqzoo.train.compare.pairs import differences_of
 from seqzoo.train.compare.results import Comparison, ModelResult
 from seqzoo.train.compare.statistics import SHARE, bounds_of, interval
 from seqzoo.train.devices.backend import reuse_memory
+from seqzoo.train.out.figures import figures
 
 HERE = Path(__file__).parent
 KEPT = HERE / "compared"
@@ -155,6 +157,7 @@ def page(name: str, plan: Mapping[str, Any], out: Path) -> str:
                 cell(there[matching, t], there[matching, t].model(name), levels[t]) for t in tasks
             ]
             parts.append(f"| {name} | {' | '.join(cells)} |")
+    parts += pictures(plan, there)
     if "predecessors" in plan:
         parts.append(beside_table(plan["predecessors"], {t: c for (_, t), c in there.items()}))
     changes = []
@@ -179,6 +182,16 @@ def page(name: str, plan: Mapping[str, Any], out: Path) -> str:
     if changes:
         parts += ["\n## Where the order changes\n", *changes]
     return "\n".join(parts) + "\n"
+
+
+def pictures(plan: Mapping[str, Any], found: Mapping[tuple[str, str], Comparison]) -> Iterator[str]:
+    """Draws hybrids over the share of a mixer, a file for each comparison that has them."""
+    for (matching, task), comparison in found.items():
+        for name, text in figures(comparison):
+            if "share" in name:
+                file = f"hybrids_{task}.svg"
+                (HERE / file).write_text(text)
+                yield f"\n## {task}, equal {WORDS[matching]}\n\n![{plan['title']}: {task}]({file})"
 
 
 def beside_table(predecessors: Mapping[str, str], found: Mapping[str, Comparison]) -> str:
@@ -224,7 +237,9 @@ def place(*folders: Path) -> Path | None:
 def main() -> None:
     """Reads the command line, trains what is missing, writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=("eight", "long", "families"), help="of the plan")
+    parser.add_argument(
+        "name", choices=("eight", "long", "families", "hybrids"), help="of the plan"
+    )
     parser.add_argument("--out", type=Path, help="of comparisons; runs/NAME where it is not given")
     parser.add_argument("--only", default="", help="MATCHING/TASK")
     parser.add_argument("--page", action="store_true", help="train nothing")

@@ -1,4 +1,4 @@
-"""The figures of the page as SVG: curves, final values, axes; one file each, for papers."""
+"""The figures of the page as SVG: curves, axes, shares of hybrids; one file each, for papers."""
 
 from __future__ import annotations
 
@@ -40,13 +40,27 @@ def figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
         found = lines_of(data, lambda model, n=name, m=own: model["axes"].get(n, {}).get(m))
         if found:
             yield f"{comparison.title}-{name}", drawn(found, name, own, own, spread=True)
+    for ratio in data["ratios"]:
+        found = lines_of({"models": ratio["lines"]}, lambda line: line["curve"])
+        if found:
+            what = f"share of {ratio['mixer']} layers"
+            title = f"{metric}, {comparison.final_split} split"
+            yield f"{comparison.title}-{what}", drawn(found, what, title, metric)
 
 
 def lines_of(data: Mapping[str, Any], curve: Any) -> list[Line]:
     """The models' curves, of those that have one."""
     found = ((model, curve(model)) for model in data["models"])
     return [
-        Line(m["name"], LIGHT[m["colour"]], m["dash"], c["x"], c["mean"], c["low"], c["high"])
+        Line(
+            m["name"],
+            LIGHT[m["colour"] % len(LIGHT)],
+            m["dash"],
+            c["x"],
+            c["mean"],
+            c["low"],
+            c["high"],
+        )
         for m, c in found
         if c and c["x"]
     ]

@@ -72,6 +72,21 @@ def test_figures_are_svg_with_a_line_for_each_model(folder):
         assert SCRIPT_NAME in [text.text for text in root.findall(f"{space}text")]
 
 
+def test_hybrids_are_drawn_over_the_share_of_a_mixer(folder):
+    found, shares = results.load(folder / results.FILE), (0.0, 0.5, 1.0)
+    hybrids = [{"family": "a+lru", "mixer": "a", "share": share} for share in shares]
+    pairs = zip(found.models, hybrids, strict=True)
+    models = tuple(dataclasses.replace(m, hybrid=one) for m, one in pairs)
+    results.save(dataclasses.replace(found, models=models), folder)
+    dispatch(["report", str(folder), "--svg"])
+    root = ET.fromstring((folder / "figures" / "mqar-share_of_a_layers.svg").read_text())
+    space = "{http://www.w3.org/2000/svg}"
+    (line,) = root.findall(f"{space}polyline")
+    assert len(line.get("points").split()) == 2  # a seed of the third has failed
+    words = [text.text for text in root.findall(f"{space}text")]
+    assert {"a+lru", "share of a layers", "0.5"} <= set(words)
+
+
 def test_png_names_its_extra(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     assert dispatch(["report", str(folder), "--png", "--csv"]) == 2
