@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import shlex
 import time
 import tomllib
@@ -126,10 +127,12 @@ def beside(comparison: Comparison, predecessors: Mapping[str, str]) -> dict[str,
             found[name] = "a seed failed"
             continue
         gap = interval([a - b for a, b in zip(*pair, strict=True)])
-        low, high = gap.mean - gap.half_width, gap.mean + gap.half_width
-        clear = low > 0 or high < 0
-        scale = 100 if bounds_of(metric) == SHARE else 1
-        words = f"{scale * gap.mean:+.3g} ± {scale * gap.half_width:.2g}"
+        scale, most = (100, 100) if bounds_of(metric) == SHARE else (1, math.inf)
+        ends = (gap.mean - gap.half_width, gap.mean + gap.half_width)
+        low, high = (min(max(scale * end, -most), most) for end in ends)
+        words = f"{scale * gap.mean:+z.1f} ({low:+z.1f} to {high:+z.1f})"
+        # Without spread between the seeds there is no interval that could hold a zero.
+        clear = gap.half_width > 0 and low * high > 0
         found[name] = f"**{words}**" if clear else words
     return found
 
