@@ -92,7 +92,7 @@ def cells(bench: Bench) -> list[Cell]:
         for what in PASSES
         for length in bench.lengths
         for batch in batches
-        if _exists(name, what, name in beside)
+        if _exists(bench.kind(name), what, name in beside)
     ]
 
     def rank(cell: Cell) -> tuple:
@@ -280,11 +280,12 @@ def _train(bench: Bench, cell: Cell, about: About) -> tuple[Callable[[], Any], i
     task = tasks.build("mad_selective_copying", length=cell.length, num_tokens=4)
     options = bench.options_of(cell.model)
     backbone = BackboneConfig(d_model=bench.d_model, depth=2, dtype=bench.dtype)
-    backbone = dataclasses.replace(backbone, causal=mixer_class(cell.model).causal_form)
+    kind = bench.kind(cell.model)
+    backbone = dataclasses.replace(backbone, causal=mixer_class(kind).causal_form)
     train = TrainConfig(steps=1000, batch_size=cell.batch, threads=0)
     experiment = Experiment(
         task=task,
-        model=cell.model,
+        model=kind,
         mixer=options,
         backbone=backbone,
         train=train,

@@ -77,13 +77,13 @@ def _compiled(bench: Bench, name: str, length: int, rows: int) -> tuple[Callable
 
 def mixer_of(bench: Bench, name: str, length: int, *, shapes: bool = False) -> Mixer:
     """The mixer, or its `shapes`, with room for `length` tokens where its state grows."""
-    options = bench.options_of(name)
-    if any(f.name == "max_length" for f in dataclasses.fields(config_of(mixer_class(name)))):
+    options, kind = bench.options_of(name), bench.kind(name)
+    if any(f.name == "max_length" for f in dataclasses.fields(config_of(mixer_class(kind)))):
         options.setdefault("max_length", length)
     dtype = jnp.dtype(bench.dtype)
 
     def make() -> Mixer:
-        return build(name, bench.d_model, rngs=nnx.Rngs(0), dtype=dtype, **options)
+        return build(kind, bench.d_model, rngs=nnx.Rngs(0), dtype=dtype, **options)
 
     return nnx.eval_shape(make) if shapes else make()
 

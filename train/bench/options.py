@@ -30,9 +30,9 @@ class Bench:
     atlas: bool = False  # the cost of every pass, length and batch, kept in the folder --out
     peers: bool = True  # layers of other packages beside them, where they are installed
     batches: tuple[int, ...] = ()  # of the atlas, rows; by default batch_size
-    models: str = ""  # mixers, also by address, separated by commas; all of ours by default
+    models: str = ""  # mixers, label=mixer or by address, by commas; all of ours by default
     tasks: str = ""  # whose data is made, separated by commas; all generated ones by default
-    baseline: str = "lru"  # measured in every round beside the others
+    baseline: str = "lru"  # a mixer, or one of those labels, in every round beside the others
     lengths: tuple[int, ...] = (512, 2048, 8192)  # tokens of a row
     batch_size: int = 4  # rows
     d_model: int = 128  # width
@@ -63,7 +63,7 @@ class Bench:
             raise ValueError(f"batches are rows, at least 1; got {self.batches}")
         measured = (*self.names, self.baseline)
         for name in measured:
-            mixer(name)
+            mixer(self.kind(name))
         for name in self.task_names:
             tasks.kind(name)
         for name in ("batch_size", "d_model", "rounds", "steps", "mib"):
@@ -76,8 +76,17 @@ class Bench:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The mixers to measure."""
-        return tuple(n.strip() for n in self.models.split(",")) if self.models else tuple(MIXERS)
+        """The mixers to measure, by their labels where they have some."""
+        return tuple(kinds_of(self.models)) if self.models else tuple(MIXERS)
+
+    def kind(self, name: str) -> str:
+        """The mixer of a label: `attention` of `fox=attention`."""
+        return kinds_of(self.models).get(name, name)
+
+    def asked(self, name: str) -> str:
+        """How `--models` asks for it."""
+        kind = self.kind(name)
+        return name if kind == name else f"{name}={kind}"
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -89,7 +98,7 @@ class Bench:
 
     @property
     def mixer_options(self) -> dict[str, dict[str, Any]]:
-        """Options of each mixer, of an address under its part after the colon.
+        """Options of each mixer, by its label; of an address under its part after the colon.
 
         Raises ValueError for what is no such JSON.
         """
@@ -109,3 +118,25 @@ class Bench:
     def options_of(self, name: str) -> dict[str, Any]:
         """Those of one mixer."""
         return dict(self.mixer_options.get(short(name), {}))
+
+
+def kinds_of(models: str) -> dict[str, str]:
+    """Label -> mixer of `--models a,b=a`; without one, a mixer is its own label.
+
+    Raises ValueError for a label that is there twice, and for a half of a pair.
+    """
+    found: dict[str, str] = {}
+    for part in models.split(",") if models else ():
+        label, equals, name = (word.strip() for word in part.partition("="))
+        if equals and not (label.isidentifier() and name):
+            raise ValueError(
+                f"--models {models!r}: {part.strip()!r} is no mixer; write attention,lru, or "
+                "label=mixer"
+            )
+        if label in found:
+            raise ValueError(
+                f"--models has {label!r} twice; tell them apart as in a=lru,b=lru, with options "
+                "of a and b"
+            )
+        found[label] = name if equals else label
+    return found

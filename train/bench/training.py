@@ -49,7 +49,7 @@ def _experiment(bench: Bench, name: str, layers: int) -> Experiment:
     size = bench.batch_size * jax.device_count()
     return Experiment(
         task=task,
-        model=name,
+        model=bench.kind(name),
         mixer=bench.options_of(name),
         backbone=backbone,
         train=TrainConfig(steps=bench.steps, batch_size=size),

@@ -30,7 +30,7 @@ from seqzoo.train.bench.atlas import atlas
 from seqzoo.train.bench.checkpoint import checkpoint
 from seqzoo.train.bench.data import data
 from seqzoo.train.bench.mixers import latency, scaling, speed
-from seqzoo.train.bench.options import Bench
+from seqzoo.train.bench.options import Bench, kinds_of
 from seqzoo.train.bench.training import depth, host
 from seqzoo.train.cli.flags import parse, read
 from seqzoo.train.folder.files import check_ours, run_path
@@ -55,7 +55,8 @@ def main(argv: Sequence[str]) -> int:
     report = line.text("--device-report") not in (None, "None")  # a path, or the word for no path
     line = line.after(SIZE) if report else line
     for flag in ("--models", "--baseline"):
-        code.name(*code.foreign(line.text(flag) or "", "").values())
+        mixers = ",".join(kinds_of(line.text(flag) or "").values())
+        code.name(*code.foreign(mixers, "").values())
     bench = parse(Bench, line, "seqzoo bench")
     if report:
         return _report(bench)

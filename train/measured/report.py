@@ -66,7 +66,7 @@ def _requests(bench: Bench, platform: str) -> Iterator[tuple[str, Row]]:
     asked = {name: getattr(bench, name) for name in ("d_model", "dtype", "options", "rounds")}
     for cell in cells(bench):
         if cell.what in PASSES:
-            own = {**asked, "models": cell.model if cell.model in bench.names else ""}
+            own = {**asked, "models": bench.asked(cell.model) if cell.model in bench.names else ""}
             name = f"{cell.model} {cell.what} {cell.length} {cell.batch}"
             yield name, {"what": "time", "cell": cell._asdict(), "bench": own}
 

@@ -8,7 +8,7 @@ import jax
 
 from seqzoo.train import code
 from seqzoo.train.bench.atlas import Cell, timed
-from seqzoo.train.bench.options import Bench
+from seqzoo.train.bench.options import Bench, kinds_of
 from seqzoo.train.bench.peers import PACKAGES, absent, peers
 from seqzoo.train.devices import backend
 from seqzoo.train.devices.chips import chip_of
@@ -30,7 +30,7 @@ def answer(request: Row) -> Row:
         if request["what"] == "check":
             return compared(Check(**request["check"]))
         cell, own = Cell(**request["cell"]), request["bench"]
-        code.name(*code.foreign(own["models"], "").values())
+        code.name(*code.foreign(",".join(kinds_of(own["models"]).values()), "").values())
         row = timed(Bench(**own), cell, _against_plan)
     row["median_seconds"] = row.pop("seconds")  # those of the process have this name
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

@@ -80,6 +80,22 @@ def test_a_mixer_by_address_is_measured(tmp_path, capsys):
         assert error.count("\n") == 1
 
 
+def test_a_mixer_is_measured_beside_itself_with_other_options(capsys):
+    sizes = ["--lengths", "8", "--d-model", "4", "--batch-size", "1", "--rounds", "1"]
+    models = ["bench", "--models", "wide=gru,gru", "--baseline", "gru", *sizes, "--options"]
+    assert dispatch([*models, '{"wide": {"expand": 8}}']) == 2  # no option of gru
+    assert "gru" in capsys.readouterr().err
+    models = ["bench", "--models", "wide=lru,lru", "--baseline", "lru", *sizes, "--options"]
+    assert dispatch([*models, '{"wide": {"d_state": 512}}']) == 0
+    lines = [json.loads(x) for x in capsys.readouterr().out.splitlines() if x.startswith("{")]
+    rows = {line["model"]: line for line in lines}
+    assert list(rows) == ["lru", "wide"]
+    assert rows["wide"]["temp_mib"] > rows["lru"]["temp_mib"]
+    for given, words in (("lru,lru", "'lru' twice"), ("wide=", "'wide=' is no mixer")):
+        assert dispatch(["bench", "--models", given, *sizes]) == 2
+        assert words in capsys.readouterr().err
+
+
 @pytest.mark.of_the_day("generation measured")
 def test_generation_is_measured_beside_a_step(capsys):
     sizes = ["--models", "gru", "--d-model", "4", "--batch-size", "1", "--rounds", "1"]
