@@ -17,6 +17,7 @@ ROOT = DOCS.parent
 TUNED = {
     "eight.md": "Eight architectures, tuned",
     "families.md": "New mixers beside old ones",
+    "hybrids.md": "Hybrids by their share of attention",
     "long.md": "Five families, longer",
 }
 
