@@ -1,7 +1,8 @@
-"""A cell of one product as programs on blocks: which cells qualify, their steps and pullbacks.
+"""A cell of one product or none as programs on blocks: which qualify, their steps and pullbacks.
 
 They mix neither rows nor channels but by v W, where v is a leaf of the state: LSTM without
-projection, GRU with its reset gate behind the product, RNN, sLSTM by heads. What they do to a block
+projection, GRU with its reset gate behind the product, RNN, sLSTM by heads; IndRNN and SRU do not
+mix at all. What they do to a block
 is read from their programs (`lanes.py`), and so is the pullback of a step, which JAX makes.
 """
 
@@ -74,37 +75,52 @@ class Cell(NamedTuple):
     backward: Any
     state: list[Cut]
     inputs: list[Cut]
-    products: Cut
+    products: list[Cut]  # one, or none
     consts: list[Cut]
-    exchanged: int  # leaf of the state that the matrix takes
+    exchanged: int | None  # leaf of the state that the matrix takes, if there is one
     heads: int
     unit: int
 
 
 def cell_of(opened: Any, kernels: tuple, consts: list, h0: PyTree, x: PyTree) -> Cell | None:
     """None for a cell that does not qualify; x is of one step."""
-    if len(kernels) != 1 or any(a.dtype != jnp.float32 for a in jax.tree.leaves((h0, kernels))):
+    leaves = [jax.tree.leaves(tree) for tree in (h0, x, consts)]
+    if len(kernels) > 1 or any(a.dtype != jnp.float32 for a in (*leaves[0], *kernels)):
         return None
-    heads, unit = kernels[0].shape[-3:-1] if kernels[0].ndim == 3 else (1, kernels[0].shape[0])
-    products = list(opened.shapes)
-    state, inputs, constant = (
-        [Cut(a.shape, heads, unit) for a in jax.tree.leaves(tree)] for tree in (h0, x, consts)
-    )
-    product = Cut(products[0].shape, heads, unit, heads_first=kernels[0].ndim == 3)
+    if not kernels and not _alike(*leaves):
+        return None
+    if kernels:
+        heads, unit = kernels[0].shape[-3:-1] if kernels[0].ndim == 3 else (1, len(kernels[0]))
+    else:
+        heads, unit = 1, min(a.shape[-1] for a in leaves[0])
+    products, by_heads = list(opened.shapes), bool(kernels) and kernels[0].ndim == 3
+    state, inputs, constant = ([Cut(a.shape, heads, unit) for a in own] for own in leaves)
+    product = [Cut(p.shape, heads, unit, heads_first=by_heads) for p in products]
     like = jax.tree.map(_shape, (h0, x, products, consts))
     with jax.sharding.use_abstract_mesh(NOWHERE):
         forward = jax.make_jaxpr(_forward(opened))(*like)
         backward = jax.make_jaxpr(_backward(opened))(*like, like[0])
-    arguments = [*state, *inputs, product, *constant]
-    factor = Cut(forward.out_avals[-1].shape, heads, unit)
+    arguments = [*state, *inputs, *product, *constant]
+    factor = [Cut(a.shape, heads, unit) for a in forward.out_avals[len(state) :]]
     try:
-        taken = _checked(forward, arguments, [*state, factor])
+        taken = _checked(forward, arguments, [*state, *factor])
         _checked(backward, [*arguments, *state], arguments)
     except Mixed:
         return None
+    if not kernels:
+        return Cell(forward, backward, state, inputs, product, constant, None, heads, unit)
     if len(taken) != 1 or taken[0] not in [(k, 0) for k in range(len(state))]:
         return None
     return Cell(forward, backward, state, inputs, product, constant, taken[0][0], heads, unit)
+
+
+def _alike(state: list, inputs: list, consts: list) -> bool:
+    """Whether all arrays hold rows of the same channels, some several times."""
+    batch, unit = state[0].shape[0], min(a.shape[-1] if a.ndim > 1 else 0 for a in state)
+    return unit > 0 and all(
+        a.ndim > 1 and a.shape[0] == batch and a.shape[-1] % unit == 0
+        for a in (*state, *inputs, *consts)
+    )
 
 
 def _shape(a: Any) -> jax.ShapeDtypeStruct:

@@ -1,9 +1,9 @@
 """The general recurrence h_t = cell(h_{t-1}, x_t), step by step.
 
-Matrices in the cell belong into `kernels`: `kernel_scan.py` then takes their gradients outside of
-the loop. Without any, the loop runs in chunks whose steps are computed again in the backward pass,
-so that training keeps one state per chunk besides inputs and outputs, not every intermediate of the
-cell.
+Matrices in the cell belong into `kernels`: `hidden_matmul.py` then takes their gradients outside of
+the loop. Its backward pass starts every step from the states, which are the result anyway, and so
+keeps nothing else. A state that holds other than floating numbers runs in chunks, whose steps are
+computed again in the backward pass, so that training keeps one state per chunk.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def nonlinear_scan(
     # Steps that follow each other cannot be shared out; rows can.
     rows = jax.tree.map(by_whole_rows, (x, masks))
     inputs, masks = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), rows)
-    if kernels and length > 1:
+    floating = all(jnp.issubdtype(a.dtype, jnp.inexact) for a in jax.tree.leaves((h0, inputs)))
+    if length > 1 and (kernels or floating):
         h_last, h = kernel_scan(cell, kernels, h0, inputs, masks, reverse=reverse)
     else:
         dots = tuple(functools.partial(_dot, kernel) for kernel in kernels)

@@ -66,7 +66,7 @@ def forward(opened: Any, reverse: bool, plain: Callable) -> dict[str, Callable]:
 
         def run(kernels: tuple, consts: list, h0: PyTree, x: PyTree, masks: Any) -> tuple:
             rows = jax.tree.leaves(h0), jax.tree.leaves(x), _numbers(masks)
-            h = _walk_forward(cell, plan, reverse, kernels[0], consts, *rows)
+            h = _walk_forward(cell, plan, reverse, kernels, consts, *rows)
             last = [a[0 if reverse else -1] for a in h]
             return state.unflatten(last), state.unflatten(h)
 
@@ -89,12 +89,12 @@ def backward(opened: Any, reverse: bool, plain: Callable) -> dict[str, Callable]
         state, inputs = jax.tree.structure(last), jax.tree.structure(x)
 
         def run(transposed: list, consts: list, last: PyTree, *rows: PyTree) -> tuple:
-            before, x, (products,), g, masks = rows
+            before, x, products, g, masks = rows
             leaves = [jax.tree.leaves(a) for a in (last, before, x, g)]
             dh, d_products, d_consts, dx = _walk_backward(
-                cell, plan, reverse, transposed[0], consts, *leaves, products, _numbers(masks)
+                cell, plan, reverse, transposed, consts, *leaves, products, _numbers(masks)
             )
-            return (state.unflatten(dh), d_consts), (inputs.unflatten(dx), [d_products])
+            return (state.unflatten(dh), d_consts), (inputs.unflatten(dx), d_products)
 
         axes = [_axes(axis, a) for axis, a in zip((-1, 0, 0, *[1] * 5), args, strict=True)]
         out_axes = (axes[2], axes[1]), (axes[4], axes[5])
@@ -105,7 +105,7 @@ def backward(opened: Any, reverse: bool, plain: Callable) -> dict[str, Callable]
 
 def _sizes(cell: Cell) -> Sizes:
     """On one device."""
-    gates = cell.products.count
+    gates = sum(cut.count for cut in cell.products)
     cuts = [*cell.state, *cell.state, *cell.inputs, *cell.inputs, *cell.consts]
     held = sum(cut.count for cut in cuts) + 2 * gates
     return Sizes(rows_here(cell.state[0].shape[0]), cell.heads, cell.unit, gates, held)
@@ -121,23 +121,26 @@ def _numbers(masks: Any) -> list[Array | None]:
 
 
 def _walk_forward(
-    cell: Cell, plan: Plan, reverse: bool, kernel, consts, h0, x, masks
+    cell: Cell, plan: Plan, reverse: bool, kernels, consts, h0, x, masks
 ) -> list[Array]:
     """Leaves of all states, [L, B, ...]."""
-    matrix, taken = _gates(cell, kernel), cell.exchanged
-    arguments = [*cell.state, *cell.inputs, cell.products, *cell.consts]
+    matrix, first, taken = None, None, cell.exchanged
+    if kernels:
+        matrix = _gates(cell, kernels[0])[:, None]
+        first = jnp.einsum("HBI,HMIO->MHBO", cell.state[taken].apart(h0[taken])[0], matrix[:, 0])
+    arguments = [*cell.state, *cell.inputs, *cell.products, *cell.consts]
     program = on_tiles(cell.forward, cell, arguments, cell.state)
 
     def run(h: Tiles, products: list[Array], x: Tiles, fixed: Tiles, valid: Any, starts: Any):
         seen, products = _where(_not(starts), [h, [products]], None)
-        new = program(*seen, *x, *products, *fixed)
+        new = program(*seen, *x, *products[: len(cell.products)], *fixed)
         h = _where(valid, new, h)
         return h, h
 
     arrays = Arrays(
         carry=_apart(cell.state, h0),
-        first=jnp.einsum("HBI,HMIO->MHBO", cell.state[taken].apart(h0[taken])[0], matrix),
-        matrix=matrix[:, None],
+        first=first,
+        matrix=matrix,
         inputs=_apart(cell.inputs, x),
         fixed=_apart(cell.consts, consts),
         masks=masks,
@@ -148,45 +151,50 @@ def _walk_forward(
 
 def _walk_backward(
     cell: Cell, plan: Plan, reverse: bool, turned, consts, last, before, x, g, products, masks
-) -> tuple[list[Array], Array, list[Array], list[Array]]:
+) -> tuple[list[Array], list[Array], list[Array], list[Array]]:
     """Cotangents of the first state, the products, consts and x; `before` is 0 at starts.
 
     Those of products at starts are 0: there the factor is.
     """
-    matrix, taken = _gates(cell, jnp.swapaxes(turned, -1, -2)).swapaxes(-1, -2), cell.exchanged
-    arguments = [*cell.state, *cell.inputs, cell.products, *cell.consts]
+    matrix, taken = None, cell.exchanged
+    if turned:
+        matrix = _gates(cell, jnp.swapaxes(turned[0], -1, -2)).swapaxes(-1, -2)
+    arguments = [*cell.state, *cell.inputs, *cell.products, *cell.consts]
     program = on_tiles(cell.backward, cell, [*arguments, *cell.state], arguments)
-    n, m = len(cell.state), len(cell.inputs)
+    n, m, k = len(cell.state), len(cell.inputs), len(cell.products)
 
     def run(carry: Tiles, products: list[Array], inputs: Tiles, fixed: Tiles, valid, starts):
         dh, sums = list(carry[:n]), carry[n:]
-        dh[taken] = [dh[taken][0] + products[0]]
-        dh = jax.tree.map(jnp.add, dh, inputs[n + m + 1 :])
-        found = program(*inputs[: n + m + 1], *fixed, *_where(valid, dh, None))
-        d_before, dx, d_product = found[:n], found[n : n + m], found[n + m]
+        if matrix is not None:
+            dh[taken] = [dh[taken][0] + products[0]]
+        dh = jax.tree.map(jnp.add, dh, inputs[n + m + k :])
+        found = program(*inputs[: n + m + k], *fixed, *_where(valid, dh, None))
+        d_before, dx, d_product = found[:n], found[n : n + m], found[n + m : n + m + k]
         d_before, d_product = _where(_not(starts), [d_before, d_product], None)
-        sums = jax.tree.map(jnp.add, sums, found[n + m + 1 :])
-        return [*_where(valid, d_before, dh), *sums], [*dx, d_product]
+        sums = jax.tree.map(jnp.add, sums, found[n + m + k :])
+        return [*_where(valid, d_before, dh), *sums], [*dx, *d_product]
 
     start = _apart(cell.state, last)
     nothing = [jnp.zeros_like(a) for a in consts]
     arrays = Arrays(
         carry=[*start, *_apart(cell.consts, nothing)],
-        first=jnp.zeros_like(start[taken]),
-        matrix=matrix[:, :, None],
+        first=None if matrix is None else jnp.zeros_like(start[taken]),
+        matrix=None if matrix is None else matrix[:, :, None],
         inputs=_apart(
-            [*cell.state, *cell.inputs, cell.products, *cell.state], [*before, *x, products, *g]
+            [*cell.state, *cell.inputs, *cell.products, *cell.state], [*before, *x, *products, *g]
         ),
         fixed=_apart(cell.consts, consts),
         masks=masks,
     )
-    outputs = _counts([*cell.inputs, cell.products], [*x, products])
-    ends, out = walk(Step(run, outputs, m), arrays, plan, reverse=not reverse)
-    d_first = out[m][-1 if reverse else 0]
-    ends[taken] = ends[taken] + jnp.einsum("MHBI,HMIO->HBO", d_first, matrix)[None]
+    outputs = _counts([*cell.inputs, *cell.products], [*x, *products])
+    step = Step(run, outputs, None if matrix is None else m)
+    ends, out = walk(step, arrays, plan, reverse=not reverse)
+    if matrix is not None:
+        d_first = out[m][-1 if reverse else 0]
+        ends[taken] = ends[taken] + jnp.einsum("MHBI,HMIO->HBO", d_first, matrix)[None]
     return (
         _together(cell.state, ends[:n]),
-        cell.products.together(out[m]),
+        _together(cell.products, out[m:]),
         _together(cell.consts, ends[n:]),
         _together(cell.inputs, out[:m]),
     )

@@ -1,7 +1,8 @@
-"""All steps of a recurrence with a matrix in one kernel, by Pallas: for GPUs and TPUs.
+"""All steps of a recurrence in one kernel, by Pallas: for GPUs and TPUs.
 
 A step needs the whole of what the last one made, once more through the matrix: R. Nothing else
-leaves a block of rows and channels, so that a program holds such a block, its state in registers.
+leaves a block of rows and channels, so that a program holds such a block, its state in registers;
+without a matrix nothing does, and nobody waits.
 
 - On a GPU (Triton) programs of the same rows hold T channels each, and the part of R that makes
   them, n E T numbers, which stay near: in the first-level cache of a multiprocessor or, of one
@@ -42,20 +43,21 @@ class Step(NamedTuple):
         run: (carry, products, inputs, fixed, valid, starts) -> (carry, outputs), on blocks [B, E];
             the masks are [B, 1] or None.
         outputs: blocks and dtype of each.
-        exchanged: which output the matrix takes; its products are there in the next step.
+        exchanged: which output the matrix takes; its products are there in the next step. None
+            without a matrix.
     """
 
     run: Callable[..., tuple[Tiles, Tiles]]
     outputs: tuple[tuple[int, Any], ...]
-    exchanged: int
+    exchanged: int | None
 
 
 class Arrays(NamedTuple):
     """Of what a walk is made."""
 
     carry: list[Float[Array, "_ H B E"]]
-    first: Float[Array, "M H B E"]  # the products of the first step
-    matrix: Float[Array, "H _ M E E"]
+    first: Float[Array, "M H B E"] | None  # the products of the first step
+    matrix: Float[Array, "H _ M E E"] | None
     inputs: list[Float[Array, "L _ H B E"]]
     fixed: list[Float[Array, "_ H B E"]]
     masks: list[Int[Array, "L B 1"] | None]  # real tokens, first tokens of a segment
@@ -82,6 +84,9 @@ class Sizes(NamedTuple):
 
 def gpu_plan(x: Sizes) -> Plan | None:
     """None where programs would be too many, or their sizes none that Triton can have."""
+    if not x.gates:
+        size = next((size for size in (32, 16) if x.width % size == 0), None)
+        return size and Plan(ROWS[0], size, inside=True)
     for rows in ROWS:
         blocks = -(-x.batch // rows) * x.heads
         if x.width == TILES[0]:
@@ -162,7 +167,8 @@ def _inside(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
     from jax.experimental.pallas import triton as gpu
 
     rows, channels = grid.plan.rows, grid.plan.channels
-    batch, count = x.first.shape[-2], x.matrix.shape[1:3]
+    batch, mixes = x.inputs[0].shape[-2], x.matrix is not None
+    count = x.matrix.shape[1:3] if mixes else ()
 
     def block(a: Any, *, whole: bool = False) -> pl.BlockSpec:
         lead = a.shape[:-3]
@@ -174,7 +180,7 @@ def _inside(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
     def kernel(x: Arrays, arrived: Any, last: list, written: list) -> None:
         r, h, p = map(pl.program_id, range(3))
         real = r * rows + lax.broadcasted_iota(jnp.int32, (rows, 1), 0) < batch
-        exchanged = written[step.exchanged]
+        exchanged = written[step.exchanged] if mixes else None
         mine = slice(None), pl.ds(p * channels, channels)
 
         def load(ref: Any, *index: Any, **how: Any) -> Array:
@@ -186,9 +192,8 @@ def _inside(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
             ref = ref.at[_numbered(index)]
             gpu.store(ref, value.astype(ref.dtype), mask=jnp.broadcast_to(real, ref.shape))
 
-        def at(i: Array, state: tuple[Tiles, Array]) -> tuple[Tiles, Array]:
-            carry, late = state
-            t, before = grid.time(i), grid.time(jnp.maximum(i - 1, 0))
+        def products_at(i: Array, late: Array) -> list[Array]:
+            before = grid.time(jnp.maximum(i - 1, 0))
             made = _products(
                 # Not from the first-level cache, which knows nothing of what others write.
                 lambda j, here: load(exchanged, before, j, slice(None), here, volatile=True),
@@ -198,20 +203,25 @@ def _inside(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
                 next(size for size in (INNER, *reversed(TILES)) if grid.width % size == 0),
                 first[0],
             )
-            products = [jnp.where(i == 0, f, m + late) for f, m in zip(first, made, strict=True)]
+            return [jnp.where(i == 0, f, m + late) for f, m in zip(first, made, strict=True)]
+
+        def at(i: Array, state: tuple[Tiles, Array]) -> tuple[Tiles, Array]:
+            (carry, late), t = state, grid.time(i)
+            products = products_at(i, late) if mixes else []
             masks = [None if ref is None else load(ref, t) != 0 for ref in x.masks]
             inputs = _tiles(x.inputs, load, t)
             carry, out = step.run(carry, products, inputs, fixed, *masks)
             for ref, values in zip(written, out, strict=True):
                 for j, value in enumerate(values):
                     store(value, ref, t, j, *(mine if ref is exchanged else ()))
-            if not grid.plan.interpret:
+            if mixes and not grid.plan.interpret:
                 gpu.debug_barrier()
-            if grid.parts > 1:
+            if mixes and grid.parts > 1:
                 late = _wait(gpu, arrived, (r, h), grid.parts * (i + 1), late)
             return carry, late
 
-        fixed, (first,) = _tiles(x.fixed, load), _tiles([x.first], load)
+        fixed = _tiles(x.fixed, load)
+        first = _tiles([x.first], load)[0] if mixes else []
         start = _tiles(x.carry, load), jnp.float32(0)
         carry, _ = lax.fori_loop(0, grid.length, at, start)
         for ref, values in zip(last, carry, strict=True):
@@ -221,7 +231,8 @@ def _inside(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
     matrix = pl.BlockSpec((None, *count, grid.width, channels), lambda r, h, p: (h, 0, 0, 0, p))
     mask = pl.BlockSpec((grid.length, rows, 1), lambda r, h, p: (0, r, 0))
     specs = jax.tree.map(block, x)
-    specs = specs._replace(matrix=matrix, masks=[None if m is None else mask for m in x.masks])
+    specs = specs._replace(matrix=matrix if mixes else None)
+    specs = specs._replace(masks=[None if m is None else mask for m in x.masks])
     arrived = jnp.zeros((grid.blocks, grid.heads), jnp.int32)
     counter = pl.BlockSpec(arrived.shape, lambda r, h, p: (0, 0))
     exchange = [block(s, whole=i == step.exchanged) for i, s in enumerate(outs)]
@@ -272,8 +283,8 @@ def _by_grid(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
     from jax.experimental.pallas import tpu
 
     rows, channels = grid.plan.rows, grid.plan.channels
-    count = x.matrix.shape[1:3]
-    steps = (rows, channels)
+    mixes, steps = x.matrix is not None, (rows, channels)
+    count = x.matrix.shape[1:3] if mixes else ()
 
     def block(a: Any) -> pl.BlockSpec:
         """At the step in hand, where there are steps."""
@@ -294,16 +305,17 @@ def _by_grid(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
             for ref, start in zip(kept, x.carry, strict=True):
                 ref[p] = start[...]
 
-        before, now = (i + 1) % 2, i % 2
-        made = _products(
-            lambda j, here: exchanged[before, j, :, here],
-            lambda j, m, here: x.matrix[j, m, here, :],
-            count,
-            grid.width,
-            grid.width,
-            x.first[0],
-        )
-        products = [jnp.where(i == 0, x.first[j], made[j]) for j in range(count[1])]
+        before, now, products = (i + 1) % 2, i % 2, []
+        if mixes:
+            made = _products(
+                lambda j, here: exchanged[before, j, :, here],
+                lambda j, m, here: x.matrix[j, m, here, :],
+                count,
+                grid.width,
+                grid.width,
+                x.first[0],
+            )
+            products = [jnp.where(i == 0, x.first[j], made[j]) for j in range(count[1])]
         masks = [None if ref is None else ref[...] != 0 for ref in x.masks]
         carry = [[ref[p, j] for j in range(ref.shape[1])] for ref in kept]
         inputs, fixed = _tiles(x.inputs, read), _tiles(x.fixed, read)
@@ -311,7 +323,7 @@ def _by_grid(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
         for ref, values in zip(written, out, strict=True):
             for j, value in enumerate(values):
                 ref[j] = value.astype(ref.dtype)
-        for j, value in enumerate(out[step.exchanged]):
+        for j, value in enumerate(out[step.exchanged] if mixes else ()):
             exchanged[now, j, :, pl.ds(p * channels, channels)] = value.astype(exchanged.dtype)
         for ref, end, values in zip(kept, last, carry, strict=True):
             for j, value in enumerate(values):
@@ -320,15 +332,20 @@ def _by_grid(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
     matrix = pl.BlockSpec((None, *count, grid.width, channels), lambda r, h, i, p: (h, 0, 0, 0, p))
     mask = pl.BlockSpec((None, rows, 1), lambda r, h, i, p: (grid.time(i), r, 0))
     specs = jax.tree.map(block, x)
-    specs = specs._replace(matrix=matrix, masks=[None if m is None else mask for m in x.masks])
+    specs = specs._replace(matrix=matrix if mixes else None)
+    specs = specs._replace(masks=[None if m is None else mask for m in x.masks])
     arrays, tree = jax.tree.flatten(x)
     n, m = len(arrays), len(carried)
-    exchange = tpu.VMEM((2, count[0], rows, grid.width), step.outputs[step.exchanged][1])
+    exchange = []
+    if mixes:
+        dtype = step.outputs[step.exchanged][1]
+        exchange = [tpu.VMEM((2, count[0], rows, grid.width), dtype)]
     kept = [tpu.VMEM((grid.parts, a.shape[0], *steps), a.dtype) for a in carried]
 
     def flat(*refs: Any) -> None:
         ends, scratch = refs[n : n + m + len(outs)], refs[n + m + len(outs) :]
-        kernel(tree.unflatten(refs[:n]), ends[:m], ends[m:], scratch[0], scratch[1:])
+        exchanged, kept = (scratch[0], scratch[1:]) if mixes else (None, scratch)
+        kernel(tree.unflatten(refs[:n]), ends[:m], ends[m:], exchanged, kept)
 
     found = pl.pallas_call(
         flat,
@@ -336,7 +353,7 @@ def _by_grid(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
         in_specs=jax.tree.leaves(specs),
         out_specs=[*map(block, carried), *map(block, outs)],
         out_shape=[*carried, *outs],
-        scratch_shapes=[exchange, *kept],
+        scratch_shapes=[*exchange, *kept],
         compiler_params=tpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary"),
             vmem_limit_bytes=2 * VECTOR_MEMORY,

@@ -172,6 +172,11 @@ def loop_results(jaxpr):
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "scan":
             yield from (v.aval.shape for v in eqn.outvars)
+        if eqn.primitive.name == "linear_map":  # traced when it is lowered
+            count, push = eqn.params["count"], eqn.params["push"]
+            args = [v.aval for v in eqn.invars]
+            made = jax.make_jaxpr(lambda *a, n=count, push=push: push(a[:n], a[n:]))(*args)
+            yield from loop_results(made.jaxpr)
         for part in jax.tree.leaves(eqn.params, is_leaf=lambda p: hasattr(p, "eqns")):
             inner = getattr(part, "jaxpr", part)
             if hasattr(inner, "eqns"):

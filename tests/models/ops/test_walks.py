@@ -9,6 +9,7 @@ from seqzoo.models.ops.layout import backends as forms
 from seqzoo.models.ops.scan import on_chip
 from seqzoo.models.ops.scan.nonlinear import nonlinear_scan
 from seqzoo.models.ops.scan.walk import PROGRAMS, Plan, Sizes, gpu_plan, tpu_plan
+from seqzoo.models.recurrent.elementwise import ind_rnn, sru
 from seqzoo.models.recurrent.gru import gru
 from seqzoo.models.recurrent.lstm import LSTMState, LSTMWeights, lstm
 from seqzoo.models.recurrent.slstm import SLSTMState, slstm
@@ -45,6 +46,14 @@ def run_slstm(ids, x, kernel, h, c, n, m):
     return slstm(x, kernel, SLSTMState(h, c, jnp.abs(n) + 0.1, m), segments=ids)
 
 
+def run_indrnn(ids, *args):
+    return ind_rnn(*args, activation="tanh", segments=ids)
+
+
+def run_sru(ids, *args):
+    return sru(*args, segments=ids)
+
+
 def run_rnn(ids, x, kernel, h):
     x = x.astype(jnp.bfloat16)
     return nonlinear_scan(
@@ -66,6 +75,8 @@ CELLS = {
     ),
     "gru": (run_gru, (normal(B, L, 3 * E), normal(E, 3 * E), normal(E), STATE)),
     "slstm": (run_slstm, (normal(B, L, 4, 2 * E), normal(2, E, 4 * E), *WIDE)),
+    "indrnn": (run_indrnn, (normal(B, L, E), normal(E), STATE)),
+    "sru": (run_sru, (normal(B, L, 4 * E), normal(2, E), STATE)),
     "rnn, backwards, bfloat16": (run_rnn, (normal(B, L, E), normal(E, E), STATE)),
 }
 
@@ -169,7 +180,41 @@ def test_a_cell_that_is_more_than_blocks_takes_the_loop(why, monkeypatch):
     assert "pallas_call" not in forced.as_text(debug_info=True)
 
 
-@pytest.mark.parametrize(("platform", "call"), [("tpu", "tpu_custom_call"), ("cuda", "triton")])
+ALONE = {
+    "channels are turned": lambda h, x: jnp.tanh(x + h[:, ::-1]),
+    "a matrix that is no kernel": lambda h, x: jnp.tanh(x + h @ SIMPLE[0]),
+    "a number for each row": lambda h, x: jnp.tanh(x + h * jnp.arange(1.0, 1 + B)[:, None]),
+}
+
+
+@pytest.mark.every_case
+@pytest.mark.parametrize("why", ALONE)
+def test_a_cell_without_kernels_that_is_more_than_blocks_takes_the_loop(why, monkeypatch):
+    monkeypatch.setitem(on_chip.PLANS, "inside", PLANS["inside"])
+    args = SIMPLE[1:]
+    with forms.forced("nonlinear_scan", "inside"):
+        forced = jax.jit(lambda x, h: nonlinear_scan(ALONE[why], x, h)).lower(*args)
+    assert "pallas_call" not in forced.as_text(debug_info=True)
+
+
+CALLS = [("tpu", "tpu_custom_call"), ("cuda", "triton")]
+
+
+@pytest.mark.of_the_day
+@pytest.mark.parametrize(("platform", "call"), CALLS)
+def test_a_chip_walks_over_channels_that_are_apart(platform, call):
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(2, L, 128), (128,), (2, 128)]]
+
+    def gradient(*args):
+        loss = lambda *args: sum(map(jnp.sum, ind_rnn(*args, segments=IDS[:2])))  # noqa: E731
+        return jax.grad(loss, (0, 1, 2))(*args)
+
+    text = jax.jit(gradient).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count(f"@{call}") + text.count(f"@__gpu$xla.gpu.{call}") == 2
+    assert "stablehlo.while" not in text
+
+
+@pytest.mark.parametrize(("platform", "call"), CALLS)
 def test_a_chip_has_two_kernels_and_no_loop(platform, call):
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(128, 384), (2, L, 384), (2, 128)]]
 
@@ -191,6 +236,12 @@ def test_a_chip_has_two_kernels_and_no_loop(platform, call):
     open_sizes = [jax.ShapeDtypeStruct((rows, *s.shape[1:]), s.dtype) for s in shapes[1:]]
     exported = jax.export.export(jax.jit(last_state), platforms=[platform])(shapes[0], *open_sizes)
     assert "stablehlo.while" in exported.mlir_module()
+
+
+def test_channels_that_are_apart_wait_for_nobody():
+    for width, channels in ((4096, 32), (48, 16)):
+        assert gpu_plan(Sizes(512, 1, width, 0, 40)) == Plan(16, channels, inside=True)
+    assert gpu_plan(Sizes(512, 1, 40, 0, 40)) is None
 
 
 def test_programs_that_wait_for_each_other_are_few_enough_to_run_at_once():
