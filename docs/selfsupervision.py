@@ -27,19 +27,23 @@ PAGE = Path(__file__).with_suffix(".md")
 BEGIN, END = "<!-- probes -->\n", "<!-- end of probes -->\n"
 OBJECTIVES = ("simclr", "moco", "byol", "simsiam", "swav", "dino")
 TASKS = {  # the wrapped task's options, the views', steps, rows of a batch, rate
-    "uea": ({"dataset": "OSULeaf", "protocol": "archive"}, {}, 200, 32, 1e-2),
     "sdigits": ({}, {"crop": 0.6, "brightness": 0.2}, 400, 64, 1e-2),
+    "uea": ({"dataset": "JapaneseVowels", "protocol": "archive"}, {}, 150, 32, 1e-2),
 }
-FAST = {"momentum": 0.9}  # a target that follows in so few steps
-OPTIONS = {"moco": FAST, "byol": FAST, "swav": {"small": 1}, "dino": {"small": 1, **FAST}}
+SMALL, FAST = {"small": 1}, {"momentum": 0.9}  # a target that follows in so few steps
+OPTIONS = {"swav": SMALL, "dino": SMALL}
+OF_DIGITS = {"moco": FAST, "byol": FAST, "dino": FAST}
 TRAIN = TrainConfig(replicas=3, eval_every=0, save_every=0, keep_best=False, trackers="")
 
 
 def experiment(objective: str, task: str) -> Experiment:
     """An LRU of one block and width 32."""
     of, views, steps, batch, rate = TASKS[task]
+    options = OPTIONS.get(objective, {})
+    if task == "sdigits":
+        options = {**options, **OF_DIGITS.get(objective, {})}
     return Experiment(
-        task=build(f"{objective}:{task}", of=of, **views, **OPTIONS.get(objective, {})),
+        task=build(f"{objective}:{task}", of=of, **views, **options),
         model="lru",
         backbone=BackboneConfig(d_model=32, depth=1, scan=False),
         optim=OptimConfig(peak_lr=rate),
