@@ -31,17 +31,17 @@ TASKS = {  # the wrapped task's options, the views', steps, rows of a batch, rat
     "uea": ({"dataset": "JapaneseVowels", "protocol": "archive"}, {}, 150, 32, 1e-2),
 }
 SMALL, FAST = {"small": 1}, {"momentum": 0.9}  # a target that follows in so few steps
-OPTIONS = {"swav": SMALL, "dino": SMALL}
-OF_DIGITS = {"moco": FAST, "byol": FAST, "dino": FAST}
+OPTIONS = {
+    "sdigits": {"moco": FAST, "byol": FAST, "swav": SMALL, "dino": {**SMALL, **FAST}},
+    "uea": {"swav": SMALL, "dino": SMALL},
+}
 TRAIN = TrainConfig(replicas=3, eval_every=0, save_every=0, keep_best=False, trackers="")
 
 
 def experiment(objective: str, task: str) -> Experiment:
     """An LRU of one block and width 32."""
     of, views, steps, batch, rate = TASKS[task]
-    options = OPTIONS.get(objective, {})
-    if task == "sdigits":
-        options = {**options, **OF_DIGITS.get(objective, {})}
+    options = OPTIONS[task].get(objective, {})
     return Experiment(
         task=build(f"{objective}:{task}", of=of, **views, **options),
         model="lru",

@@ -113,7 +113,9 @@ class Bench:
     @property
     def sizes(self) -> dict[str, Any]:
         """What rows that are compared have alike."""
-        return {"d_model": self.d_model, "dtype": self.dtype, "options": self.mixer_options}
+        alike = {"d_model": self.d_model, "dtype": self.dtype, "options": self.mixer_options}
+        labels = {name: self.kind(name) for name in self.names if self.kind(name) != name}
+        return {**alike, "labels": labels} if labels else alike
 
     def options_of(self, name: str) -> dict[str, Any]:
         """Those of one mixer."""

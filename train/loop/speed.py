@@ -17,7 +17,7 @@ from seqzoo.train.loop.data import HostBatch, batch_shapes, to_devices
 from seqzoo.train.loop.program import Program, replica_keys
 from seqzoo.train.loop.state import TrainState
 
-LEAST, MOST, ENOUGH = 6, 50, 0.5  # steps that are timed, and seconds after which they are enough
+LEAST, MOST, ENOUGH = 7, 60, 0.5  # steps that are timed, and seconds after which they are enough
 
 
 class Speed:

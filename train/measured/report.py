@@ -61,7 +61,7 @@ def measured(bench: Bench) -> Iterator[Row]:
 
 def _requests(bench: Bench, platform: str) -> Iterator[tuple[str, Row]]:
     """The name of every row, the most important first, and what its process is asked."""
-    for check in checks(platform, bench.names):
+    for check in checks(platform, tuple(map(bench.kind, bench.names))):
         yield check.name, {"what": "check", "check": dict(check._asdict())}
     asked = {name: getattr(bench, name) for name in ("d_model", "dtype", "options", "rounds")}
     for cell in cells(bench):

@@ -2,8 +2,8 @@
 
 They mix neither rows nor channels but by v W, where v is a leaf of the state: LSTM without
 projection, GRU with its reset gate behind the product, RNN, sLSTM by heads; IndRNN and SRU do not
-mix at all. What they do to a block
-is read from their programs (`lanes.py`), and so is the pullback of a step, which JAX makes.
+mix at all. What they do to a block is read from their programs (`lanes.py`), and so is the pullback
+of a step, which JAX makes.
 """
 
 from __future__ import annotations
@@ -107,11 +107,10 @@ def cell_of(opened: Any, kernels: tuple, consts: list, h0: PyTree, x: PyTree) ->
         _checked(backward, [*arguments, *state], arguments)
     except Mixed:
         return None
-    if not kernels:
-        return Cell(forward, backward, state, inputs, product, constant, None, heads, unit)
-    if len(taken) != 1 or taken[0] not in [(k, 0) for k in range(len(state))]:
+    if kernels and (len(taken) != 1 or taken[0] not in [(k, 0) for k in range(len(state))]):
         return None
-    return Cell(forward, backward, state, inputs, product, constant, taken[0][0], heads, unit)
+    exchanged = taken[0][0] if kernels else None
+    return Cell(forward, backward, state, inputs, product, constant, exchanged, heads, unit)
 
 
 def _alike(state: list, inputs: list, consts: list) -> bool:

@@ -17,6 +17,7 @@ Arrays are [L, n, H, B, E]: steps, n blocks of channels, heads, rows, channels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -167,8 +168,9 @@ def _inside(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
     from jax.experimental.pallas import triton as gpu
 
     rows, channels = grid.plan.rows, grid.plan.channels
-    batch, mixes = x.inputs[0].shape[-2], x.matrix is not None
+    mixes = x.matrix is not None
     count = x.matrix.shape[1:3] if mixes else ()
+    kernel = functools.partial(_program, step, grid, x.inputs[0].shape[-2])
 
     def block(a: Any, *, whole: bool = False) -> pl.BlockSpec:
         lead = a.shape[:-3]
@@ -176,57 +178,6 @@ def _inside(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
             (*lead, None, rows, grid.width if whole else channels),
             lambda r, h, p: (*(0 for _ in lead), h, r, 0 if whole else p),
         )
-
-    def kernel(x: Arrays, arrived: Any, last: list, written: list) -> None:
-        r, h, p = map(pl.program_id, range(3))
-        real = r * rows + lax.broadcasted_iota(jnp.int32, (rows, 1), 0) < batch
-        exchanged = written[step.exchanged] if mixes else None
-        mine = slice(None), pl.ds(p * channels, channels)
-
-        def load(ref: Any, *index: Any, **how: Any) -> Array:
-            ref = ref.at[_numbered(index)]
-            mask, zero = jnp.broadcast_to(real, ref.shape), jnp.zeros((), ref.dtype)
-            return gpu.load(ref, mask=mask, other=zero, **how)
-
-        def store(value: Array, ref: Any, *index: Any) -> None:
-            ref = ref.at[_numbered(index)]
-            gpu.store(ref, value.astype(ref.dtype), mask=jnp.broadcast_to(real, ref.shape))
-
-        def products_at(i: Array, late: Array) -> list[Array]:
-            before = grid.time(jnp.maximum(i - 1, 0))
-            made = _products(
-                # Not from the first-level cache, which knows nothing of what others write.
-                lambda j, here: load(exchanged, before, j, slice(None), here, volatile=True),
-                lambda j, m, here: x.matrix[j, m, here, :],
-                count,
-                grid.width,
-                next(size for size in (INNER, *reversed(TILES)) if grid.width % size == 0),
-                first[0],
-            )
-            return [jnp.where(i == 0, f, m + late) for f, m in zip(first, made, strict=True)]
-
-        def at(i: Array, state: tuple[Tiles, Array]) -> tuple[Tiles, Array]:
-            (carry, late), t = state, grid.time(i)
-            products = products_at(i, late) if mixes else []
-            masks = [None if ref is None else load(ref, t) != 0 for ref in x.masks]
-            inputs = _tiles(x.inputs, load, t)
-            carry, out = step.run(carry, products, inputs, fixed, *masks)
-            for ref, values in zip(written, out, strict=True):
-                for j, value in enumerate(values):
-                    store(value, ref, t, j, *(mine if ref is exchanged else ()))
-            if mixes and not grid.plan.interpret:
-                gpu.debug_barrier()
-            if mixes and grid.parts > 1:
-                late = _wait(gpu, arrived, (r, h), grid.parts * (i + 1), late)
-            return carry, late
-
-        fixed = _tiles(x.fixed, load)
-        first = _tiles([x.first], load)[0] if mixes else []
-        start = _tiles(x.carry, load), jnp.float32(0)
-        carry, _ = lax.fori_loop(0, grid.length, at, start)
-        for ref, values in zip(last, carry, strict=True):
-            for j, value in enumerate(values):
-                store(value, ref, j)
 
     matrix = pl.BlockSpec((None, *count, grid.width, channels), lambda r, h, p: (h, 0, 0, 0, p))
     mask = pl.BlockSpec((grid.length, rows, 1), lambda r, h, p: (0, r, 0))
@@ -255,6 +206,65 @@ def _inside(step: Step, x: Arrays, grid: Grid, carried: list, outs: list):
         name="walk",
     )(*arrays, arrived)
     return list(found[:m]), list(found[m:-1])
+
+
+def _program(
+    step: Step, grid: Grid, batch: int, x: Arrays, arrived: Any, last: list, written: list
+) -> None:
+    """All steps of a block of rows and channels of one head; all arrays are references."""
+    from jax.experimental.pallas import triton as gpu
+
+    mixes = x.matrix is not None
+    rows, channels = grid.plan.rows, grid.plan.channels
+    r, h, p = map(pl.program_id, range(3))
+    real = r * rows + lax.broadcasted_iota(jnp.int32, (rows, 1), 0) < batch
+    exchanged = written[step.exchanged] if mixes else None
+    mine = slice(None), pl.ds(p * channels, channels)
+
+    def load(ref: Any, *index: Any, **how: Any) -> Array:
+        ref = ref.at[_numbered(index)]
+        mask, zero = jnp.broadcast_to(real, ref.shape), jnp.zeros((), ref.dtype)
+        return gpu.load(ref, mask=mask, other=zero, **how)
+
+    def store(value: Array, ref: Any, *index: Any) -> None:
+        ref = ref.at[_numbered(index)]
+        gpu.store(ref, value.astype(ref.dtype), mask=jnp.broadcast_to(real, ref.shape))
+
+    def products_at(i: Array, late: Array) -> list[Array]:
+        before = grid.time(jnp.maximum(i - 1, 0))
+        made = _products(
+            # Not from the first-level cache, which knows nothing of what others write.
+            lambda j, here: load(exchanged, before, j, slice(None), here, volatile=True),
+            lambda j, m, here: x.matrix[j, m, here, :],
+            x.matrix.shape[:2],
+            grid.width,
+            next(size for size in (INNER, *reversed(TILES)) if grid.width % size == 0),
+            first[0],
+        )
+        return [jnp.where(i == 0, f, m + late) for f, m in zip(first, made, strict=True)]
+
+    def at(i: Array, state: tuple[Tiles, Array]) -> tuple[Tiles, Array]:
+        (carry, late), t = state, grid.time(i)
+        products = products_at(i, late) if mixes else []
+        masks = [None if ref is None else load(ref, t) != 0 for ref in x.masks]
+        inputs = _tiles(x.inputs, load, t)
+        carry, out = step.run(carry, products, inputs, fixed, *masks)
+        for ref, values in zip(written, out, strict=True):
+            for j, value in enumerate(values):
+                store(value, ref, t, j, *(mine if ref is exchanged else ()))
+        if mixes and not grid.plan.interpret:
+            gpu.debug_barrier()
+        if mixes and grid.parts > 1:
+            late = _wait(gpu, arrived, (r, h), grid.parts * (i + 1), late)
+        return carry, late
+
+    fixed = _tiles(x.fixed, load)
+    first = _tiles([x.first], load)[0] if mixes else []
+    start = _tiles(x.carry, load), jnp.float32(0)
+    carry, _ = lax.fori_loop(0, grid.length, at, start)
+    for ref, values in zip(last, carry, strict=True):
+        for j, value in enumerate(values):
+            store(value, ref, j)
 
 
 def _numbered(index: tuple) -> tuple:

@@ -91,6 +91,8 @@ def test_a_mixer_is_measured_beside_itself_with_other_options(capsys):
     rows = {line["model"]: line for line in lines}
     assert list(rows) == ["lru", "wide"]
     assert rows["wide"]["temp_mib"] > rows["lru"]["temp_mib"]
+    sizes_of = [Bench(models=f"a={name}").sizes for name in ("gru", "lru")]
+    assert sizes_of[0] != sizes_of[1]  # rows of a label do not go on with another mixer's
     for given, words in (("lru,lru", "'lru' twice"), ("wide=", "'wide=' is no mixer")):
         assert dispatch(["bench", "--models", given, *sizes]) == 2
         assert words in capsys.readouterr().err
